@@ -1,0 +1,141 @@
+"""Batched answers from a FineViT-VL: conversations in, texts out; for the lmms-eval adapter and the command line.
+
+Needs torch and transformers only, so that `finevit ask` runs where lmms-eval is not installed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+Conversation = list[dict[str, Any]]
+"""Messages as `processor.apply_chat_template` takes them; images are `{"type": "image", "image": PIL.Image}`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer.
+
+    Attributes:
+        text: The answer without special tokens.
+        marked_text: The answer with its special tokens (the box marks among them), without what ends it.
+        prompt: The rendered chat template, before image tokens are expanded.
+        num_tokens: Generated tokens up to the end token.
+    """
+
+    text: str
+    marked_text: str
+    prompt: str
+    num_tokens: int
+
+
+class AnswerGenerator:
+    """A loaded FineViT-VL (or any image-text-to-text model of transformers) and its processor.
+
+    Not an `nn.Module` on purpose: lmms-eval's `lm.clean()` deletes every module attribute of the model object.
+    """
+
+    def __init__(self, model: torch.nn.Module, processor: Any) -> None:
+        self.model: Any = model.eval()
+        self.processor = processor
+        self.end_token_ids = _end_token_ids(self.model.generation_config, processor.tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str,
+        device: str | None = None,
+        dtype: str = "auto",
+        max_pixels: int | None = None,
+        attn_implementation: str | dict[str, str] | None = None,
+    ) -> "AnswerGenerator":
+        """Load model and processor from a folder.
+
+        Args:
+            folder: What `save_pretrained` wrote, or a Hub id.
+            device: For instance "cpu" or "cuda:0"; None takes the GPU where there is one.
+            dtype: "auto" (as stored), "float32", "bfloat16", ...
+            max_pixels: Area in pixels above which pictures are scaled down; None keeps the processor's own.
+            attn_implementation: Handed to `from_pretrained`.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **extra).to(device)
+        processor = AutoProcessor.from_pretrained(folder)
+        if max_pixels is not None:
+            set_max_pixels(processor, max_pixels)
+        return cls(model, processor)
+
+    @torch.inference_mode()
+    def __call__(self, conversations: Sequence[Conversation], **generation_kwargs: Any) -> list[Answer]:
+        """Answer a batch of conversations, in their order, with one call of `generate`.
+
+        Args:
+            conversations: Messages that end with a user's turn; each may hold any number of images.
+            generation_kwargs: Handed to `model.generate`.
+        """
+        template = self.processor.apply_chat_template
+        prompts = [template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+        images = [conversation_images(c) for c in conversations]
+        inputs = self.processor(
+            text=prompts,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(self.model.device, dtype=self.model.dtype)
+        output = self.model.generate(**inputs, pad_token_id=self._pad_token_id(), **generation_kwargs)
+        new_ids = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._decode(ids, prompt) for ids, prompt in zip(new_ids, prompts, strict=True)]
+
+    def _pad_token_id(self) -> int:
+        pad = self.processor.tokenizer.pad_token_id
+        return pad if pad is not None else min(self.end_token_ids)
+
+    def _decode(self, ids: list[int], prompt: str) -> Answer:
+        ids = ids[: next((i for i, token in enumerate(ids) if token in self.end_token_ids), len(ids))]
+        decode = self.processor.tokenizer.decode
+        return Answer(
+            text=decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+            marked_text=decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+            prompt=prompt,
+            num_tokens=len(ids),
+        )
+
+
+def set_max_pixels(processor: Any, max_pixels: int) -> None:
+    """Give the processor another area budget (pixels); `ValueError` where it lies under its smallest area."""
+    size = dict(processor.image_processor.size)
+    if max_pixels < size["shortest_edge"]:
+        raise ValueError(
+            f"max_pixels={max_pixels} is under the processor's smallest area of {size['shortest_edge']} pixels; "
+            "give a larger max_pixels."
+        )
+    processor.image_processor.size = type(processor.image_processor.size)(**{**size, "longest_edge": max_pixels})
+
+
+def conversation_images(conversation: Conversation) -> list[Image.Image]:
+    """Return the pictures of a conversation in reading order."""
+    return [
+        part["image"]
+        for message in conversation
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+        if part["type"] == "image"
+    ]
+
+
+def user_turn(image: Image.Image, text: str) -> Conversation:
+    """Return the conversation "one picture, then one question"."""
+    return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+
+
+def _end_token_ids(config: GenerationConfig, tokenizer: Any) -> frozenset[int]:
+    ids = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    known = {i for i in (*ids, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None}
+    if not known:
+        raise ValueError("Neither generation_config nor the tokenizer names an end token; set eos_token_id.")
+    return frozenset(known)
