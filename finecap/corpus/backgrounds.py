@@ -1,0 +1,58 @@
+"""Photographs that scikit-image and scikit-learn ship inside their wheels, cut into backgrounds; nothing is downloaded.
+
+Photographs are split, not crops: a photograph behind a training scene is never behind a test scene.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from importlib.resources import files
+
+from PIL import Image
+
+
+PHOTOS = {
+    "train": {
+        "astronaut": "skimage/data/astronaut.png",
+        "brick": "skimage/data/brick.png",
+        "chelsea": "skimage/data/chelsea.png",
+        "china": "sklearn/datasets/images/china.jpg",
+        "grass": "skimage/data/grass.png",
+        "hubble": "skimage/data/hubble_deep_field.jpg",
+        "ihc": "skimage/data/ihc.png",
+        "motorcycle": "skimage/data/motorcycle_left.png",
+    },
+    "validation": {"rocket": "skimage/data/rocket.jpg"},
+    "test": {
+        "coffee": "skimage/data/coffee.png",
+        "flower": "sklearn/datasets/images/flower.jpg",
+        "gravel": "skimage/data/gravel.png",
+    },
+}
+LICENSE = "photographs shipped with scikit-image and scikit-learn (public domain, CC0 or CC-BY: see each package)"
+
+
+@functools.cache
+def _photo(path: str) -> Image.Image:
+    package, _, inside = path.partition("/")
+    with Image.open(str(files(package) / inside)) as picture:
+        return picture.convert("RGB")
+
+
+def crop_background(
+    rng: random.Random, split: str, size: tuple[int, int], fade: float
+) -> tuple[str, Image.Image]:
+    """A random crop of one of the split's photographs, scaled to `size` (width, height) and faded towards a flat light or grey tone.
+
+    Returns the photograph's name and the picture.
+    """
+    name = rng.choice(sorted(PHOTOS[split]))
+    photo = _photo(PHOTOS[split][name])
+    width, height = size
+    scale = rng.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)
+    crop_width, crop_height = width * scale, height * scale
+    left, top = rng.uniform(0, photo.width - crop_width), rng.uniform(0, photo.height - crop_height)
+    image = photo.resize(size, Image.Resampling.BOX, box=(left, top, left + crop_width, top + crop_height), reducing_gap=2.0)
+    tone = rng.randint(170, 245)
+    return name, Image.blend(image, Image.new("RGB", size, (tone, tone, tone)), fade)

@@ -1,0 +1,191 @@
+"""Building a corpus: parquet shards that `datasets.load_dataset(folder)` reads, by all cores, resumable, without doubled rows.
+
+A shard is a pure function of the configuration and its number, so any process may write it at any time and the result is the same.
+A finished shard is a file under its final name (written aside, then renamed); an interrupted build simply skips those.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finecap.corpus import easyvqa
+from finecap.corpus.levels import level_of
+from finecap.records import FINECAP_FEATURES, SPLITS, Record, validate_record
+
+
+KINDS = ("doc", "chart", "scene", "easyvqa")
+SPLIT_SHARES = {"train": 0.9, "validation": 0.03, "test": 0.07}
+CONFIG_FILE = "corpus.json"
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Everything that decides what a corpus holds; stored beside it. `rows[split][kind]` are the resolved numbers of rows."""
+
+    size: int
+    seed: int
+    difficulty: str
+    kinds: dict[str, float]
+    split_shares: dict[str, float]
+    rows: dict[str, dict[str, int]]
+    rows_per_shard: int
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did: rows in the corpus, rows written by this call, and this call's speed over all workers."""
+
+    out: Path
+    rows: int
+    rows_written: int
+    rows_per_second: float
+
+
+def generate(kind: str, index: int, seed: int, split: str, difficulty: str) -> Record:
+    """Record number `index` of one kind and split: a pure function of its arguments."""
+    from finecap.corpus import charts, docs, scenes
+
+    generators = {"doc": docs.generate, "chart": charts.generate, "scene": scenes.generate, "easyvqa": easyvqa.generate}
+    return generators[kind](index, seed, split, difficulty)
+
+
+def resolve(
+    size: int,
+    seed: int,
+    difficulty: str,
+    kinds: Mapping[str, float] | None,
+    split_shares: Mapping[str, float] | None,
+) -> CorpusConfig:
+    """Turn a request into exact numbers of rows; easy-vqa's share is capped at the pictures it has and the rest goes to the others.
+
+    Raises:
+        ValueError: for a size, weight or share that cannot be met.
+    """
+    kinds = dict(kinds if kinds is not None else dict.fromkeys(KINDS, 1.0))
+    shares = dict(split_shares if split_shares is not None else SPLIT_SHARES)
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown kinds {', '.join(unknown)}; expected some of {', '.join(KINDS)}")
+    if any(weight < 0 for weight in kinds.values()) or sum(kinds.values()) <= 0:
+        raise ValueError(f"kinds are weights: none may be negative and one must be positive, got {kinds}")
+    if set(shares) != set(SPLITS) or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"split shares must be given for {', '.join(SPLITS)}, not negative and sum to 1, got {shares}")
+    weights = {kind: kinds[kind] for kind in KINDS if kinds.get(kind, 0) > 0}
+    if size < len(weights) * len(SPLITS):
+        raise ValueError(f"size is {size}, but {len(weights)} kinds in {len(SPLITS)} splits need at least {len(weights) * len(SPLITS)} rows")
+    splits = apportion(size, shares)
+    rows = {split: kind_rows(split, splits[split], weights) for split in SPLITS}
+    return CorpusConfig(size, seed, difficulty, weights, shares, rows, level_of(difficulty).rows_per_shard)
+
+
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers in proportion to the weights that sum to `total` (largest remainders; ties go to the earlier key)."""
+    scale = total / sum(weights.values())
+    counts = {key: int(weight * scale) for key, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda key: counts[key] - weights[key] * scale)
+    for key in by_remainder[: total - sum(counts.values())]:
+        counts[key] += 1
+    return counts
+
+
+def kind_rows(split: str, total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Rows of each kind in a split."""
+    counts = apportion(total, weights)
+    available = easyvqa.CAPACITY[split]
+    if counts.get("easyvqa", 0) > available:
+        others = {kind: weight for kind, weight in weights.items() if kind != "easyvqa"}
+        if not others:
+            raise ValueError(f"easy-vqa has {available} {split} pictures, {total} were asked for; ask for fewer or add another kind")
+        counts = {**apportion(total - available, others), "easyvqa": available}
+    return counts
+
+
+def plan(config: CorpusConfig, split: str) -> list[tuple[str, int]]:
+    """(kind, index) of every row of a split, mixed by the seed."""
+    rows = [(kind, index) for kind, count in config.rows[split].items() for index in range(count)]
+    random.Random(f"{config.seed}|plan|{split}").shuffle(rows)
+    return rows
+
+
+def shards(config: CorpusConfig) -> list[tuple[str, int, int]]:
+    """(split, shard, shards in the split) of the whole corpus."""
+    found = []
+    for split in SPLITS:
+        count = -(-sum(config.rows[split].values()) // config.rows_per_shard)
+        found += [(split, shard, count) for shard in range(count)]
+    return found
+
+
+def shard_path(out: Path, split: str, shard: int, count: int) -> Path:
+    """The Hub's layout, which `datasets` recognises without a loading script."""
+    return out / "data" / f"{split}-{shard:05d}-of-{count:05d}.parquet"
+
+
+def write_shard(config: CorpusConfig, out: Path, split: str, shard: int, count: int) -> int:
+    """Make one shard and put it under its final name; returns its number of rows."""
+    rows = plan(config, split)[shard * config.rows_per_shard : (shard + 1) * config.rows_per_shard]
+    records = []
+    for kind, index in rows:
+        record = generate(kind, index, config.seed, split, config.difficulty)
+        validate_record(record)
+        records.append(record)
+    table = pa.Table.from_pylist(records, schema=FINECAP_FEATURES.arrow_schema)
+    final = shard_path(out, split, shard, count)
+    aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    pq.write_table(table, aside, row_group_size=100)
+    os.replace(aside, final)
+    return len(records)
+
+
+def build_corpus(
+    out: Path,
+    size: int,
+    seed: int = 0,
+    difficulty: str = "nano",
+    kinds: Mapping[str, float] | None = None,
+    workers: int | None = None,
+    split_shares: Mapping[str, float] | None = None,
+    report: Callable[[str], None] = print,
+) -> BuildResult:
+    """Build a corpus of `size` rows into the folder `out`, or finish one that was interrupted.
+
+    Raises:
+        ValueError: if the request cannot be met, or `out` holds a corpus of another configuration.
+    """
+    out = Path(out)
+    config = resolve(size, seed, difficulty, kinds, split_shares)
+    (out / "data").mkdir(parents=True, exist_ok=True)
+    claim_folder(out, config)
+    todo = [item for item in shards(config) if not shard_path(out, *item).exists()]
+    start, written = time.perf_counter(), 0
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(write_shard, config, out, *item) for item in todo]
+        for done, future in enumerate(as_completed(futures), 1):
+            written += future.result()
+            speed = written / (time.perf_counter() - start)
+            report(f"corpus: {done}/{len(todo)} shards, {written} rows, {speed:.0f} rows/s")
+    seconds = time.perf_counter() - start
+    return BuildResult(out, size, written, written / seconds if written else 0.0)
+
+
+def claim_folder(out: Path, config: CorpusConfig) -> None:
+    """Write the configuration beside the shards, or check that the one that is there is the same."""
+    path = out / CONFIG_FILE
+    text = json.dumps(asdict(config), indent=2, sort_keys=True)
+    if not path.exists():
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        aside.write_text(text)
+        os.replace(aside, path)
+    elif json.loads(path.read_text()) != json.loads(text):
+        raise ValueError(f"{out} holds a corpus of another configuration ({path}); choose another folder or delete that one")

@@ -1,0 +1,110 @@
+"""The difficulty dial: the same code draws every level, and a level is nothing but the numbers in these dataclasses.
+
+nano: a model of one to two million parameters learns it from scratch on two cores; full: a model of two billion parameters does not
+saturate it. Sides of nano pictures are multiples of 28, one language-model token of a patch-14 encoder with a 2x2 merge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DocLevel:
+    """Documents. `sizes`: width and height in pixels; `templates`: what is drawn; `questions`: how many a record gets."""
+
+    sizes: tuple[tuple[int, int], ...]
+    templates: tuple[str, ...]
+    font_sizes: tuple[int, int]
+    faces: tuple[str, ...]
+    lines: tuple[int, int]
+    questions: int
+
+
+@dataclass(frozen=True)
+class ChartLevel:
+    """Charts. `real_values`: share of charts whose values come from a real table; the rest draws values evenly, so that a blind guess is
+    worth nothing."""
+
+    sizes: tuple[tuple[int, int], ...]
+    types: tuple[str, ...]
+    categories: tuple[int, int]
+    series: tuple[int, int]
+    font_size: int
+    real_values: float
+    axes: bool
+    value_labels: float
+    questions: int
+
+
+@dataclass(frozen=True)
+class SceneLevel:
+    """Scenes. `object_sides`: longest side of an object in pixels; `names`: how many drawings are in use (None = all);
+    `visible`: least visible fraction of an object; `fade`: how far the background is faded towards a flat tone."""
+
+    sizes: tuple[tuple[int, int], ...]
+    objects: tuple[int, int]
+    object_sides: tuple[int, int]
+    vocabulary: str
+    visible: float
+    fade: float
+    hold_out_drawings: bool
+    questions: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the dial."""
+
+    doc: DocLevel
+    chart: ChartLevel
+    scene: SceneLevel
+    rows_per_shard: int
+
+
+LEVELS = {
+    "nano": Level(
+        doc=DocLevel(
+            sizes=((112, 84), (112, 84), (112, 56)),
+            templates=("fields",),
+            font_sizes=(15, 18),
+            faces=("sans", "sans-bold"),
+            lines=(2, 3),
+            questions=3,
+        ),
+        chart=ChartLevel(
+            sizes=((112, 112),),
+            types=("bar",),
+            categories=(2, 3),
+            series=(1, 1),
+            font_size=14,
+            real_values=0.0,
+            axes=False,
+            value_labels=1.0,
+            questions=4,
+        ),
+        scene=SceneLevel(
+            sizes=((112, 112),),
+            objects=(1, 3),
+            object_sides=(34, 60),
+            vocabulary="nano",
+            visible=1.0,
+            fade=0.6,
+            hold_out_drawings=False,
+            questions=3,
+        ),
+        rows_per_shard=500,
+    ),
+}
+DIFFICULTIES = tuple(LEVELS)
+
+
+def level_of(difficulty: str) -> Level:
+    """The numbers of a level.
+
+    Raises:
+        ValueError: for a name that is not on the dial.
+    """
+    if difficulty not in LEVELS:
+        raise ValueError(f"difficulty is {difficulty!r}, expected one of {', '.join(LEVELS)}")
+    return LEVELS[difficulty]
