@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from finevit_eval.boxes import answer_for_task
-from finevit_eval.generation import Answer, AnswerGenerator, Conversation, conversation_images
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
@@ -18,6 +16,8 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
+from finevit_eval.boxes import answer_for_task
+from finevit_eval.generation import Answer, AnswerGenerator, Conversation, conversation_images
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """For tasks that set none (`refcoco*_bbox_rec_*`, `screenspot_rec_*`, `textvqa`): a box takes about 20 tokens."""
@@ -89,7 +89,9 @@ class FineViTVL(lmms):
         """Where the model lies; lmms-eval gathers counts there."""
         return self.generator.model.device
 
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+    def generate_until(  # ty: ignore[incompatible-method-override]  (lmms-eval takes GenerationResult too)
+        self, requests: list[Instance]
+    ) -> list[GenerationResult]:
         """Answer chat requests in batches; the results stand in the order of the requests."""
         parsed = [_parse(index, request) for index, request in enumerate(requests)]
         results: list[GenerationResult | None] = [None] * len(parsed)
