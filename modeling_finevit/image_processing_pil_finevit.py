@@ -1,0 +1,105 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
+"""FineViT's image processor on Pillow and NumPy; needs no torchvision."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import SizeDict
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorKwargs,
+    Qwen2VLImageProcessorPil,
+)
+
+from .image_inputs import fit_size, flatten_images, image_name, to_rgb
+
+
+class FineViTImageProcessorKwargs(Qwen2VLImageProcessorKwargs, total=False):
+    r"""
+    max_image_pixels (`int`, *optional*, defaults to 178956970):
+        Images with more pixels are refused before they are decoded; the default is where Pillow raises
+        `DecompressionBombError`.
+    """
+
+    max_image_pixels: int
+
+
+class FineViTImageProcessing:
+    """What both backends share: inputs, errors that name the image, and sizes.
+
+    `size` holds areas in pixels, `{"shortest_edge": min_pixels, "longest_edge": max_pixels}`, as in the Qwen family;
+    the default maximum is 1008² (the paper trains its last stage at about 1000²), the minimum Qwen2-VL's 56².
+    Mean and standard deviation are OpenAI CLIP's, as in Qwen2.5-VL, so that converted weights see what they know.
+    """
+
+    size = {"shortest_edge": 56 * 56, "longest_edge": 1008 * 1008}  # noqa: RUF012
+    temporal_patch_size = 1
+    max_image_pixels = 178_956_970
+    valid_kwargs = FineViTImageProcessorKwargs
+
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        flat = list(flatten_images(images))
+        size, patch_size = kwargs["size"], kwargs["patch_size"]
+        prepared = []
+        for index, image in enumerate(flat):
+            name = image_name(image, index, len(flat))
+            rgb = to_rgb(image, name, kwargs["max_image_pixels"], kwargs.get("input_data_format"))
+            unit = patch_size * kwargs["merge_size"]
+            fitted = fit_size(*rgb.shape[-2:], unit, patch_size, size.shortest_edge, size.longest_edge, name)
+            if not kwargs["do_resize"] and fitted != tuple(rgb.shape[-2:]):
+                raise ValueError(
+                    f"{name}: with do_resize=False the sides must be multiples of {unit} pixels within the pixel "
+                    f"budget, got {tuple(rgb.shape[-2:])} (height, width)."
+                )
+            prepared.append(self._to_backend(rgb, kwargs.get("device")))
+        return prepared
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
+        """Number of patches of an image of `height` x `width` pixels (4 per token after the 2x2 merge).
+
+        `images_kwargs` overrides the processor's own `size` (or `min_pixels`, `max_pixels`), `patch_size`, `merge_size`.
+        """
+        images_kwargs = images_kwargs or {}
+        size = dict(self.size) | dict(images_kwargs.get("size") or {})
+        patch_size = images_kwargs.get("patch_size", self.patch_size)
+        rows, columns = fit_size(
+            height,
+            width,
+            patch_size * images_kwargs.get("merge_size", self.merge_size),
+            patch_size,
+            images_kwargs.get("min_pixels") or size["shortest_edge"],
+            images_kwargs.get("max_pixels") or size["longest_edge"],
+        )
+        return (rows // patch_size) * (columns // patch_size)
+
+
+class FineViTImageProcessorPil(FineViTImageProcessing, Qwen2VLImageProcessorPil):
+    r"""Images to packed patches on Pillow and NumPy.
+
+    Returns `pixel_values` `(sum_patches, 3 * 14 * 14)` float32 in 2x2-merge order and `image_grid_thw`
+    `(num_images, 3)` int64. See [`FineViTImageProcessing`] for the defaults.
+
+    Raises:
+        ValueError: an image is empty, unreadable, too thin, too large or has an aspect ratio above 200.
+    """
+
+    def _to_backend(self, rgb: torch.Tensor, device: Any) -> np.ndarray:
+        return rgb.cpu().numpy()
+
+    def resize(self, image: np.ndarray, size: SizeDict, resample: Any, factor: int, **kwargs: Any) -> np.ndarray:
+        fitted = fit_size(*image.shape[-2:], factor, self.patch_size, size.shortest_edge, size.longest_edge)
+        if fitted == image.shape[-2:]:
+            return image
+        return PilBackend.resize(self, image, SizeDict(height=fitted[0], width=fitted[1]), resample)
+
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:
+        if images:
+            return super()._preprocess(images, **kwargs)
+        patch_dim = 3 * kwargs["temporal_patch_size"] * kwargs["patch_size"] ** 2
+        data = {"pixel_values": np.zeros((0, patch_dim), np.float32), "image_grid_thw": np.zeros((0, 3), np.int64)}
+        return BatchFeature(data=data, tensor_type=kwargs.get("return_tensors"))
+
+
+__all__ = ["FineViTImageProcessorPil"]
