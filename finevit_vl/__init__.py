@@ -1,0 +1,52 @@
+"""FineViT-VL: FineViT, a projector and any causal language model. Importing this registers it with transformers."""
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from finevit_vl.assembly import generation_config_for
+from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.modeling_finevit_vl import (
+    FineViTVLForConditionalGeneration,
+    FineViTVLModel,
+    FineViTVLPreTrainedModel,
+    supervised_positions,
+)
+from finevit_vl.processing_finevit_vl import FineViTVLProcessor
+from finevit_vl.tokenizer import build_qwen_tokenizer
+
+__all__ = [
+    "FineViTVLConfig",
+    "FineViTVLForConditionalGeneration",
+    "FineViTVLModel",
+    "FineViTVLPreTrainedModel",
+    "FineViTVLProcessor",
+    "build_qwen_tokenizer",
+    "generation_config_for",
+    "supervised_positions",
+]
+
+
+def _register() -> None:
+    AutoConfig.register("finevit_vl", FineViTVLConfig, exist_ok=True)
+    AutoModel.register(FineViTVLConfig, FineViTVLModel, exist_ok=True)
+    AutoModelForImageTextToText.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
+    AutoModelForMultimodalLM.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(FineViTVLConfig, FineViTVLProcessor, exist_ok=True)
+    # TRL (models by path, DPO's reference) and `transformers serve` look classes up by name in these two places.
+    for cls in (FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor):
+        setattr(transformers, cls.__name__, cls)
+    names = transformers.models.auto.modeling_auto
+    for mapping in (
+        names.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        names.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        mapping["finevit_vl"] = "FineViTVLForConditionalGeneration"
+
+
+_register()

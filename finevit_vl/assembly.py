@@ -1,0 +1,101 @@
+"""Joining a FineViT and a language model into a FineViT-VL."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.processing_finevit_vl import FineViTVLProcessor
+
+if TYPE_CHECKING:
+    from finevit_vl.modeling_finevit_vl import FineViTVLForConditionalGeneration
+
+Model = TypeVar("Model", bound="FineViTVLForConditionalGeneration")
+
+
+def join_vision_and_text(
+    model_class: type[Model],
+    vision: str | Path | PreTrainedModel,
+    text: str | Path | PreTrainedModel,
+    processor: FineViTVLProcessor | None = None,
+    dtype: str | torch.dtype = "auto",
+    **config_overrides: Any,
+) -> Model:
+    """Build a FineViT-VL around an existing encoder and language model.
+
+    ```python
+    processor = FineViTVLProcessor.from_vision_text_pretrained(vision, text)
+    model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(vision, text, processor)
+    ```
+
+    Args:
+        model_class: `FineViTVLForConditionalGeneration` or a subclass.
+        vision: folder (or Hub id) of a FineViT, or a live `FineViTModel`, whose weights are taken over, not copied.
+        text: folder (or Hub id) of a causal language model, or a live one (likewise).
+        processor: what `FineViTVLProcessor.from_vision_text_pretrained` built from the same two; may be left out when
+            both are folders. The embedding grows to its tokenizer's length where it is smaller.
+        dtype: for folders, as in `from_pretrained`; the encoder and the projector take the language model's dtype.
+        config_overrides: projector fields of [`FineViTVLConfig`].
+
+    Raises:
+        ValueError: a live model without a processor, or a language model without the usual `embed_tokens`.
+    """
+    if processor is None:
+        if not (isinstance(vision, str | Path) and isinstance(text, str | Path)):
+            raise ValueError(
+                "A live model does not carry its tokenizer: pass processor="
+                "FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)."
+            )
+        processor = FineViTVLProcessor.from_vision_text_pretrained(vision, text)
+    if isinstance(vision, str | Path):
+        vision = AutoModel.from_pretrained(vision, dtype=dtype)
+    if isinstance(text, str | Path):
+        text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+    if not hasattr(text.base_model, "embed_tokens"):
+        raise ValueError(
+            f"{type(text).__name__} keeps its embedding elsewhere than in base_model.embed_tokens: "
+            "use a decoder laid out like Qwen, Llama or Mistral."
+        )
+    tokenizer = processor.tokenizer
+    if len(tokenizer) > text.get_input_embeddings().num_embeddings:
+        text.resize_token_embeddings(len(tokenizer))
+    config = FineViTVLConfig(
+        vision_config=vision.config,
+        text_config=text.config,
+        image_token_id=processor.image_token_id,
+        vision_start_token_id=processor.vision_start_token_id,
+        vision_end_token_id=processor.vision_end_token_id,
+        tie_word_embeddings=bool(text.config.tie_word_embeddings),
+        dtype=text.dtype,
+        **config_overrides,
+    )
+    with torch.device("meta"):
+        model = model_class(config)
+    projector = model.model.multi_modal_projector.to_empty(device=text.device).to(text.dtype)
+    projector.apply(model._init_weights)
+    model.model.vision_tower = vision.to(device=text.device, dtype=text.dtype)
+    model.model.language_model = text.base_model
+    model.lm_head = text.get_output_embeddings()
+    model.generation_config = generation_config_for(processor, text.generation_config)
+    return model.eval()
+
+
+def generation_config_for(processor: FineViTVLProcessor, base: GenerationConfig | None = None) -> GenerationConfig:
+    """`base` with the tokenizer's end and pad tokens, and image tokens never generated.
+
+    Suppressing them keeps prompt-lookup decoding from proposing a copy of the prompt's image tokens, for which there
+    would be no image features.
+    """
+    tokenizer = processor.tokenizer
+    config = GenerationConfig.from_dict(base.to_dict()) if base is not None else GenerationConfig()
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *(end for end in ends if end is not None)]))
+    config.pad_token_id = tokenizer.pad_token_id
+    config.suppress_tokens = [
+        processor.image_token_id,
+        processor.vision_start_token_id,
+        processor.vision_end_token_id,
+    ]
+    return config

@@ -1,0 +1,387 @@
+"""FineViT-VL: FineViT, a two-layer MLP over 2x2-merged patches, and any causal language model of transformers.
+
+Follows the FineViT paper, section on FineViT-VL; the class layout is the one transformers' own vision-language models
+share, so that generate, pipelines, PEFT, TRL and serving engines find what they look for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
+from transformers.utils.generic import accepts_precomputed_kwargs
+
+from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.processing_finevit_vl import FineViTVLProcessor
+from finevit_vl.quantization import leave_vision_unquantized
+
+
+@dataclass
+class FineViTVLModelOutputWithPast(BaseModelOutputWithPast):
+    r"""
+    image_pooler_output (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
+        The projected image features, as they took the place of the image tokens.
+    """
+
+    image_pooler_output: torch.FloatTensor | None = None
+
+
+@dataclass
+class FineViTVLCausalLMOutputWithPast(CausalLMOutputWithPast):
+    r"""
+    image_pooler_output (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
+        The projected image features, as they took the place of the image tokens.
+    """
+
+    image_pooler_output: torch.FloatTensor | None = None
+
+
+class FineViTVLMultiModalProjector(nn.Module):
+    """Two linear layers from `spatial_merge_size**2` neighbouring patches to one input of the language model."""
+
+    def __init__(self, config: FineViTVLConfig) -> None:
+        super().__init__()
+        self.merged_hidden_size = config.merged_hidden_size
+        self.linear_1 = nn.Linear(config.merged_hidden_size, config.projector_hidden_size, bias=config.projector_bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(
+            config.projector_hidden_size, config.text_config.hidden_size, bias=config.projector_bias
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(patches, vision width)` in merge order to `(patches / merge**2, text width)`."""
+        merged = hidden_states.view(-1, self.merged_hidden_size)
+        return self.linear_2(self.act(self.linear_1(merged)))
+
+
+class FineViTVLPreTrainedModel(PreTrainedModel):
+    config: FineViTVLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FineViTLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The loss is a mean over the batch's supervised tokens, whatever the trainer's gradient accumulation.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, except that an 8-bit or 4-bit `quantization_config` which does not say what to leave
+        alone leaves the vision tower, the projector and the head in full precision."""
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = leave_vision_unquantized(kwargs["quantization_config"])
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+
+class FineViTVLModel(FineViTVLPreTrainedModel):
+    """Encoder, projector and language model without the head."""
+
+    def __init__(self, config: FineViTVLConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = FineViTVLMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @accepts_precomputed_kwargs(modality="image")
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.FloatTensor,
+        image_grid_thw: torch.LongTensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""Encode and project pictures.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(sum_patches, 3 * patch_size**2)`): patches in merge order.
+            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): frames, rows and columns of patches.
+
+        Returns:
+            `last_hidden_state` of shape `(sum_patches, vision width)`, and `pooler_output`, a tuple with one
+            `(merged patches, text width)` tensor a picture.
+        """
+        kwargs["return_dict"] = True
+        # A tower without trainable weights must not build a graph: gradient checkpointing under PEFT makes even the
+        # patch embedding's output require grad.
+        trainable = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            outputs = self.vision_tower(pixel_values, image_grid_thw, **kwargs)
+        features = self.multi_modal_projector(outputs.last_hidden_state)
+        sizes = image_grid_thw.prod(-1) // self.config.vision_config.spatial_merge_size**2
+        outputs.pooler_output = torch.split(features, sizes.tolist())
+        return outputs
+
+    def get_placeholder_mask(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """`(batch, length, 1)` mask of the image tokens.
+
+        Raises:
+            ValueError: there are more or fewer of them than `image_features` has rows.
+        """
+        if input_ids is not None:
+            mask = input_ids == self.config.image_token_id
+        else:
+            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        num_tokens = mask.sum()
+        torch_compilable_check(
+            num_tokens == image_features.shape[0],
+            lambda: (
+                f"Image features and image tokens do not match, tokens: {num_tokens}, features: "
+                f"{image_features.shape[0]}. Build input_ids and pixel_values in one processor call."
+            ),
+        )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> FineViTVLModelOutputWithPast:
+        r"""Run the language model with every image token replaced by a projected image feature.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): token ids; `inputs_embeds` is the alternative.
+            pixel_values (`torch.FloatTensor` of shape `(sum_patches, 3 * patch_size**2)`): the batch's pictures in the
+                order of their image tokens.
+            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): their patch grids.
+            mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` computed before; generate
+                passes it instead of pixels.
+
+        Raises:
+            ValueError: not exactly one of `input_ids` and `inputs_embeds`, both pixels and `mm_encoder_outputs`, or
+                image tokens and features that differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        image_outputs = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None and image_outputs is not None:
+            raise ValueError("Pass either pixel_values or mm_encoder_outputs['image'], not both.")
+        vision_kwargs = {key: kwargs.pop(key) for key in list(kwargs) if key.startswith("image_")}
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            image_outputs = self.get_image_features(pixel_values, image_grid_thw, **vision_kwargs)
+
+        image_features = None
+        if image_outputs is not None:
+            image_features = torch.cat(tuple(image_outputs.pooler_output)).to(inputs_embeds)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        elif self.training and torch.is_grad_enabled():
+            inputs_embeds = inputs_embeds + self._zero_from_vision().to(inputs_embeds)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return FineViTVLModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_pooler_output=image_features,
+        )
+
+    def _zero_from_vision(self) -> torch.Tensor:
+        """Zero, computed from every vision weight: distributed training stalls or fails if a batch without pictures
+        leaves weights without a gradient on one rank only."""
+        vision = self.config.vision_config
+        merge = vision.spatial_merge_size
+        patches = torch.zeros(merge**2, vision.num_channels * vision.patch_size**2, device=self.device)
+        grid = torch.tensor([[1, merge, merge]], device=self.device)
+        return self.get_image_features(patches, grid).pooler_output[0].sum() * 0.0
+
+
+class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixin):
+    """FineViT-VL with the language model's head: answers questions about pictures."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+
+    def __init__(self, config: FineViTVLConfig) -> None:
+        super().__init__(config)
+        self.model = FineViTVLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | Path | PreTrainedModel,
+        text: str | Path | PreTrainedModel,
+        processor: FineViTVLProcessor | None = None,
+        dtype: str | torch.dtype = "auto",
+        **config_overrides: Any,
+    ) -> "FineViTVLForConditionalGeneration":
+        """Join a FineViT and a causal language model; only the projector is new. See `finevit_vl.assembly`."""
+        from finevit_vl.assembly import join_vision_and_text
+
+        return join_vision_and_text(cls, vision, text, processor, dtype, **config_overrides)
+
+    def get_image_features(
+        self,
+        pixel_values: torch.FloatTensor,
+        image_grid_thw: torch.LongTensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """See [`FineViTVLModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, image_grid_thw, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        shift_labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> FineViTVLCausalLMOutputWithPast:
+        r"""[`FineViTVLModel.forward`], then logits and, given `labels`, the mean cross-entropy.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): next-token targets aligned with
+                `input_ids`; positions with -100 carry no loss.
+            shift_labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the same, already shifted.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*): which positions get logits, as in transformers 5.23:
+                the last n (0: all), indices `(n,)` or `(batch, n)`, or a boolean mask `(batch, length)`, which gives
+                logits `(kept, vocab)`. The loss covers the kept positions: with `supervised_positions(labels)` it is
+                the loss over everything, without the cost of logits that no label looks at.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        logits = self.lm_head(_keep_positions(outputs.last_hidden_state, logits_to_keep))
+        if shift_labels is None and labels is not None:
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        loss = None
+        if shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=None,
+                vocab_size=self.config.text_config.vocab_size,
+                shift_labels=_keep_positions(shift_labels, logits_to_keep).contiguous(),
+                **kwargs,
+            )
+        return FineViTVLCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_pooler_output=outputs.image_pooler_output,
+        )
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        """Repeats each sample's group of pictures for beams and several returns.
+
+        transformers up to 5.18 hands the pixels through to here and would repeat their rows; later versions encode
+        the pictures before, and this finds nothing to do.
+        """
+        pixels = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "image_grid_thw")}
+        if expand_size > 1 and pixels["pixel_values"] is not None:
+            pixels = _repeat_pictures(**pixels, copies=self._picture_order(input_ids, pixels, expand_size))
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | {key: value for key, value in pixels.items() if value is not None}
+
+    def _picture_order(
+        self, input_ids: torch.LongTensor, pixels: dict[str, torch.Tensor], expand_size: int
+    ) -> list[int]:
+        merge_length = self.config.vision_config.spatial_merge_size**2
+        picture_tokens = iter((pixels["image_grid_thw"].prod(-1) // merge_length).tolist())
+        order, next_picture = [], 0
+        for row_tokens in (input_ids == self.config.image_token_id).sum(-1).tolist():
+            first = next_picture
+            while row_tokens > 0:
+                row_tokens -= next(picture_tokens)
+                next_picture += 1
+            order += list(range(first, next_picture)) * expand_size
+        return order
+
+
+def supervised_positions(labels: torch.LongTensor) -> torch.BoolTensor:
+    """`(batch, length)` mask of the positions whose next token carries loss: the cheap `logits_to_keep` in training."""
+    return F.pad(labels[:, 1:] != -100, (0, 1), value=False)
+
+
+def _keep_positions(values: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Slice `(batch, length, ...)` as transformers 5.23's `slice_logits_to_keep`, which 5.17 does not have."""
+    if isinstance(logits_to_keep, int):
+        return values[:, -logits_to_keep:] if logits_to_keep else values
+    if logits_to_keep.dtype == torch.bool:
+        return values[logits_to_keep]
+    if logits_to_keep.ndim == 2:
+        rows = torch.arange(values.shape[0], device=values.device)[:, None]
+        return values[rows, logits_to_keep]
+    return values[:, logits_to_keep]
+
+
+def _repeat_pictures(
+    pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, copies: list[int]
+) -> dict[str, torch.Tensor]:
+    pictures = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    return {
+        "pixel_values": torch.cat([pictures[index] for index in copies]),
+        "image_grid_thw": image_grid_thw[copies],
+    }
+
+
+__all__ = [
+    "FineViTVLForConditionalGeneration",
+    "FineViTVLModel",
+    "FineViTVLPreTrainedModel",
+    "supervised_positions",
+]
