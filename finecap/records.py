@@ -12,7 +12,6 @@ from typing import Any, TypedDict
 
 from datasets import Features, Image, List, Value
 
-
 REGION_KINDS = ("object", "text", "document_text", "chart")
 SPLITS = ("train", "validation", "test")
 
@@ -129,9 +128,7 @@ def validate_record(record: Record) -> None:
 def _validate_region(item: Region, record: Record) -> None:
     check_box(item["bbox"], record["width"], record["height"], f"record {record['id']}: region {item['label']!r}")
     if item["kind"] not in REGION_KINDS:
-        raise ValueError(
-            f"record {record['id']}: region kind is {item['kind']!r}, expected one of {REGION_KINDS}"
-        )
+        raise ValueError(f"record {record['id']}: region kind is {item['kind']!r}, expected one of {REGION_KINDS}")
     if item["kind"] in ("text", "document_text") and not item["text"]:
         raise ValueError(f"record {record['id']}: a {item['kind']} region at {item['bbox']} has no text")
 
@@ -146,7 +143,9 @@ def _validate_qa(item: QA, record: Record) -> None:
         try:
             box = json.loads(item["answers"][0])
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: the answer must be a JSON list [x1, y1, x2, y2], got {item['answers'][0]!r}") from error
+            raise ValueError(
+                f"{where}: the answer must be a JSON list [x1, y1, x2, y2], got {item['answers'][0]!r}"
+            ) from error
         check_box(box, record["width"], record["height"], where)
 
 
@@ -156,4 +155,6 @@ def check_box(box: Any, width: int, height: int, where: str) -> None:
         raise ValueError(f"{where}: a box is four numbers x1, y1, x2, y2 in pixels, got {box!r}")
     x1, y1, x2, y2 = box
     if not all(math.isfinite(value) for value in box) or not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-        raise ValueError(f"{where}: box {list(box)} must have positive area and lie inside the {width}x{height} picture")
+        raise ValueError(
+            f"{where}: box {list(box)} must have positive area and lie inside the {width}x{height} picture"
+        )

@@ -11,7 +11,6 @@ from importlib.resources import files
 
 from PIL import Image
 
-
 PHOTOS = {
     "train": {
         "astronaut": "skimage/data/astronaut.png",
@@ -41,18 +40,19 @@ def _photo(path: str) -> Image.Image:
 
 
 def crop_background(
-    rng: random.Random, split: str, size: tuple[int, int], fade: float
+    rng: random.Random, split: str, size: tuple[int, int], fade: tuple[float, float]
 ) -> tuple[str, Image.Image]:
     """A random crop of one of the split's photographs, scaled to `size` (width, height) and faded towards a flat light or grey tone.
 
-    Returns the photograph's name and the picture.
+    `fade` is the range of the tone's share. Returns the photograph's name and the picture.
     """
     name = rng.choice(sorted(PHOTOS[split]))
     photo = _photo(PHOTOS[split][name])
     width, height = size
     scale = rng.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)
-    crop_width, crop_height = width * scale, height * scale
-    left, top = rng.uniform(0, photo.width - crop_width), rng.uniform(0, photo.height - crop_height)
-    image = photo.resize(size, Image.Resampling.BOX, box=(left, top, left + crop_width, top + crop_height), reducing_gap=2.0)
+    crop = (width * scale, height * scale)
+    left, top = rng.uniform(0, photo.width - crop[0]), rng.uniform(0, photo.height - crop[1])
+    resampling = Image.Resampling.BOX if scale > 1 else Image.Resampling.BICUBIC
+    image = photo.resize(size, resampling, box=(left, top, left + crop[0], top + crop[1]), reducing_gap=2.0)
     tone = rng.randint(170, 245)
-    return name, Image.blend(image, Image.new("RGB", size, (tone, tone, tone)), fade)
+    return name, Image.blend(image, Image.new("RGB", size, (tone, tone, tone)), rng.uniform(*fade))

@@ -23,7 +23,6 @@ from finecap.corpus import easyvqa
 from finecap.corpus.levels import level_of
 from finecap.records import FINECAP_FEATURES, SPLITS, Record, validate_record
 
-
 KINDS = ("doc", "chart", "scene", "easyvqa")
 SPLIT_SHARES = {"train": 0.9, "validation": 0.03, "test": 0.07}
 CONFIG_FILE = "corpus.json"
@@ -56,7 +55,12 @@ def generate(kind: str, index: int, seed: int, split: str, difficulty: str) -> R
     """Record number `index` of one kind and split: a pure function of its arguments."""
     from finecap.corpus import charts, docs, scenes
 
-    generators = {"doc": docs.generate, "chart": charts.generate, "scene": scenes.generate, "easyvqa": easyvqa.generate}
+    generators = {
+        "doc": docs.generate,
+        "chart": charts.generate,
+        "scene": scenes.generate,
+        "easyvqa": easyvqa.generate,
+    }
     return generators[kind](index, seed, split, difficulty)
 
 
@@ -79,11 +83,19 @@ def resolve(
         raise ValueError(f"unknown kinds {', '.join(unknown)}; expected some of {', '.join(KINDS)}")
     if any(weight < 0 for weight in kinds.values()) or sum(kinds.values()) <= 0:
         raise ValueError(f"kinds are weights: none may be negative and one must be positive, got {kinds}")
-    if set(shares) != set(SPLITS) or any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"split shares must be given for {', '.join(SPLITS)}, not negative and sum to 1, got {shares}")
+    if (
+        set(shares) != set(SPLITS)
+        or any(share < 0 for share in shares.values())
+        or abs(sum(shares.values()) - 1) > 1e-6
+    ):
+        raise ValueError(
+            f"split shares must be given for {', '.join(SPLITS)}, not negative and sum to 1, got {shares}"
+        )
     weights = {kind: kinds[kind] for kind in KINDS if kinds.get(kind, 0) > 0}
     if size < len(weights) * len(SPLITS):
-        raise ValueError(f"size is {size}, but {len(weights)} kinds in {len(SPLITS)} splits need at least {len(weights) * len(SPLITS)} rows")
+        raise ValueError(
+            f"size is {size}, but {len(weights)} kinds in {len(SPLITS)} splits need at least {len(weights) * len(SPLITS)} rows"
+        )
     splits = apportion(size, shares)
     rows = {split: kind_rows(split, splits[split], weights) for split in SPLITS}
     return CorpusConfig(size, seed, difficulty, weights, shares, rows, level_of(difficulty).rows_per_shard)
@@ -106,7 +118,9 @@ def kind_rows(split: str, total: int, weights: Mapping[str, float]) -> dict[str,
     if counts.get("easyvqa", 0) > available:
         others = {kind: weight for kind, weight in weights.items() if kind != "easyvqa"}
         if not others:
-            raise ValueError(f"easy-vqa has {available} {split} pictures, {total} were asked for; ask for fewer or add another kind")
+            raise ValueError(
+                f"easy-vqa has {available} {split} pictures, {total} were asked for; ask for fewer or add another kind"
+            )
         counts = {**apportion(total - available, others), "easyvqa": available}
     return counts
 
@@ -188,4 +202,6 @@ def claim_folder(out: Path, config: CorpusConfig) -> None:
         aside.write_text(text)
         os.replace(aside, path)
     elif json.loads(path.read_text()) != json.loads(text):
-        raise ValueError(f"{out} holds a corpus of another configuration ({path}); choose another folder or delete that one")
+        raise ValueError(
+            f"{out} holds a corpus of another configuration ({path}); choose another folder or delete that one"
+        )

@@ -21,7 +21,6 @@ from finecap.corpus.raster import Box, encode_png
 from finecap.corpus.seeding import rng_for, split_of
 from finecap.records import QA, Record, Region, region
 
-
 SOURCE = "finevit-charts"
 LICENSE = "values: generated here; fonts: DejaVu (Bitstream Vera licence)"
 DPI = 72  # one point is one pixel
@@ -37,7 +36,7 @@ COLORS = {
     "gray": (127, 127, 127),
 }
 LABELS = tuple(
-    "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec Mon Tue Wed Thu Fri Sat Sun USA UK EU IBM UPS A B C D E F".split()
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "USA", "UK", "EU", "IBM", "UPS", "A", "B", "C", "D", "E", "F"]
 )
 
 
@@ -109,8 +108,12 @@ def draw_bars(level: ChartLevel, size: tuple[int, int], bars: list[Bar]) -> tupl
         height = max(round(bar.value * unit), 2)
         center = left + width / 2
         color = tuple(channel / 255 for channel in COLORS[bar.color])
-        patch = axes.add_patch(Rectangle((left, floor), width, height, facecolor=color, edgecolor="none", antialiased=False))
-        value = axes.text(center, floor + height + 2, str(bar.value), ha="center", va="bottom", fontsize=level.font_size)
+        patch = axes.add_patch(
+            Rectangle((left, floor), width, height, facecolor=color, edgecolor="none", antialiased=False)
+        )
+        value = axes.text(
+            center, floor + height + 2, str(bar.value), ha="center", va="bottom", fontsize=level.font_size
+        )
         label = axes.text(center, floor - 3, bar.label, ha="center", va="top", fontsize=level.font_size)
         drawn.append((bar, patch, value, label))
     pixels = np.asarray(figure.canvas.buffer_rgba()) if figure.canvas.draw() is None else None
@@ -118,8 +121,17 @@ def draw_bars(level: ChartLevel, size: tuple[int, int], bars: list[Bar]) -> tupl
     renderer = figure.canvas.get_renderer()
     regions = []
     for bar, patch, value, label in drawn:
-        regions.append(region(pixel_box(patch.get_window_extent(renderer), size), "chart", "bar", caption=f"the {bar.color} bar for {bar.label}, {bar.value}"))
-        regions.append(region(pixel_box(value.get_window_extent(renderer), size), "text", "value", text=str(bar.value)))
+        regions.append(
+            region(
+                pixel_box(patch.get_window_extent(renderer), size),
+                "chart",
+                "bar",
+                caption=f"the {bar.color} bar for {bar.label}, {bar.value}",
+            )
+        )
+        regions.append(
+            region(pixel_box(value.get_window_extent(renderer), size), "text", "value", text=str(bar.value))
+        )
         regions.append(region(pixel_box(label.get_window_extent(renderer), size), "text", "tick", text=bar.label))
         for artist in (patch, value, label):
             artist.remove()

@@ -17,17 +17,13 @@ from finecap.corpus.raster import Box, draw_text, encode_png, text_width, union
 from finecap.corpus.seeding import rng_for, split_of
 from finecap.records import QA, Record, Region, region
 
-
 SOURCE = "finevit-docs"
 LICENSE = "text: generated here; fonts: DejaVu (Bitstream Vera licence)"
 
 NUMBER_FIELDS = ("total", "age", "score", "page", "room", "cost", "seat", "bus", "year", "size")
 WORD_FIELDS = ("name", "item", "team", "tag", "word", "mark", "pet", "shop")
 WORDS = tuple(
-    """ant arm bag bat bear bed bee bell bird boat bone book boot bowl box bus cake cap car cat coat corn cow cup deer desk dog
-    door drum duck egg eye fan fish flag fork fox frog gate gift goat hand hat hen hill home horn jam jar key king kite lamp
-    leaf lion map milk moon nest net nut owl park pear pen pig pin pipe pond pot rain ring road roof rope rose salt sand seed
-    ship shoe sky snow sock soup star sun tea tent tree vase wall wind wolf wood yard zoo""".split()
+    ["ant", "arm", "bag", "bat", "bear", "bed", "bee", "bell", "bird", "boat", "bone", "book", "boot", "bowl", "box", "bus", "cake", "cap", "car", "cat", "coat", "corn", "cow", "cup", "deer", "desk", "dog", "door", "drum", "duck", "egg", "eye", "fan", "fish", "flag", "fork", "fox", "frog", "gate", "gift", "goat", "hand", "hat", "hen", "hill", "home", "horn", "jam", "jar", "key", "king", "kite", "lamp", "leaf", "lion", "map", "milk", "moon", "nest", "net", "nut", "owl", "park", "pear", "pen", "pig", "pin", "pipe", "pond", "pot", "rain", "ring", "road", "roof", "rope", "rose", "salt", "sand", "seed", "ship", "shoe", "sky", "snow", "sock", "soup", "star", "sun", "tea", "tent", "tree", "vase", "wall", "wind", "wolf", "wood", "yard", "zoo"]
 )
 INKS = ((16, 16, 16), (20, 30, 110), (110, 15, 20), (10, 75, 30), (70, 20, 90))
 PAPERS = ((255, 255, 255), (250, 247, 238), (238, 244, 250), (242, 250, 240))
@@ -89,9 +85,7 @@ def own_word(rng: random.Random, name: str, split: str) -> str:
             return value
 
 
-def draw_form(
-    rng: random.Random, level: DocLevel, fields: list[tuple[str, str]]
-) -> tuple[Image.Image, list[Region]]:
+def draw_form(rng: random.Random, level: DocLevel, fields: list[tuple[str, str]]) -> tuple[Image.Image, list[Region]]:
     """Field names in one column and values in the next, one line each; returns word and line regions in reading order."""
     width, height = rng.choice([size for size in level.sizes if size[1] >= 26 * len(fields)])
     paper, ink, face = rng.choice(PAPERS), rng.choice(INKS), rng.choice(level.faces)

@@ -14,7 +14,6 @@ from PIL import Image
 from finecap.corpus.raster import encode_png
 from finecap.records import QA, Record
 
-
 CAPACITY = {"train": 3800, "validation": 200, "test": 1000}
 UPSCALED_SIDE = {"nano": 84, "small": 112, "base": 224, "full": 448}
 

@@ -39,17 +39,24 @@ class ChartLevel:
 
 @dataclass(frozen=True)
 class SceneLevel:
-    """Scenes. `object_sides`: longest side of an object in pixels; `names`: how many drawings are in use (None = all);
-    `visible`: least visible fraction of an object; `fade`: how far the background is faded towards a flat tone."""
+    """Scenes. `object_sides`: longest side of an object in pixels; `vocabulary`: which list of drawings; `repeats`: chance that an object
+    repeats the one before; `overlap`: largest shared part of two boxes; `visible`: least visible fraction of an object; `flips`: share of
+    mirrored objects; `fade`: range of the background's fading towards a flat tone; `degradation`: 0 none to 1 strong;
+    `hold_out_drawings`: whether drawings are split too; `questions`: grounding questions, `extra_questions`: others."""
 
     sizes: tuple[tuple[int, int], ...]
     objects: tuple[int, int]
     object_sides: tuple[int, int]
     vocabulary: str
+    repeats: float
+    overlap: float
     visible: float
-    fade: float
+    flips: float
+    fade: tuple[float, float]
+    degradation: float
     hold_out_drawings: bool
     questions: int
+    extra_questions: int
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,17 @@ LEVELS = {
         scene=SceneLevel(
             sizes=((112, 112),),
             objects=(1, 3),
-            object_sides=(34, 60),
+            object_sides=(36, 60),
             vocabulary="nano",
+            repeats=0.25,
+            overlap=0.0,
             visible=1.0,
-            fade=0.6,
+            flips=0.0,
+            fade=(0.5, 0.7),
+            degradation=0.0,
             hold_out_drawings=False,
             questions=3,
+            extra_questions=0,
         ),
         rows_per_shard=500,
     ),

@@ -8,7 +8,6 @@ from importlib.resources import files
 
 from PIL import Image, ImageDraw, ImageFont
 
-
 Box = tuple[int, int, int, int]
 
 # The faces that matplotlib ships (DejaVu, a free licence derived from Bitstream Vera): Latin letters and digits in every one.

@@ -7,7 +7,6 @@ import random
 
 from finecap.records import SPLITS
 
-
 # Share of the value space (answer strings, label-value pairs, arrangements, drawings) that each split owns. How many *rows* a split gets
 # is a separate choice of the build.
 VALUE_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -38,5 +37,7 @@ def owned(namespace: str, keys: list[str], split: str) -> list[str]:
     """
     kept = [key for key in keys if split_of(namespace, key) == split]
     if not kept:
-        raise ValueError(f"split {split!r} owns none of the {len(keys)} keys of {namespace!r}; the list is too short to be split")
+        raise ValueError(
+            f"split {split!r} owns none of the {len(keys)} keys of {namespace!r}; the list is too short to be split"
+        )
     return kept
