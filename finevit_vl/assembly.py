@@ -59,7 +59,7 @@ def join_vision_and_text(
             "use a decoder laid out like Qwen, Llama or Mistral."
         )
     tokenizer = processor.tokenizer
-    if len(tokenizer) > text.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > text.config.get_text_config().vocab_size:
         text.resize_token_embeddings(len(tokenizer))
     config = FineViTVLConfig(
         vision_config=vision.config,

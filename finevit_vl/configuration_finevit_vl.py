@@ -13,10 +13,10 @@ from finevit_vl.tokenizer import (
     VISION_END_TOKEN,
     VISION_START_TOKEN,
 )
-from modeling_finevit.configuration_finevit import FineViTConfig
+from modeling_finevit import FineViTConfig
 
 # Text towers beside the encoder sizes. `large` and `full` are Qwen3-0.6B and Qwen3-1.7B (their published configs; the
-# FineViT paper pairs its encoder with Qwen3-1.7B and 8B); the smaller ones keep Qwen3's shape rules at a laptop's scale.
+# FineViT paper pairs its encoder with Qwen3-1.7B and 8B); the smaller ones keep its shape rules at a laptop's scale.
 _TEXT_SIZES: dict[str, dict[str, int]] = {
     "nano": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 32},
     "tiny": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "head_dim": 64},
@@ -48,7 +48,7 @@ class FineViTVLConfig(PreTrainedConfig):
             Qwen's `<|vision_end|>`, written after an image.
         projector_hidden_size (`int`, *optional*):
             Width between the projector's two linear layers. The paper says "2-layer MLP" without a width; `None` takes
-            the merged width `hidden_size * spatial_merge_size**2`, as Qwen2.5-VL's merger does, so that its weights fit.
+            the merged width `hidden_size * spatial_merge_size**2`, as Qwen2.5-VL's merger does: its weights fit.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between them (Qwen2.5-VL's merger, LLaVA-1.5).
         projector_bias (`bool`, *optional*, defaults to `True`):
@@ -63,8 +63,9 @@ class FineViTVLConfig(PreTrainedConfig):
     # `sub_configs` is what transformers up to 5.18 reads and what later versions still honour.
     sub_configs = {"vision_config": FineViTConfig, "text_config": AutoConfig}  # noqa: RUF012
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # `dict | PreTrainedConfig | None` before, a config after `__post_init__`.
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 151_655
     vision_start_token_id: int = 151_652
     vision_end_token_id: int = 151_653
@@ -117,7 +118,8 @@ class FineViTVLConfig(PreTrainedConfig):
                 "vision_end_token": VISION_END_TOKEN,
             }.items()
         }
-        return cls(vision_config=vision, text_config=text, **{**token_ids, **overrides})
+        fields: dict[str, Any] = {"vision_config": vision, "text_config": text, **token_ids, **overrides}
+        return cls(**fields)
 
 
 def _text_fields(size: str) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
+from transformers.utils import can_return_tuple, torch_compilable_check
 from transformers.utils.generic import accepts_precomputed_kwargs
 
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
@@ -31,7 +30,7 @@ class FineViTVLModelOutputWithPast(BaseModelOutputWithPast):
         The projected image features, as they took the place of the image tokens.
     """
 
-    image_pooler_output: torch.FloatTensor | None = None
+    image_pooler_output: torch.Tensor | None = None
 
 
 @dataclass
@@ -41,7 +40,7 @@ class FineViTVLCausalLMOutputWithPast(CausalLMOutputWithPast):
         The projected image features, as they took the place of the image tokens.
     """
 
-    image_pooler_output: torch.FloatTensor | None = None
+    image_pooler_output: torch.Tensor | None = None
 
 
 class FineViTVLMultiModalProjector(nn.Module):
@@ -50,11 +49,10 @@ class FineViTVLMultiModalProjector(nn.Module):
     def __init__(self, config: FineViTVLConfig) -> None:
         super().__init__()
         self.merged_hidden_size = config.merged_hidden_size
-        self.linear_1 = nn.Linear(config.merged_hidden_size, config.projector_hidden_size, bias=config.projector_bias)
+        hidden_size = config.projector_hidden_size or config.merged_hidden_size
+        self.linear_1 = nn.Linear(config.merged_hidden_size, hidden_size, bias=config.projector_bias)
         self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(
-            config.projector_hidden_size, config.text_config.hidden_size, bias=config.projector_bias
-        )
+        self.linear_2 = nn.Linear(hidden_size, config.text_config.hidden_size, bias=config.projector_bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(patches, vision width)` in merge order to `(patches / merge**2, text width)`."""
@@ -65,7 +63,7 @@ class FineViTVLMultiModalProjector(nn.Module):
 class FineViTVLPreTrainedModel(PreTrainedModel):
     config: FineViTVLConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["FineViTLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -100,9 +98,9 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: torch.FloatTensor,
-        image_grid_thw: torch.LongTensor,
-        **kwargs: Unpack[TransformersKwargs],
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.Tensor,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         r"""Encode and project pictures.
 
@@ -126,7 +124,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         return outputs
 
     def get_placeholder_mask(
-        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
         """`(batch, length, 1)` mask of the image tokens.
 
@@ -151,16 +149,16 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> FineViTVLModelOutputWithPast:
         r"""Run the language model with every image token replaced by a projected image feature.
 
@@ -181,6 +179,8 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         image_outputs = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and image_outputs is not None:
             raise ValueError("Pass either pixel_values or mm_encoder_outputs['image'], not both.")
+        if pixel_values is not None and pixel_values.shape[0] == 0:
+            pixel_values = None
         vision_kwargs = {key: kwargs.pop(key) for key in list(kwargs) if key.startswith("image_")}
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -189,7 +189,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
 
         image_features = None
         if image_outputs is not None:
-            image_features = torch.cat(tuple(image_outputs.pooler_output)).to(inputs_embeds)
+            image_features = torch.cat(list(image_outputs.pooler_output)).to(inputs_embeds)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         elif self.training and torch.is_grad_enabled():
@@ -249,9 +249,9 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
 
     def get_image_features(
         self,
-        pixel_values: torch.FloatTensor,
-        image_grid_thw: torch.LongTensor,
-        **kwargs: Unpack[TransformersKwargs],
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.Tensor,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """See [`FineViTVLModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, image_grid_thw, **kwargs)
@@ -259,19 +259,19 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        shift_labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        shift_labels: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> FineViTVLCausalLMOutputWithPast:
         r"""[`FineViTVLModel.forward`], then logits and, given `labels`, the mean cross-entropy.
 
@@ -330,16 +330,14 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         the pictures before, and this finds nothing to do.
         """
         pixels = {key: model_kwargs.pop(key, None) for key in ("pixel_values", "image_grid_thw")}
-        if expand_size > 1 and pixels["pixel_values"] is not None:
+        if expand_size > 1 and input_ids is not None and pixels["pixel_values"] is not None:
             pixels = _repeat_pictures(**pixels, copies=self._picture_order(input_ids, pixels, expand_size))
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # ty: ignore[invalid-argument-type]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | {key: value for key, value in pixels.items() if value is not None}
 
-    def _picture_order(
-        self, input_ids: torch.LongTensor, pixels: dict[str, torch.Tensor], expand_size: int
-    ) -> list[int]:
+    def _picture_order(self, input_ids: torch.Tensor, pixels: dict[str, torch.Tensor], expand_size: int) -> list[int]:
         merge_length = self.config.vision_config.spatial_merge_size**2
         picture_tokens = iter((pixels["image_grid_thw"].prod(-1) // merge_length).tolist())
         order, next_picture = [], 0
@@ -352,8 +350,8 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         return order
 
 
-def supervised_positions(labels: torch.LongTensor) -> torch.BoolTensor:
-    """`(batch, length)` mask of the positions whose next token carries loss: the cheap `logits_to_keep` in training."""
+def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
+    """`(batch, length)` mask of the positions whose next token has a label: the cheap `logits_to_keep` in training."""
     return F.pad(labels[:, 1:] != -100, (0, 1), value=False)
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import ImageInput, make_flat_list_of_images
+from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from finevit_vl.tokenizer import IMAGE_TOKEN, VISION_END_TOKEN, VISION_START_TOKEN, add_missing_tokens
 
 
 def load_chat_template() -> str:
-    """The ChatML template with `{% generation %}` marks around what the assistant says and the `<|im_end|>` after it."""
+    """The ChatML template with `{% generation %}` marks around the assistant's words and their `<|im_end|>`."""
     return resources.files("finevit_vl").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
@@ -44,12 +44,14 @@ class FineViTVLProcessor(ProcessorMixin):
         self.image_token = IMAGE_TOKEN
         self.vision_start_token = VISION_START_TOKEN
         self.vision_end_token = VISION_END_TOKEN
+        if tokenizer is None:
+            raise ValueError("FineViTVLProcessor needs a tokenizer: pass tokenizer=...")
         vocab = tokenizer.get_vocab()
         lacking = [token for token in (IMAGE_TOKEN, VISION_START_TOKEN, VISION_END_TOKEN) if token not in vocab]
         if lacking:
             raise ValueError(
                 f"The tokenizer lacks {', '.join(lacking)}: build the processor with "
-                "FineViTVLProcessor.from_vision_text_pretrained, or call finevit_vl.tokenizer.add_missing_tokens first."
+                "FineViTVLProcessor.from_vision_text_pretrained, or call add_missing_tokens(tokenizer) first."
             )
         self.image_token_id = vocab[IMAGE_TOKEN]
         self.vision_start_token_id = vocab[VISION_START_TOKEN]
@@ -73,7 +75,7 @@ class FineViTVLProcessor(ProcessorMixin):
         `FineViTVLForConditionalGeneration.from_vision_text_pretrained`, which grows the embedding to match.
         """
         image_processor = AutoImageProcessor.from_pretrained(vision) if isinstance(vision, str | Path) else vision
-        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, str | Path) else text
+        tokenizer: Any = AutoTokenizer.from_pretrained(text) if isinstance(text, str | Path) else text
         add_missing_tokens(tokenizer)
         tokenizer.padding_side = "left"
         # A chat template of the language model's own, saved beside ours, would be what text-only tools pick up.
@@ -81,22 +83,24 @@ class FineViTVLProcessor(ProcessorMixin):
         return cls(image_processor=image_processor, tokenizer=tokenizer)
 
     def prepare_inputs_layout(
-        self, images: ImageInput | None = None, text: Any = None, **kwargs: Any
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple[Any, Any, Any, Any]:
         """As in the base class; `images=[[], []]` (a batch of text-only samples) counts as no pictures."""
         if isinstance(images, list | tuple) and not any(
             len(item) if isinstance(item, list | tuple) else item is not None for item in images
         ):
             images = None
-        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        return super().prepare_inputs_layout(images=images, text=text, videos=videos, audio=audio, **kwargs)
 
-    def validate_inputs(self, images: ImageInput | None = None, text: Any = None, **kwargs: Any) -> None:
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> None:
         """As in the base class, and each text must hold as many `<|image_pad|>` as it is given pictures.
 
         Raises:
             ValueError: the counts differ, naming the first text for which they do.
         """
-        super().validate_inputs(images=images, text=text, **kwargs)
+        super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
         if text is None:
             return
         placeholders = [sample.count(self.image_token) for sample in text]
@@ -112,7 +116,8 @@ class FineViTVLProcessor(ProcessorMixin):
                         f"Text {row} holds {expected} {self.image_token} placeholders but comes with {len(pictures)} "
                         "pictures: write one placeholder a picture (the chat template does)."
                     )
-        num_images = 0 if images is None else len(make_flat_list_of_images(images))
+        flat: Any = [] if images is None else make_flat_list_of_images(images)
+        num_images = len(flat)
         if sum(placeholders) != num_images:
             raise ValueError(
                 f"The texts hold {sum(placeholders)} {self.image_token} placeholders but {num_images} pictures were "

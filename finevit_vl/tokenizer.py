@@ -6,6 +6,7 @@ byte level follow transformers' `Qwen2Converter`, ids and flags of the added tok
 
 import base64
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -169,7 +170,7 @@ def _split_into_pair(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[
     """The merge that made `token`: what BPE leaves of its bytes when only lower ranks may merge."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pair_ranks = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:], strict=False)]
+        pair_ranks = [ranks.get(left + right, rank) for left, right in pairwise(parts)]
         lowest = min(range(len(pair_ranks)), key=pair_ranks.__getitem__)
         parts[lowest : lowest + 2] = [parts[lowest] + parts[lowest + 1]]
     return parts[0], parts[1]
