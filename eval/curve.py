@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH, HEIGHT = 720, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 40
+WIDTH, HEIGHT = 720, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 16, 56
 SMOOTHING = 40
 """The line is a moving mean over a fortieth of the run; every logged loss stays visible behind it."""
 
@@ -47,7 +47,7 @@ def curve_svg(curve: Sequence[Mapping[str, Any]]) -> str:
     return (
         f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{grid}'
         f'<path class="raw" d="{raw}"/><path class="smooth" d="{smooth}"/>'
-        f'<text class="axis" x="{(WIDTH + LEFT - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text></svg>'
+        f'<text class="axis" x="{(WIDTH + LEFT - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">step</text></svg>'
     )
 
 
@@ -58,12 +58,12 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 def _y_tick(y: float, text: str) -> str:
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="axis" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+        f'<text class="axis" x="{LEFT - 8}" y="{y:.1f}" dominant-baseline="central" text-anchor="end">{text}</text>'
     )
 
 
 def _x_tick(x: float, text: str) -> str:
-    return f'<text class="axis" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
+    return f'<text class="axis" x="{x:.1f}" y="{HEIGHT - BOTTOM + 24}" text-anchor="middle">{text}</text>'
 
 
 def _moving_mean(values: Sequence[float]) -> list[float]:

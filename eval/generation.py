@@ -5,6 +5,7 @@ Needs torch and transformers only, so that `finevit ask` runs where lmms-eval is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,11 +61,17 @@ class AnswerGenerator:
             dtype: "auto" (as stored), "float32", "bfloat16", ...
             max_pixels: Area in pixels above which pictures are scaled down; None keeps the processor's own.
             attn_implementation: Handed to `from_pretrained`.
+
+        Raises:
+            ValueError: The folder lacks files, or the Hub does not have or give them.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **extra).to(device)
-        processor = AutoProcessor.from_pretrained(folder)
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **extra).to(device)
+            processor = AutoProcessor.from_pretrained(folder)
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be loaded: {error}") from error
         if max_pixels is not None:
             set_max_pixels(processor, max_pixels)
         return cls(model, processor)
@@ -104,6 +111,15 @@ class AnswerGenerator:
             prompt=prompt,
             num_tokens=len(ids),
         )
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Raise a `ValueError` that says what is wrong when `folder` is neither a model folder nor a Hub id."""
+    path = Path(folder)
+    if path.exists() and not (path / "config.json").is_file():
+        raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained wrote.")
+    if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
+        raise ValueError(f"{folder} does not exist; give a model folder or a Hub id (owner/name).")
 
 
 def set_max_pixels(processor: Any, max_pixels: int) -> None:

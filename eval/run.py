@@ -18,6 +18,7 @@ from lmms_eval.tasks.refcoco.utils_rec import compute_iou
 from tenacity import RetryError
 
 from finevit_eval.boxes import pixel_boxes
+from finevit_eval.generation import check_model_folder
 from finevit_eval.lmms_model import FineViTVL
 from finevit_eval.receipts import make_receipt, rows_fingerprint
 from finevit_eval.tasks.build import KINDS, build_tasks, task_name
@@ -81,9 +82,9 @@ def evaluate(
         RuntimeError: lmms-eval failed, lost questions, or gave a score that is not a number.
     """
     out = Path(out_dir)
+    check_model_folder(model_dir)
     (out / RESULTS_FILE).unlink(missing_ok=True)
     built = build_tasks(Path(data_dir), out / "tasks", tasks, split, limit, seed)
-    _check_model_folder(model_dir)
     lm = FineViTVL(str(model_dir), device, dtype, batch_size, max_pixels, blind=blind)
     if lm.world_size > 1:
         raise ValueError(f"evaluate runs in one process; for several, launch `python -m lmms_eval` on {built.folder}.")
@@ -109,6 +110,14 @@ def evaluate(
         _write(out / f"samples_{kind}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     _write(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def load_results(run_dir: Path) -> dict[str, Any]:
+    """Read the results that `evaluate` wrote to a folder; `ValueError` when there are none."""
+    path = run_dir / RESULTS_FILE
+    if not path.is_file():
+        raise ValueError(f"{run_dir} holds no {RESULTS_FILE}; give the --out folder of `finevit eval`.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def combine(
@@ -141,14 +150,6 @@ def combine(
         if base is not None:
             tasks[kind]["base_score"] = base["tasks"][kind]["score"]
     return {"tasks": tasks, "receipts": {name: run["receipt"] for name, run in runs.items()}}
-
-
-def _check_model_folder(model_dir: str | Path) -> None:
-    path = Path(model_dir)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(f"{model_dir} holds no config.json; give a folder that save_pretrained wrote.")
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
-        raise ValueError(f"{model_dir} does not exist; give a model folder or a Hub id (owner/name).")
 
 
 def _run_lmms_eval(lm: FineViTVL, folder: Path, tasks: Sequence[str], seed: int) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""One picture and one question (or referring expression) to a trained FineViT-VL."""
+
+from pathlib import Path
+
+from PIL import Image
+
+import finevit_vl  # noqa: F401  (registers the classes with Auto*)
+from finecap.prompts import GROUNDING_PRE_PROMPT
+from finevit_eval.generation import AnswerGenerator, check_model_folder, user_turn
+from finevit_vl.grounding import ParsedBoxes, draw_boxes, parse_boxes
+from modeling_finevit.image_inputs import to_rgb
+
+
+def open_picture(path: Path, max_image_pixels: int) -> Image.Image:
+    """Read a picture of any mode as upright RGB (transparency over white).
+
+    Raises:
+        ValueError: No such file, not a picture, truncated, empty, or of more than `max_image_pixels` pixels.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such picture file.")
+    return Image.fromarray(to_rgb(path, str(path), max_image_pixels).permute(1, 2, 0).numpy())
+
+
+def load(model: str, device: str | None = None) -> AnswerGenerator:
+    """Load a model folder (or Hub id) with its processor."""
+    check_model_folder(model)
+    return AnswerGenerator.from_pretrained(model, device)
+
+
+def ask(generator: AnswerGenerator, picture: Image.Image, question: str, max_new_tokens: int = 256) -> str:
+    """Answer a question about a picture, greedily."""
+    _check_words(question, "question")
+    return generator([user_turn(picture, question)], do_sample=False, max_new_tokens=max_new_tokens)[0].text.strip()
+
+
+def ground(
+    generator: AnswerGenerator, picture: Image.Image, expression: str, max_new_tokens: int = 256
+) -> tuple[ParsedBoxes, str]:
+    """Find what an expression refers to.
+
+    Returns:
+        The boxes in pixels x1, y1, x2, y2 (with what had to be skipped), and the answer as the model wrote it.
+    """
+    _check_words(expression, "expression")
+    conversation = user_turn(picture, GROUNDING_PRE_PROMPT + expression)
+    answer = generator([conversation], do_sample=False, max_new_tokens=max_new_tokens)[0].marked_text
+    return parse_boxes(answer, *picture.size), answer
+
+
+def save_drawing(picture: Image.Image, parsed: ParsedBoxes, expression: str, out: Path) -> None:
+    """Write the picture with its boxes drawn; small pictures are enlarged so that lines and names can be read.
+
+    Raises:
+        ValueError: Pillow knows no format of that file ending.
+    """
+    factor = max(1, -(-448 // max(picture.size)))
+    enlarged = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    boxes = [[side * factor for side in found.box] for found in parsed.boxes]
+    drawn = draw_boxes(enlarged, boxes, [found.label or expression for found in parsed.boxes])
+    known = Image.registered_extensions()
+    if out.suffix.lower() not in known or known[out.suffix.lower()] not in Image.SAVE:
+        raise ValueError(f"{out}: no picture format is known by that ending; use .png or .jpg.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
+    drawn.save(aside)
+    aside.replace(out)
+
+
+def _check_words(text: str, name: str) -> None:
+    if not text.strip():
+        raise ValueError(f"The {name} is empty; write one.")
