@@ -87,10 +87,12 @@ def own_word(rng: random.Random, name: str, split: str) -> str:
 
 def draw_form(rng: random.Random, level: DocLevel, fields: list[tuple[str, str]]) -> tuple[Image.Image, list[Region]]:
     """Field names in one column and values in the next, one line each; returns word and line regions in reading order."""
-    width, height = rng.choice([size for size in level.sizes if size[1] >= 26 * len(fields)])
+    width, height = rng.choice([size for size in level.sizes if size[1] >= 28 * len(fields)])
     paper, ink, face = rng.choice(PAPERS), rng.choice(INKS), rng.choice(level.faces)
     image = Image.new("RGB", (width, height), paper)
     draw = ImageDraw.Draw(image)
+    if level.cell:
+        return image, typewrite(rng, level, draw, fields, ink)
     size, left, column = fit_columns(rng, level, face, fields, width)
     pitch = height // len(fields)
     regions: list[Region] = []
@@ -102,6 +104,28 @@ def draw_form(rng: random.Random, level: DocLevel, fields: list[tuple[str, str]]
         ]
         regions += line_regions(words)
     return image, regions
+
+
+def typewrite(
+    rng: random.Random,
+    level: DocLevel,
+    draw: ImageDraw.ImageDraw,
+    fields: list[tuple[str, str]],
+    ink: tuple[int, int, int],
+) -> list[Region]:
+    """One field a line on a grid of character cells, off it by two pixels at most."""
+    face, size = level.faces[0], level.font_sizes[0]
+    left = rng.randint(0, 2)
+    regions: list[Region] = []
+    for row, (name, value) in enumerate(fields):
+        baseline = row * 2 * level.cell + size - 2 + rng.randint(0, 2)
+        column = left + level.cell * (len(name) + 1)
+        words = [
+            (name, draw_text(draw, face, size, name, left, baseline, ink)),
+            (value, draw_text(draw, face, size, value, column, baseline, ink)),
+        ]
+        regions += line_regions(words)
+    return regions
 
 
 def fit_columns(
