@@ -1,165 +1,101 @@
-"""Charts in ChartQA's schema, drawn with matplotlib, with exact boxes for what is drawn.
+"""Charts in ChartQA's schema (drawn with matplotlib from level small on), with exact boxes for bars, wedges, lines, points, ticks, legends and titles.
 
-What is held out: the pair of a bar's label and its value is owned by one split, and all bars of a chart belong to the chart's split.
+What is held out: charts from real tables by table (`finecap.corpus.tables.TABLE_SPLITS`); charts with evenly drawn values by the pair of a
+bar's label and its value, so that no bar of a test chart, label and value together, is ever drawn in train.
 """
 
 from __future__ import annotations
 
-import functools
 import random
-from dataclasses import dataclass
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
+from finecap.corpus import degrade
+from finecap.corpus.chart_bare import draw_bare_bars
+from finecap.corpus.chart_draw import Part, draw_chart
+from finecap.corpus.chart_questions import questions
+from finecap.corpus.chart_spec import ChartSpec, choose_spec, number
 from finecap.corpus.levels import ChartLevel, level_of
-from finecap.corpus.raster import Box, encode_png
-from finecap.corpus.seeding import rng_for, split_of
-from finecap.records import QA, Record, Region, region
+from finecap.corpus.raster import encode_jpeg, encode_png
+from finecap.corpus.seeding import rng_for
+from finecap.records import Record, Region, region
 
 SOURCE = "finevit-charts"
-LICENSE = "values: generated here; fonts: DejaVu (Bitstream Vera licence)"
-DPI = 72  # one point is one pixel
-
-COLORS = {
-    "red": (214, 39, 40),
-    "blue": (31, 99, 200),
-    "green": (44, 150, 44),
-    "orange": (255, 140, 0),
-    "purple": (130, 60, 180),
-    "brown": (120, 70, 30),
-    "pink": (250, 130, 190),
-    "gray": (127, 127, 127),
-}
-LABELS = tuple(
-    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "USA", "UK", "EU", "IBM", "UPS", "A", "B", "C", "D", "E", "F"]
-)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a chart."""
-
-    label: str
-    value: int
-    color: str
+FONT_LICENSE = "fonts: DejaVu (Bitstream Vera licence)"
+WORD_ROLES = ("title", "axis_label", "tick", "legend", "value")
 
 
 def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     """Chart number `index` of a split: a pure function of its arguments."""
     rng = rng_for("chart", index, seed, split, difficulty)
     level = level_of(difficulty).chart
-    size = rng.choice(level.sizes)
-    bars = choose_bars(rng, rng.randint(*level.categories), split)
-    image, regions = draw_bars(level, size, bars)
-    key = "+".join(f"{bar.label}={bar.value}" for bar in bars)
+    spec, image, parts = draw_owned(rng, level, split)
+    asked = questions(rng, spec, level.questions)
+    image, quality = degrade.photograph(rng, image, level.degradation)
     return {
-        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{key}",
-        "image": {"bytes": encode_png(image), "path": None},
+        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{spec.key}",
+        "image": {"bytes": encode_jpeg(image, quality) if quality else encode_png(image), "path": None},
         "width": image.width,
         "height": image.height,
         "source": SOURCE,
-        "license": LICENSE,
+        "license": f"{spec.license}; {FONT_LICENSE}",
         "split": split,
-        "global_caption": "A bar chart: " + ", ".join(f"{bar.label} {bar.value} ({bar.color})" for bar in bars) + ".",
+        "global_caption": caption(spec),
         "captioner": SOURCE,
-        "regions": regions,
-        "qa": questions(rng, level, bars),
+        "regions": [as_region(part, spec) for part in parts],
+        "qa": asked,
     }
 
 
-def choose_bars(rng: random.Random, count: int, split: str) -> list[Bar]:
-    """Bars with different labels, colours and heights whose (label, value) pairs the split owns."""
-    labels = rng.sample(LABELS, count)
-    colors = rng.sample(sorted(COLORS), count)
-    bars: list[Bar] = []
-    while len(bars) < count:
-        label, value = labels[len(bars)], rng.randint(5, 99)
-        clear = all(abs(value - bar.value) >= 6 for bar in bars)
-        if clear and split_of("chart-pair", f"{label}={value}") == split:
-            bars.append(Bar(label, value, colors[len(bars)]))
-    return bars
+def draw_owned(rng: random.Random, level: ChartLevel, split: str) -> tuple[ChartSpec, Image.Image, list[Part]]:
+    """A chart of the split that can be drawn without words running into each other and about which something can be asked."""
+    while True:
+        spec, size = choose_spec(rng, level, split), rng.choice(level.sizes)
+        font_size = rng.randint(*level.font_sizes)
+        if level.cell:
+            drawn = draw_bare_bars(rng, spec, size, font_size, level.cell)
+        else:
+            drawn = draw_chart(spec, size, font_size, grid=rng.random() < 0.5)
+        if drawn is not None and questions(random.Random(0), spec, 1):
+            return spec, *drawn
 
 
-@functools.cache
-def _bare_axes(size: tuple[int, int]) -> tuple[Figure, Axes]:
-    """Making a figure costs more than drawing a small one, so one is kept for each size; whoever draws removes what was added."""
-    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
-    axes.set_xlim(0, size[0])
-    axes.set_ylim(0, size[1])
-    return figure, axes
+def as_region(part: Part, spec: ChartSpec) -> Region:
+    """A measured part as a region: words as text, the rest with a caption that says what it stands for."""
+    if part.role in WORD_ROLES:
+        return region(part.box, "text", part.role, text=part.text)
+    return region(part.box, "chart", part.role, caption=part_caption(part, spec))
 
 
-def draw_bars(level: ChartLevel, size: tuple[int, int], bars: list[Bar]) -> tuple[Image.Image, list[Region]]:
-    """Bars with the value above and the label below; axes are in pixels with y upwards."""
-    figure, axes = _bare_axes(size)
-    floor, top, slot = level.font_size + 4, size[1] - level.font_size - 4, size[0] // len(bars)
-    unit = (top - floor) / max(bar.value for bar in bars)
-    drawn = []
-    for number, bar in enumerate(bars):
-        left, width = number * slot + slot // 6, slot - 2 * (slot // 6)
-        height = max(round(bar.value * unit), 2)
-        center = left + width / 2
-        color = tuple(channel / 255 for channel in COLORS[bar.color])
-        patch = axes.add_patch(
-            Rectangle((left, floor), width, height, facecolor=color, edgecolor="none", antialiased=False)
-        )
-        value = axes.text(
-            center, floor + height + 2, str(bar.value), ha="center", va="bottom", fontsize=level.font_size
-        )
-        label = axes.text(center, floor - 3, bar.label, ha="center", va="top", fontsize=level.font_size)
-        drawn.append((bar, patch, value, label))
-    pixels = np.asarray(figure.canvas.buffer_rgba()) if figure.canvas.draw() is None else None
-    image = Image.fromarray(pixels[..., :3].copy())
-    renderer = figure.canvas.get_renderer()
-    regions = []
-    for bar, patch, value, label in drawn:
-        regions.append(
-            region(
-                pixel_box(patch.get_window_extent(renderer), size),
-                "chart",
-                "bar",
-                caption=f"the {bar.color} bar for {bar.label}, {bar.value}",
-            )
-        )
-        regions.append(
-            region(pixel_box(value.get_window_extent(renderer), size), "text", "value", text=str(bar.value))
-        )
-        regions.append(region(pixel_box(label.get_window_extent(renderer), size), "text", "tick", text=bar.label))
-        for artist in (patch, value, label):
-            artist.remove()
-    return image, regions
+def part_caption(part: Part, spec: ChartSpec) -> str:
+    """What a bar, wedge, line, point or legend key stands for."""
+    names = list(spec.series)
+    color = spec.color_of(part.series or 0, part.row or 0)
+    if part.role == "legend_key":
+        return f"the {color} key of {spec.rows[part.row] if part.row is not None else names[part.series or 0]}"
+    if part.role == "line":
+        return f"the {color} line{f' of {names[part.series or 0]}' if len(names) > 1 else ''}"
+    row = part.row or 0
+    if spec.type == "scatter":
+        across, up = (values[row] for values in spec.series.values())
+        return f"the point of {spec.rows[row]}, {number(across)} and {number(up)}"
+    series = names[part.series or 0]
+    whose = f"{series} in {spec.rows[row]}" if len(names) > 1 else spec.rows[row]
+    return f"the {color} {part.role} for {whose}, {number(spec.series[series][row])}"
 
 
-def pixel_box(extent: object, size: tuple[int, int]) -> Box:
-    """A window extent (y upwards) as a pixel box (y downwards), cut to the picture."""
-    return (
-        max(int(np.floor(extent.x0)), 0),
-        max(int(np.floor(size[1] - extent.y1)), 0),
-        min(int(np.ceil(extent.x1)), size[0]),
-        min(int(np.ceil(size[1] - extent.y0)), size[1]),
-    )
-
-
-def questions(rng: random.Random, level: ChartLevel, bars: list[Bar]) -> list[QA]:
-    """Values by label and by colour, the extreme label, and a bar's colour."""
-    by_label, by_color = rng.sample(bars, 2)
-    highest = rng.random() < 0.5
-    extreme = (max if highest else min)(bars, key=lambda bar: bar.value)
-    pairs = [
-        (f"What is the value of {by_label.label}?", str(by_label.value)),
-        (f"What is the value of the {by_color.color} bar?", str(by_color.value)),
-        (f"Which bar is the {'highest' if highest else 'lowest'}?", extreme.label),
-    ]
-    if rng.random() < 0.5:
-        asked = rng.choice(bars)
-        pairs.append((f"What color is the bar of {asked.label}?", asked.color))
-    rng.shuffle(pairs)
-    return [{"question": text, "answers": [answer], "kind": "chart"} for text, answer in pairs[: level.questions]]
+def caption(spec: ChartSpec) -> str:
+    """The chart in a sentence: its kind, its title, and its numbers while they are few."""
+    kinds = {
+        "bar": "bar chart",
+        "hbar": "bar chart with lying bars",
+        "grouped": "grouped bar chart",
+        "line": "line chart",
+    }
+    kind = kinds.get(spec.type, f"{spec.type} chart")
+    if len(spec.series) == 1 and len(spec.rows) <= 6:
+        (values,) = spec.series.values()
+        listed = ", ".join(f"{row} {number(value)}" for row, value in zip(spec.rows, values, strict=True))
+        return f"A {kind}: {listed}."
+    series = " and ".join(spec.series) if any(spec.series) else spec.value_name
+    return f"A {kind} titled {spec.title}, showing {series} of {spec.rows[0]} to {spec.rows[-1]}."

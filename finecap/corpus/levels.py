@@ -30,7 +30,8 @@ class DocLevel:
 class ChartLevel:
     """Charts. `categories`: rows of a chart (lines and scatter charts show twice as many); `series`: columns; `real_values`: share of charts
     whose values come from a real table, the rest draws values evenly, so that a blind guess is worth nothing; `value_labels`: chance that
-    values are written beside bars; `degradation`: 0 none to 1 strong."""
+    values are written beside bars; `cell`: width of a character cell of bars without axes, 0 for whole charts; `degradation`: 0 none to 1
+    strong."""
 
     sizes: tuple[tuple[int, int], ...]
     types: tuple[str, ...]
@@ -38,7 +39,7 @@ class ChartLevel:
     series: tuple[int, int]
     font_sizes: tuple[int, int]
     real_values: float
-    axes: bool
+    cell: int
     value_labels: float
     degradation: float
     questions: int
@@ -88,13 +89,13 @@ LEVELS = {
             questions=3,
         ),
         chart=ChartLevel(
-            sizes=((112, 112),),
+            sizes=((168, 112),),
             types=("bar",),
             categories=(2, 3),
             series=(1, 1),
-            font_sizes=(14, 14),
+            font_sizes=(23, 23),
             real_values=0.0,
-            axes=False,
+            cell=14,
             value_labels=1.0,
             degradation=0.0,
             questions=4,
