@@ -61,7 +61,7 @@ def record_to_turns(
         The turns in random order; empty when nothing can be asked.
 
     Raises:
-        ValueError: the mixture names a task that is not known here and is no qa kind of any record, with a negative weight.
+        ValueError: a weight of the mixture is negative or no number.
     """
     check_mixture(mixture)
     report = report or (lambda reason: None)
@@ -79,14 +79,17 @@ def check_mixture(mixture: Mapping[str, float]) -> None:
     """Raises ValueError when a weight is negative or not a number."""
     for task, weight in mixture.items():
         if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"mixture[{task!r}] is {weight!r}; expected a number >= 0: the expected turns of that task")
+            raise ValueError(
+                f"mixture[{task!r}] is {weight!r}; expected a number >= 0: the expected turns of that task"
+            )
 
 
 def mixture_at(stages: Sequence[Mapping[str, Any]] | Mapping[str, float], fraction: float) -> Mapping[str, float]:
     """The mixture that holds at `fraction` (0 to 1) of the training.
 
     Args:
-        stages: one mixture for the whole run, or a curriculum: `[{"until": 0.4, "mixture": {...}}, {"until": 1.0, ...}]`.
+        stages: one mixture for the whole run, or a curriculum: `[{"until": 0.4, "mixture": {...}}, {"until": 1.0,
+            ...}]`.
 
     Raises:
         ValueError: stages are empty, not in rising order, or do not reach 1.
@@ -95,7 +98,9 @@ def mixture_at(stages: Sequence[Mapping[str, Any]] | Mapping[str, float], fracti
         return stages
     ends = [stage["until"] for stage in stages]
     if not ends or ends != sorted(ends) or ends[-1] < 1.0:
-        raise ValueError(f"curriculum stages end at {ends}; expected rising fractions of the training, the last one 1.0")
+        raise ValueError(
+            f"curriculum stages end at {ends}; expected rising fractions of the training, the last one 1.0"
+        )
     return next(stage["mixture"] for stage in stages if fraction <= stage["until"] or stage is stages[-1])
 
 

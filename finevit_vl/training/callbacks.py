@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from finevit_vl.training.data import Progress
-from finevit_vl.training.flops import FlopCounter, measure_peak_flops, row_lengths
+from finevit_vl.training.flops import FlopCounter, measure_peak_flops
 
 
 class ClockCallback(TrainerCallback, ExportableState):
@@ -26,7 +26,8 @@ class ClockCallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        saved = state.stateful_callbacks.get("ClockCallback", {})
+        callbacks: Any = state.stateful_callbacks  # a dict of states once the Trainer has made the state
+        saved = callbacks.get("ClockCallback", {})
         self.progress.elapsed = saved.get("attributes", {}).get("elapsed", 0.0)
         self.progress.start()
 
@@ -63,7 +64,7 @@ class SpeedMeter:
     def add(self, batch: dict[str, Any]) -> None:
         """Counts one micro-batch (the collator's output)."""
         self.images += len(batch["image_grid_thw"])
-        self.tokens += int(row_lengths(batch).sum())
+        self.tokens += int(batch["lengths"].sum())
         self.positions += batch["input_ids"].numel()
         self.done_flops += self.flops(batch)
 

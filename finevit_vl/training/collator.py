@@ -16,23 +16,28 @@ from transformers import ProcessorMixin
 
 from finecap.loading import DEFAULT_MIXTURE, Turn, mixture_at, record_to_turns
 from finevit_vl.grounding import format_box
+from finevit_vl.packing import IGNORE_INDEX, collate_packed
 from finevit_vl.tokenizer import CHAT_END_TOKEN, CHAT_START_TOKEN, IMAGE_TOKEN, VISION_END_TOKEN, VISION_START_TOKEN
 from finevit_vl.training.data import Sample
-
-IGNORE_INDEX = -100
 
 
 @dataclass
 class Example:
     """One conversation about one picture, as ids.
 
-    `labels` equals `input_ids` where the assistant speaks and -100 elsewhere; `num_image_tokens` of the ids are image tokens.
+    `labels` equals `input_ids` where the assistant speaks and -100 elsewhere; `turn_ids` is 0 on the picture and what
+    stands before it, and the number of the turn, from 1, elsewhere.
     """
 
     id: str
-    input_ids: list[int]
-    labels: list[int]
-    num_image_tokens: int
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    turn_ids: list[int] = field(default_factory=list)
+
+    def add(self, turn: int, ids: list[int], supervised: bool = False) -> None:
+        self.input_ids += ids
+        self.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
+        self.turn_ids += [turn] * len(ids)
 
 
 @dataclass
@@ -44,13 +49,19 @@ class SFTCollator:
         mixture: turn mixture or curriculum, see `finecap.loading.record_to_turns` and `mixture_at`.
         seed: the run's seed; the turns of a sample follow from (seed, epoch, index).
         max_turns: at most so many turns a picture.
-        max_length: turns that would make a sequence longer than this many tokens are left out; a picture whose first turn
-            does not fit is skipped.
+        max_length: turns after the first that would make a sequence longer than this many tokens are left out.
         packing: put the batch's samples one after the other into a single row instead of padding them to the longest.
+        isolate_turns: let every turn see the picture and itself alone, at the positions it would have as the only
+            turn. The loss is then that of separate one-turn samples (how the model is asked in an evaluation: it
+            cannot copy an answer from an earlier turn) for the price of one picture. Needs sdpa attention.
 
-    Calling it returns input_ids, labels (rows, length) int64; attention_mask (rows, length) int64, or when packing
-    position_ids (1, length) int64 that restart at every sample; pixel_values (patches, channels·patch²) float32;
-    image_grid_thw (images, 3) int64; ids, the records' ids; epochs, the pass each record is in; skipped, (id, reason) pairs.
+    Calling it returns input_ids, labels (rows, length) int64; attention_mask (rows, length) int64, or with
+    isolate_turns (rows, 1, length, length) bool; position_ids (rows, length) int64 when packing or isolating;
+    pixel_values (patches, channels·patch²) float32; image_grid_thw (images, 3) int64; lengths (images,) int64, each
+    sample's tokens; ids, the records' ids; epochs, the pass each record is in; skipped, (id, reason) pairs.
+
+    Raises:
+        ValueError: both packing and isolate_turns.
     """
 
     processor: ProcessorMixin
@@ -59,8 +70,11 @@ class SFTCollator:
     max_turns: int | None = None
     max_length: int | None = None
     packing: bool = False
+    isolate_turns: bool = False
 
     def __post_init__(self) -> None:
+        if self.packing and self.isolate_turns:
+            raise ValueError("pack_samples and isolate_turns exclude each other; choose one")
         tokenizer = self.processor.tokenizer
         self.encode = partial(tokenizer.backend_tokenizer.encode_batch_fast, add_special_tokens=False)
         self.pad_token_id = tokenizer.pad_token_id
@@ -86,9 +100,8 @@ class SFTCollator:
         for (sample, _, turns), num_image_tokens in zip(kept, image_tokens, strict=True):
             pairs = [(next(encoded), next(encoded)) for _ in turns]
             examples.append(self._assemble(sample.record["id"], pairs, num_image_tokens))
-        batch = self._pack(examples) if self.packing else self._pad(examples)
-        batch["pixel_values"] = processed["pixel_values"]
-        batch["image_grid_thw"] = processed["image_grid_thw"]
+        batch = self._pack(examples, processed) if self.packing else {**self._pad(examples), **processed}
+        batch["lengths"] = torch.tensor([len(example.input_ids) for example in examples])
         batch["ids"] = [example.id for example in examples]
         batch["epochs"] = [sample.key.epoch for sample, _, _ in kept]
         batch["skipped"] = skipped
@@ -118,30 +131,67 @@ class SFTCollator:
         return sample, image, turns
 
     def _assemble(self, record_id: str, pairs: list[tuple[list[int], list[int]]], num_image_tokens: int) -> Example:
+        example = Example(record_id)
         picture = [self.vision_start, *[self.image_token_id] * num_image_tokens, self.vision_end]
-        input_ids: list[int] = []
-        labels: list[int] = []
-        for number, (prompt, answer) in enumerate(pairs):
-            asked = [*self.user, *(picture if number == 0 else []), *prompt, self.chat_end, *self.newline, *self.assistant]
+        example.add(0, self.user + picture)
+        for turn, (prompt, answer) in enumerate(pairs, start=1):
+            # Isolated turns share the first one's opening words.
+            opening = [] if turn == 1 or self.isolate_turns else self.newline + self.user
+            asked = [*opening, *prompt, self.chat_end, *self.newline, *self.assistant]
             said = [*answer, self.chat_end]
-            length = len(input_ids) + len(asked) + len(said) + len(self.newline)
-            if self.max_length and length > self.max_length and number:
+            if self.max_length and turn > 1 and len(example.input_ids) + len(asked) + len(said) > self.max_length:
                 break
-            input_ids += asked + said + self.newline
-            labels += [IGNORE_INDEX] * len(asked) + said + [IGNORE_INDEX] * len(self.newline)
-        return Example(record_id, input_ids, labels, num_image_tokens)
+            example.add(turn, asked)
+            example.add(turn, said, supervised=True)
+        example.add(turn, self.newline)
+        return example
 
     def _pad(self, examples: list[Example]) -> dict[str, Any]:
         longest = max(len(example.input_ids) for example in examples)
-        input_ids = torch.full((len(examples), longest), self.pad_token_id)
-        labels = torch.full((len(examples), longest), IGNORE_INDEX)
-        attention_mask = torch.zeros((len(examples), longest), dtype=torch.long)
-        for row, example in enumerate(examples):
-            length = len(example.input_ids)
-            input_ids[row, :length] = torch.tensor(example.input_ids)
-            labels[row, :length] = torch.tensor(example.labels)
-            attention_mask[row, :length] = 1
-        return {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
 
-    def _pack(self, examples: list[Example]) -> dict[str, Any]:
-        raise NotImplementedError
+        def rows(field_name: str, filler: int) -> torch.Tensor:
+            padded = [getattr(e, field_name) + [filler] * (longest - len(e.input_ids)) for e in examples]
+            return torch.tensor(padded)
+
+        batch = {"input_ids": rows("input_ids", self.pad_token_id), "labels": rows("labels", IGNORE_INDEX)}
+        turn_ids = rows("turn_ids", -1)
+        if self.isolate_turns:
+            batch["attention_mask"] = isolated_turns_mask(turn_ids)
+            batch["position_ids"] = isolated_positions(turn_ids)
+        else:
+            batch["attention_mask"] = (turn_ids >= 0).long()
+        return batch
+
+    def _pack(self, examples: list[Example], processed: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        grids = processed["image_grid_thw"]
+        pictures = processed["pixel_values"].split(grids.prod(-1).tolist())
+        samples = [
+            {
+                "input_ids": torch.tensor(example.input_ids),
+                "labels": torch.tensor(example.labels),
+                "pixel_values": picture,
+                "image_grid_thw": grid[None],
+            }
+            for example, picture, grid in zip(examples, pictures, grids, strict=True)
+        ]
+        return collate_packed([samples], self.pad_token_id)
+
+
+def isolated_turns_mask(turn_ids: torch.Tensor) -> torch.Tensor:
+    """Who may look at whom, (rows, 1, length, length) bool: back at the picture and at one's own turn.
+
+    Args:
+        turn_ids: (rows, length) int64; 0 on the picture, 1, 2, ... on the turns, -1 on padding.
+    """
+    asking, seen = turn_ids[:, :, None], turn_ids[:, None, :]
+    return (((seen == 0) | (seen == asking)).tril())[:, None]
+
+
+def isolated_positions(turn_ids: torch.Tensor) -> torch.Tensor:
+    """The position of every token, (rows, length) int64, if its turn were the only one."""
+    running = torch.arange(turn_ids.shape[1]).expand_as(turn_ids)
+    picture = (turn_ids == 0).sum(-1, keepdim=True)
+    starts = torch.ones_like(turn_ids, dtype=torch.bool)
+    starts[:, 1:] = turn_ids[:, 1:] != turn_ids[:, :-1]
+    turn_start = torch.where(starts, running, 0).cummax(-1).values
+    return torch.where(turn_ids == 0, running, running - turn_start + picture)

@@ -1,8 +1,8 @@
 """Which records are trained on, in which order, and with which random numbers.
 
-Nothing here keeps state between batches: a sample is named by a `SampleKey`, made in the main process, and everything that is
-random about it follows from (seed, epoch, index). A run that is killed and resumed, or that uses another number of loader
-workers, therefore sees the same samples.
+Nothing here keeps state between batches: a sample is named by a `SampleKey`, made in the main process, and everything
+that is random about it follows from (seed, epoch, index). A run that is killed and resumed, or that uses another
+number of loader workers, therefore sees the same samples.
 """
 
 import random
@@ -74,16 +74,16 @@ class RecordDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: SampleKey) -> Sample:
-        return Sample(key, self.records[key.index])
+    def __getitem__(self, index: SampleKey) -> Sample:
+        return Sample(index, self.records[index.index])
 
 
 class TrainingBatches(Sampler[list[SampleKey]]):
     """The micro-batches of a whole run, over as many epochs as it takes.
 
-    Every epoch is a fresh permutation. With `lengths`, records of like length share a batch: `MEGABATCH` global batches are
-    sorted by length and their global batches shuffled. Global batches do not depend on how they are split into micro-batches,
-    processes and accumulation steps.
+    Every epoch is a fresh permutation. With `lengths`, records of like length share a batch: `MEGABATCH` global
+    batches are sorted by length and their global batches shuffled. Global batches do not depend on how they are split
+    into micro-batches, processes and accumulation steps.
 
     Args:
         num_records: records in the data set.

@@ -1,8 +1,8 @@
 """How much arithmetic a training step is, and how much of it this machine can do: the two halves of MFU.
 
-Model FLOPs count matrix products only, as PaLM's appendix B does: no norms, activations or recomputation. Attention over
-a packed batch counts the true lengths, the causal half of the language model's score matrix, and the head only where
-there is loss.
+Model FLOPs count matrix products only, as PaLM's appendix B does: no norms, activations or recomputation. Attention
+over a packed batch counts the true lengths, the causal half of the language model's score matrix, and the head only
+where there is loss.
 """
 
 import time
@@ -15,12 +15,13 @@ from torch import nn
 class FlopCounter:
     """FLOPs of one forward and backward pass of a FineViT-VL on a given batch.
 
-    A part whose parameters are frozen still passes gradients on if something before it is trained; its weight gradients,
-    a third of the cost, fall away. A frozen tower with nothing trained before it costs its forward pass alone.
+    A part whose parameters are frozen still passes gradients on if something before it is trained; its weight
+    gradients, a third of the cost, fall away. A frozen tower with nothing trained before it costs its forward pass
+    alone.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        config = model.config
+        config: Any = model.config
         parts = split_parameters(model)
         vision, text = config.vision_config, config.get_text_config()
         self.merge = vision.spatial_merge_size**2
@@ -45,7 +46,7 @@ class FlopCounter:
         patches = (rows * columns).double()
         num_patches = float((frames * patches).sum())
         squares = float((frames * patches.square()).sum())
-        lengths = row_lengths(batch).double()
+        lengths = batch["lengths"].double()
         vision = 2 * num_patches * self.vision_weights + self.vision_score * squares
         projector = 2 * num_patches / self.merge * self.projector_weights
         text = 2 * float(lengths.sum()) * self.text_weights + self.text_score * float(lengths.square().sum())
@@ -54,16 +55,8 @@ class FlopCounter:
         return self.vision_passes * vision + self.projector_passes * projector + self.text_passes * text
 
 
-def row_lengths(batch: dict[str, Any]) -> torch.Tensor:
-    """Tokens of each sample of a batch without padding, (samples,) int64 on the CPU."""
-    if "attention_mask" in batch:
-        return batch["attention_mask"].sum(-1).cpu()
-    starts = (batch["position_ids"][0] == 0).nonzero()[:, 0].cpu()
-    return torch.diff(starts, append=torch.tensor([batch["position_ids"].shape[1]]))
-
-
 def split_parameters(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """The parameters of "tower", "projector" and "llm" (language model and head) by name, also of a PEFT-wrapped model."""
+    """The parameters of "tower", "projector" and "llm" (language model and head) by name, PEFT or not."""
     parts: dict[str, dict[str, nn.Parameter]] = {"tower": {}, "projector": {}, "llm": {}}
     for name, parameter in model.named_parameters():
         part = "tower" if "vision_tower." in name else "projector" if "multi_modal_projector." in name else "llm"

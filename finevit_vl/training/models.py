@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from tokenizers import AddedToken
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 from transformers.utils import is_torchvision_available
 
 import modeling_finevit
+from finecap import prompts
 from finevit_vl import (
     FineViTVLConfig,
     FineViTVLForConditionalGeneration,
@@ -34,9 +36,10 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
     else:
         name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
         image_processor = getattr(modeling_finevit, name)()
-        processor = FineViTVLProcessor.from_vision_text_pretrained(
-            image_processor, build_qwen_tokenizer(_num_ranks(args))
-        )
+        tokenizer = build_qwen_tokenizer(_num_ranks(args))
+        if args.prompt_tokens:
+            tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])
+        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)
     size = processor.image_processor.size
     processor.image_processor.size = {
         "shortest_edge": args.min_pixels or size["shortest_edge"],
@@ -70,10 +73,10 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
     """The configuration of a model from scratch."""
     return FineViTVLConfig.from_size(
-        args.size,
+        str(args.size),
         tokenizer=processor.tokenizer,
-        vision_config=dict(args.vision_config or {}),
-        text_config=dict(args.text_config or {}),
+        vision_config=args.vision_config or {},
+        text_config=args.text_config or {},
     )
 
 
@@ -86,7 +89,7 @@ def freeze(model: FineViTVLForConditionalGeneration, args: ModelArguments) -> No
 
 
 def lora_config(args: ModelArguments) -> LoraConfig | None:
-    """LoRA on the language model (and the tower), the projector trained in full beside it; None without `lora_rank`."""
+    """LoRA on the language model (and the tower) with the projector trained in full; None without `lora_rank`."""
     if not args.lora_rank:
         return None
     return LoraConfig(

@@ -23,7 +23,8 @@ from finecap.loading import DEFAULT_MIXTURE, check_mixture, mixture_at
 class ModelArguments:
     """Where the model comes from and which parts of it are trained.
 
-    Give one of `model` (a FineViT-VL folder), `vision` and `llm` (two folders), or `size` and `text_config` (from scratch).
+    Give one of `model` (a FineViT-VL folder), `vision` and `llm` (two folders), or `size` and `text_config` (from
+    scratch).
     """
 
     model: str | None = field(default=None, metadata={"help": "FineViT-VL folder to go on from."})
@@ -32,8 +33,12 @@ class ModelArguments:
     size: str | None = field(default=None, metadata={"help": "FineViT size of a tower from scratch: nano ... full."})
     vision_config: dict | str | None = field(default=None, metadata={"help": "FineViTConfig fields over `size`."})
     text_config: dict | str | None = field(default=None, metadata={"help": "Config fields of an LM from scratch."})
-    vocab_size: int | None = field(default=None, metadata={"help": "Merge ranks kept of Qwen's tokenizer; all if unset."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Smallest picture area; smaller ones are enlarged."})
+    vocab_size: int | None = field(default=None, metadata={"help": "Merge ranks kept of Qwen's tokenizer."})
+    prompt_tokens: bool = field(
+        default=False,
+        metadata={"help": "From scratch: one token for each fixed prompt sentence."},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "Smallest picture area; smaller ones grow."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest picture area; larger ones are reduced."})
     attn_implementation: dict | str | None = field(
         default=None, metadata={"help": "One name for both, or one for vision_config and one for text_config (JSON)."}
@@ -51,8 +56,8 @@ class ModelArguments:
         sources = [bool(self.model), bool(self.vision or self.llm), bool(self.size)]
         if sum(sources) != 1 or bool(self.vision) != bool(self.llm):
             raise ValueError(
-                "give exactly one of: `model` (a FineViT-VL folder), `vision` with `llm` (two folders), or `size` (from "
-                f"scratch); got model={self.model!r}, vision={self.vision!r}, llm={self.llm!r}, size={self.size!r}"
+                "give exactly one of `model` (a FineViT-VL folder), `vision` with `llm` (two folders) or `size` "
+                f"(from scratch); got {self.model=}, {self.vision=}, {self.llm=}, {self.size=}"
             )
         if not (self.train_tower or self.train_projector or self.train_llm):
             raise ValueError("nothing to train: one of train_tower, train_projector, train_llm must be true")
@@ -69,24 +74,30 @@ class DataArguments:
     )
     max_turns: int | None = field(default=None, metadata={"help": "Most turns asked about one picture."})
     pack_samples: bool = field(default=False, metadata={"help": "One row per device batch instead of padding."})
+    isolate_turns: bool = field(default=False, metadata={"help": "Turns see the picture and themselves alone."})
     group_by_length: bool = field(default=True, metadata={"help": "Put records of like length into one batch."})
 
     def __post_init__(self) -> None:
         self.mixture = _parse_json(self.mixture, "mixture") or dict(DEFAULT_MIXTURE)
         if not self.data:
             raise ValueError("`data` is empty; expected at least one corpus folder, e.g. --data outputs/corpus")
-        stages: Any = self.mixture
+        stages = self.stages
         for stage in [{"mixture": stages}] if isinstance(stages, Mapping) else stages:
             check_mixture(stage["mixture"])
         mixture_at(stages, 0.0)
+
+    @property
+    def stages(self) -> Any:
+        """The mixture, or the curriculum of mixtures, as `finecap.loading.mixture_at` takes it."""
+        return self.mixture
 
 
 @dataclass
 class FineViTSFTConfig(SFTConfig):
     """TRL's SFTConfig with what FineViT-VL adds, and other defaults where TRL's do not fit pictures.
 
-    `learning_rate` is the language model's; the other two default to it. `max_length` is unset because cutting a sequence
-    would cut image tokens. AdamW's betas and the weight decay are openPangu-VL's and LLaVA-OneVision-1.5's.
+    `learning_rate` is the language model's; the other two default to it. `max_length` is unset because cutting a
+    sequence would cut image tokens. AdamW's betas and the weight decay are openPangu-VL's and LLaVA-OneVision-1.5's.
     """
 
     vision_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the vision tower."})
@@ -98,11 +109,14 @@ class FineViTSFTConfig(SFTConfig):
         default=None, metadata={"help": "Wall-clock budget of the training loop; the schedule follows the clock."}
     )
     max_length: int | None = field(default=None, metadata={"help": "Longest sequence; further turns are left out."})
-    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Old name of activation_checkpointing."})
+    output_dir: str = field(default="outputs/vl_sft", metadata={"help": "Where everything is written."})
+    gradient_checkpointing: bool | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None, metadata={"help": "activation_checkpointing's old name."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: the collator reads records."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; not on norms and biases."})
-    report_to: str = field(default="none", metadata={"help": "Trackers, see TrainingArguments."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers, see TrainingArguments."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two printed lines."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "One printed line instead of a bar."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written, see TrainingArguments."})
@@ -110,7 +124,7 @@ class FineViTSFTConfig(SFTConfig):
     def __post_init__(self) -> None:
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes is {self.max_minutes}; expected minutes > 0, or leave it out")
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.dataset_kwargs = {"skip_prepare_dataset": True}
         # A NaN must reach our check, not be averaged away.
         self.logging_nan_inf_filter = False
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
@@ -139,7 +153,8 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
             raise ValueError("--recipe needs the path of a YAML file")
         values = read_recipe(Path(argv[at + 1]))
         del argv[at : at + 2]
-    parser = HfArgumentParser([ModelArguments, DataArguments, FineViTSFTConfig], allow_abbrev=False)
+    parts: Any = [ModelArguments, DataArguments, FineViTSFTConfig]
+    parser = HfArgumentParser(parts, allow_abbrev=False)
     known = {action.dest for action in parser._actions}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown keys in the recipe: {unknown}; see `--help` for the keys there are")
@@ -149,7 +164,8 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         if flag == "--bf16" and argv[at + 1] == "auto":
             argv[at + 1] = str(has_bf16())
     parser.set_defaults(**values)
-    model, data, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    parsed: Any = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    model, data, training, rest = parsed
     if rest:
         raise ValueError(f"unknown flags: {rest}; see `--help` for the flags there are")
     return Recipe(model, data, training)

@@ -47,11 +47,12 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         args.max_steps = _UNBOUNDED_STEPS if args.max_minutes else by_epochs
     collator = SFTCollator(
         processor,
-        mixture=recipe.data.mixture,
+        mixture=recipe.data.stages,
         seed=args.seed,
         max_turns=recipe.data.max_turns,
         max_length=args.max_length,
         packing=recipe.data.pack_samples,
+        isolate_turns=recipe.data.isolate_turns,
     )
     return FineViTSFTTrainer(
         model=model,
@@ -67,8 +68,8 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
 def find_checkpoint(out: Path, wanted: str | None) -> str | None:
     """The checkpoint to resume from.
 
-    With `wanted` true ("True", "last"), the newest whole checkpoint in `out`, or None where there is none; half-written ones,
-    left by a kill while saving, are removed. A path is taken as it is.
+    With `wanted` true ("True", "last"), the newest whole checkpoint in `out`, or None where there is none;
+    half-written ones, left by a kill while saving, are removed. A path is taken as it is.
 
     Raises:
         ValueError: a path that holds no whole checkpoint.

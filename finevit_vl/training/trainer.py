@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer for FineViT-VL: own batches, learning rates by part, a loss that is checked, a schedule by the clock."""
+"""TRL's SFTTrainer for FineViT-VL: own batches, learning rates by part, a checked loss, a schedule by the clock."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, ProcessorMixin
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback
 from trl import SFTTrainer
 
 from finevit_vl.modeling_finevit_vl import supervised_positions
@@ -37,6 +37,13 @@ class FineViTSFTTrainer(SFTTrainer):
         processor: saved beside the model.
         peft_config: LoRA's configuration, or None.
     """
+
+    args: FineViTSFTConfig
+    model: nn.Module
+    optimizer: Any
+    lr_scheduler: Any
+    processing_class: ProcessorMixin
+    train_dataset: datasets.Dataset
 
     def __init__(
         self,
@@ -64,8 +71,9 @@ class FineViTSFTTrainer(SFTTrainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(PrintCallback(self.progress))
-        # The loss is a sum divided by the supervised tokens of the whole optimizer step, so that accumulation, ranks and
-        # batch shapes do not change it; the Trainer counts those tokens only for models that say they take the count.
+        # The loss is a sum divided by the supervised tokens of the whole optimizer step, so that accumulation, ranks
+        # and batch shapes do not change it; the Trainer counts those tokens only for models that say they take the
+        # count.
         self.model_accepts_loss_kwargs = True
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         self.meter = SpeedMeter(self.model, self.accelerator.device, dtype)
@@ -97,7 +105,7 @@ class FineViTSFTTrainer(SFTTrainer):
         """One parameter group for each part (tower, projector, LLM), with and without weight decay."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_cls(self.parameter_groups(model), **kwargs)
         return self.optimizer
 
@@ -117,9 +125,7 @@ class FineViTSFTTrainer(SFTTrainer):
                     groups.append({"params": members, "lr": lr, "weight_decay": weight_decay, "name": part})
         return groups
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """transformers' schedule, by the clock where there is a wall-clock budget, after the projector's warm-up."""
         if self.lr_scheduler is None:
             by_clock = self.progress.max_seconds is not None
@@ -136,8 +142,10 @@ class FineViTSFTTrainer(SFTTrainer):
             scheduler.lr_lambdas = [
                 self._rate_factor(base, part, by_clock) for base, part in zip(scheduler.lr_lambdas, parts, strict=True)
             ]
-            scheduler.last_epoch -= 1
-            scheduler.step()
+            for group, base_rate, factor in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base_rate * factor(0)
         return self.lr_scheduler
 
     def _rate_factor(self, base: Any, part: str, by_clock: bool) -> Any:
@@ -166,6 +174,7 @@ class FineViTSFTTrainer(SFTTrainer):
             self.skipped_examples.setdefault(record_id, reason)
         if self.model.training:
             self.meter.add(inputs)
+        inputs.pop("lengths", None)
         if self.accelerator.device.type == "cuda" or return_outputs:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
@@ -178,7 +187,7 @@ class FineViTSFTTrainer(SFTTrainer):
     def supervised_loss(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """The same loss with the head run on supervised positions alone: for a tiny model it is a third of the work."""
+        """The same loss with the head on supervised positions alone, which for a tiny model is a third of the work."""
         inputs = {**inputs, "use_cache": False}
         labels = inputs.pop("labels")
         keep = supervised_positions(labels)
@@ -209,8 +218,10 @@ class FineViTSFTTrainer(SFTTrainer):
         if "loss" in logs:
             logs |= self.meter.read(self.args.world_size)
             logs["elapsed_seconds"] = self.progress.elapsed
-            logs["samples_seen"] = self.state.global_step * self.args.train_batch_size * (
-                self.args.gradient_accumulation_steps * self.args.world_size
+            logs["samples_seen"] = (
+                self.state.global_step
+                * self.args.train_batch_size
+                * (self.args.gradient_accumulation_steps * self.args.world_size)
             )
         super().log(logs, start_time)
 
