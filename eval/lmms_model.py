@@ -19,7 +19,7 @@ import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finevit_eval.boxes import answer_for_task
 from finevit_eval.generation import Answer, AnswerGenerator, Conversation, conversation_images
 
-DEFAULT_MAX_NEW_TOKENS = 256
+DEFAULT_MAX_NEW_TOKENS = 128
 """For tasks that set none (`refcoco*_bbox_rec_*`, `screenspot_rec_*`, `textvqa`): a box takes about 20 tokens."""
 GREY = (128, 128, 128)
 WINDOW = 32
