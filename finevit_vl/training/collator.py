@@ -16,20 +16,25 @@ from transformers import ProcessorMixin
 
 from finecap.loading import DEFAULT_MIXTURE, Turn, mixture_at, record_to_turns
 from finevit_vl.grounding import format_box
-from finevit_vl.packing import IGNORE_INDEX, collate_packed
+from finevit_vl.packing import IGNORE_INDEX, collate_packed, pack_best_fit
 from finevit_vl.tokenizer import CHAT_END_TOKEN, CHAT_START_TOKEN, IMAGE_TOKEN, VISION_END_TOKEN, VISION_START_TOKEN
 from finevit_vl.training.data import Sample
+
+Loaded = tuple[Sample, Image.Image, list[Turn]]
 
 
 @dataclass
 class Example:
-    """One conversation about one picture, as ids.
+    """One conversation about one picture, as ids and patches.
 
     `labels` equals `input_ids` where the assistant speaks and -100 elsewhere; `turn_ids` is 0 on the picture and what
     stands before it, and the number of the turn, from 1, elsewhere.
     """
 
     id: str
+    epoch: int
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
     input_ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     turn_ids: list[int] = field(default_factory=list)
@@ -49,8 +54,10 @@ class SFTCollator:
         mixture: turn mixture or curriculum, see `finecap.loading.record_to_turns` and `mixture_at`.
         seed: the run's seed; the turns of a sample follow from (seed, epoch, index).
         max_turns: at most so many turns a picture.
-        max_length: turns after the first that would make a sequence longer than this many tokens are left out.
-        packing: put the batch's samples one after the other into a single row instead of padding them to the longest.
+        max_length: turns that would make a sequence longer than this many tokens are left out; a picture whose first
+            turn does not fit is skipped.
+        packing: put the batch's samples one after the other into rows of at most max_length tokens, or into a single
+            row without max_length, instead of padding them to the longest.
         isolate_turns: let every turn see the picture and itself alone, at the positions it would have as the only
             turn. The loss is then that of separate one-turn samples (how the model is asked in an evaluation: it
             cannot copy an answer from an earlier turn) for the price of one picture. Needs sdpa attention.
@@ -91,19 +98,26 @@ class SFTCollator:
         kept = [item for sample in samples if (item := self._load(sample, skipped))]
         if not kept:
             raise ValueError(f"no sample of this batch can be trained on: {skipped}")
-        processed = self.processor.image_processor([image for _, image, _ in kept], return_tensors="pt")
-        merge = self.processor.image_processor.merge_size**2
-        image_tokens = (processed["image_grid_thw"].prod(-1) // merge).tolist()
+        kept, processed = self._process(kept, skipped)
+        grids = processed["image_grid_thw"]
+        pictures = processed["pixel_values"].split(grids.prod(-1).tolist())
         texts = [text for _, _, turns in kept for turn in turns for text in (turn.prompt, turn.answer)]
         encoded = iter([encoding.ids for encoding in self.encode(texts)])
         examples = []
-        for (sample, _, turns), num_image_tokens in zip(kept, image_tokens, strict=True):
+        for (sample, _, turns), picture, grid in zip(kept, pictures, grids, strict=True):
             pairs = [(next(encoded), next(encoded)) for _ in turns]
-            examples.append(self._assemble(sample.record["id"], pairs, num_image_tokens))
-        batch = self._pack(examples, processed) if self.packing else {**self._pad(examples), **processed}
+            example = self._assemble(sample, pairs, picture, grid)
+            if self.max_length and len(example.input_ids) > self.max_length:
+                reason = f"its first turn does not fit: {len(example.input_ids)} tokens, max_length {self.max_length}"
+                skipped.append((example.id, reason))
+            else:
+                examples.append(example)
+        if not examples:
+            raise ValueError(f"no sample of this batch can be trained on: {skipped}")
+        batch = self._pack(examples) if self.packing else self._pad(examples)
         batch["lengths"] = torch.tensor([len(example.input_ids) for example in examples])
         batch["ids"] = [example.id for example in examples]
-        batch["epochs"] = [sample.key.epoch for sample, _, _ in kept]
+        batch["epochs"] = [example.epoch for example in examples]
         batch["skipped"] = skipped
         return batch
 
@@ -117,7 +131,7 @@ class SFTCollator:
         )
         return [turn for turn in turns if IMAGE_TOKEN not in turn.prompt and IMAGE_TOKEN not in turn.answer]
 
-    def _load(self, sample: Sample, skipped: list[tuple[str, str]]) -> tuple[Sample, Image.Image, list[Turn]] | None:
+    def _load(self, sample: Sample, skipped: list[tuple[str, str]]) -> Loaded | None:
         turns = self.turns(sample, skipped)
         if not turns:
             skipped.append((sample.record["id"], "nothing can be asked about it with this mixture"))
@@ -130,16 +144,36 @@ class SFTCollator:
             return None
         return sample, image, turns
 
-    def _assemble(self, record_id: str, pairs: list[tuple[list[int], list[int]]], num_image_tokens: int) -> Example:
-        example = Example(record_id)
-        picture = [self.vision_start, *[self.image_token_id] * num_image_tokens, self.vision_end]
-        example.add(0, self.user + picture)
+    def _process(self, kept: list[Loaded], skipped: list[tuple[str, str]]) -> tuple[list[Loaded], dict[str, Any]]:
+        """Patches of all pictures in one call; only where that fails, one by one to find the bad ones."""
+        process = self.processor.image_processor
+        try:
+            return kept, process([image for _, image, _ in kept], return_tensors="pt")
+        except ValueError:
+            good = []
+            for item in kept:
+                try:
+                    process([item[1]], return_tensors="pt")
+                    good.append(item)
+                except ValueError as error:
+                    skipped.append((item[0].record["id"], f"picture cannot be processed: {error}"))
+            if not good:
+                raise
+            return good, process([image for _, image, _ in good], return_tensors="pt")
+
+    def _assemble(
+        self, sample: Sample, pairs: list[tuple[list[int], list[int]]], picture: torch.Tensor, grid: torch.Tensor
+    ) -> Example:
+        example = Example(sample.record["id"], sample.key.epoch, picture, grid[None])
+        image_tokens = [self.image_token_id] * (len(picture) // self.processor.image_processor.merge_size**2)
+        example.add(0, [*self.user, self.vision_start, *image_tokens, self.vision_end])
         for turn, (prompt, answer) in enumerate(pairs, start=1):
             # Isolated turns share the first one's opening words.
             opening = [] if turn == 1 or self.isolate_turns else self.newline + self.user
             asked = [*opening, *prompt, self.chat_end, *self.newline, *self.assistant]
             said = [*answer, self.chat_end]
-            if self.max_length and turn > 1 and len(example.input_ids) + len(asked) + len(said) > self.max_length:
+            length = len(example.input_ids) + len(asked) + len(said) + len(self.newline)
+            if self.max_length and turn > 1 and length > self.max_length:
                 break
             example.add(turn, asked)
             example.add(turn, said, supervised=True)
@@ -160,21 +194,23 @@ class SFTCollator:
             batch["position_ids"] = isolated_positions(turn_ids)
         else:
             batch["attention_mask"] = (turn_ids >= 0).long()
+        batch["pixel_values"] = torch.cat([example.pixel_values for example in examples])
+        batch["image_grid_thw"] = torch.cat([example.image_grid_thw for example in examples])
         return batch
 
-    def _pack(self, examples: list[Example], processed: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        grids = processed["image_grid_thw"]
-        pictures = processed["pixel_values"].split(grids.prod(-1).tolist())
+    def _pack(self, examples: list[Example]) -> dict[str, Any]:
         samples = [
             {
                 "input_ids": torch.tensor(example.input_ids),
                 "labels": torch.tensor(example.labels),
-                "pixel_values": picture,
-                "image_grid_thw": grid[None],
+                "pixel_values": example.pixel_values,
+                "image_grid_thw": example.image_grid_thw,
             }
-            for example, picture, grid in zip(examples, pictures, grids, strict=True)
+            for example in examples
         ]
-        return collate_packed([samples], self.pad_token_id)
+        lengths = [len(example.input_ids) for example in examples]
+        rows = pack_best_fit(lengths, self.max_length or sum(lengths))
+        return dict(collate_packed([[samples[i] for i in row] for row in rows], self.pad_token_id))
 
 
 def isolated_turns_mask(turn_ids: torch.Tensor) -> torch.Tensor:

@@ -109,14 +109,18 @@ class FineViTSFTConfig(SFTConfig):
         default=None, metadata={"help": "Wall-clock budget of the training loop; the schedule follows the clock."}
     )
     max_length: int | None = field(default=None, metadata={"help": "Longest sequence; further turns are left out."})
-    output_dir: str = field(default="outputs/vl_sft", metadata={"help": "Where everything is written."})
+    output_dir: str = field(  # ty: ignore[incompatible-mutable-override]
+        default="outputs/vl_sft", metadata={"help": "Where everything is written."}
+    )
     gradient_checkpointing: bool | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "activation_checkpointing's old name."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: the collator reads records."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; not on norms and biases."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers, see TrainingArguments."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the first of the union
+        default="none", metadata={"help": "Trackers, see TrainingArguments."}
+    )
     logging_steps: float = field(default=20, metadata={"help": "Steps between two printed lines."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "One printed line instead of a bar."})
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written, see TrainingArguments."})
