@@ -20,38 +20,9 @@ COLORS = {
     "gray": (127, 127, 127),
 }
 LABELS = tuple(
-    [
-        "Jan",
-        "Feb",
-        "Mar",
-        "Apr",
-        "May",
-        "Jun",
-        "Jul",
-        "Aug",
-        "Sep",
-        "Oct",
-        "Nov",
-        "Dec",
-        "Mon",
-        "Tue",
-        "Wed",
-        "Thu",
-        "Fri",
-        "Sat",
-        "Sun",
-        "USA",
-        "UK",
-        "EU",
-        "IBM",
-        "UPS",
-        "A",
-        "B",
-        "C",
-        "D",
-        "E",
-        "F",
-    ]
+    """
+    Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec Mon Tue Wed Thu Fri Sat Sun USA UK EU IBM UPS A B C D E F
+    """.split()  # noqa: SIM905
 )
 GENERATED = "values: generated here"
 

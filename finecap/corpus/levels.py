@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DocLevel:
-    """Documents. `sizes`: width and height in pixels; `templates`: what is drawn; `questions`: how many a record gets.
+    """Documents. `sizes`: width and height in pixels; `templates`: see `doc_templates.TEMPLATES`; `lines`: fields of a typed form;
+    `rotation`: largest turn in degrees; `degradation`: 0 none to 1 strong; `questions`: how many a record gets at most.
 
-    `cell`: width in pixels of a typewriter's character cell, twice as high, on which forms are written; 0 for free layout. A tiny
-    model finds reading within ten thousand pages when glyphs lie on the encoder's patches, and not within twenty thousand when not.
+    `cell`: width in pixels of a typewriter's character cell, twice as high, on which forms are written; 0 for whole pages. A tiny model
+    learns to read within ten thousand pages when glyphs lie on the encoder's patches, and not within twenty thousand when not.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -23,6 +24,8 @@ class DocLevel:
     faces: tuple[str, ...]
     lines: tuple[int, int]
     cell: int
+    rotation: float
+    degradation: float
     questions: int
 
 
@@ -81,11 +84,13 @@ LEVELS = {
     "nano": Level(
         doc=DocLevel(
             sizes=((168, 84), (168, 84), (168, 56)),
-            templates=("fields",),
+            templates=(),
             font_sizes=(23, 23),
             faces=("mono-bold",),
             lines=(2, 3),
             cell=14,
+            rotation=0.0,
+            degradation=0.0,
             questions=3,
         ),
         chart=ChartLevel(
@@ -116,6 +121,129 @@ LEVELS = {
             extra_questions=0,
         ),
         rows_per_shard=500,
+    ),
+    "small": Level(
+        doc=DocLevel(
+            sizes=((336, 252), (280, 336), (336, 336)),
+            templates=("form", "form", "table"),
+            font_sizes=(13, 16),
+            faces=("sans", "serif", "mono"),
+            lines=(1, 1),
+            cell=0,
+            rotation=0.0,
+            degradation=0.0,
+            questions=4,
+        ),
+        chart=ChartLevel(
+            sizes=((336, 252), (336, 336)),
+            types=("bar", "hbar"),
+            categories=(2, 5),
+            series=(1, 1),
+            font_sizes=(12, 14),
+            real_values=0.5,
+            value_labels=0.7,
+            cell=0,
+            degradation=0.0,
+            questions=4,
+        ),
+        scene=SceneLevel(
+            sizes=((280, 224), (224, 280), (252, 252)),
+            objects=(2, 5),
+            object_sides=(40, 96),
+            vocabulary="small",
+            repeats=0.3,
+            overlap=0.1,
+            visible=0.7,
+            flips=0.5,
+            fade=(0.2, 0.5),
+            degradation=0.0,
+            hold_out_drawings=False,
+            questions=4,
+            extra_questions=2,
+        ),
+        rows_per_shard=500,
+    ),
+    "base": Level(
+        doc=DocLevel(
+            sizes=((672, 896), (784, 1008), (896, 672)),
+            templates=("form", "table", "invoice", "letter", "report"),
+            font_sizes=(15, 20),
+            faces=("sans", "serif", "mono"),
+            lines=(1, 1),
+            cell=0,
+            rotation=1.0,
+            degradation=0.4,
+            questions=5,
+        ),
+        chart=ChartLevel(
+            sizes=((560, 420), (504, 504), (672, 448)),
+            types=("bar", "hbar", "grouped", "line", "pie", "scatter"),
+            categories=(3, 8),
+            series=(1, 3),
+            font_sizes=(12, 15),
+            real_values=0.9,
+            value_labels=0.5,
+            cell=0,
+            degradation=0.3,
+            questions=5,
+        ),
+        scene=SceneLevel(
+            sizes=((560, 448), (448, 560), (504, 504)),
+            objects=(4, 9),
+            object_sides=(48, 160),
+            vocabulary="base",
+            repeats=0.35,
+            overlap=0.35,
+            visible=0.45,
+            flips=0.5,
+            fade=(0.0, 0.3),
+            degradation=0.4,
+            hold_out_drawings=True,
+            questions=5,
+            extra_questions=3,
+        ),
+        rows_per_shard=200,
+    ),
+    "full": Level(
+        doc=DocLevel(
+            sizes=((1008, 1344), (1120, 1456), (1344, 1008)),
+            templates=("form", "table", "invoice", "letter", "report"),
+            font_sizes=(14, 22),
+            faces=("sans", "serif", "mono"),
+            lines=(1, 1),
+            cell=0,
+            rotation=2.5,
+            degradation=1.0,
+            questions=6,
+        ),
+        chart=ChartLevel(
+            sizes=((896, 672), (840, 840), (1120, 700)),
+            types=("bar", "hbar", "grouped", "line", "pie", "scatter"),
+            categories=(4, 14),
+            series=(1, 4),
+            font_sizes=(12, 17),
+            real_values=1.0,
+            value_labels=0.35,
+            cell=0,
+            degradation=0.7,
+            questions=6,
+        ),
+        scene=SceneLevel(
+            sizes=((1008, 756), (756, 1008), (896, 896)),
+            objects=(8, 20),
+            object_sides=(40, 240),
+            vocabulary="base",
+            repeats=0.4,
+            overlap=0.5,
+            visible=0.3,
+            flips=0.5,
+            fade=(0.0, 0.15),
+            degradation=0.8,
+            hold_out_drawings=True,
+            questions=6,
+            extra_questions=4,
+        ),
+        rows_per_shard=100,
     ),
 }
 DIFFICULTIES = tuple(LEVELS)

@@ -6,6 +6,7 @@ import functools
 import io
 from importlib.resources import files
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[int, int, int, int]
@@ -80,3 +81,17 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
+
+
+@functools.lru_cache(maxsize=16384)
+def ink_outline(face: str, size: int, text: str) -> np.ndarray:
+    """Corners of the topmost and lowest ink pixel of each column, relative to the origin on the baseline; (n, 2) float."""
+    mask, (left, top) = load_font(face, size).getmask2(text, mode="L", anchor="ls")
+    ink = np.asarray(mask, dtype=np.uint8).reshape(mask.size[1], mask.size[0]) > 127
+    columns = np.flatnonzero(ink.any(axis=0))
+    first = ink.argmax(axis=0)[columns]
+    last = ink.shape[0] - ink[::-1].argmax(axis=0)[columns]
+    corners = [
+        (x, y) for column, a, b in zip(columns, first, last, strict=True) for x in (column, column + 1) for y in (a, b)
+    ]
+    return np.array(corners, dtype=float) + np.array([left, top])
