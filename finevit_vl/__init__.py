@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT-VL: FineViT, a projector and any causal language model. Importing this registers it with transformers."""
 
 import transformers

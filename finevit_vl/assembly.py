@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Joining a FineViT and a language model into a FineViT-VL."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Configuration of FineViT-VL: a FineViT, a projector and a causal language model."""
 
 from typing import Any

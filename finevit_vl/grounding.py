@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Boxes in pixels to text and back: the only place where 0-1000 integers exist.
 
 Pixels are `(x1, y1, x2, y2)` with the origin at the top left. The text form is Qwen2-VL's,

@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT-VL: FineViT, a two-layer MLP over 2x2-merged patches, and any causal language model of transformers.
 
 Follows the FineViT paper, section on FineViT-VL; the class layout is the one transformers' own vision-language models
@@ -65,7 +66,6 @@ class FineViTVLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ["FineViTLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -134,7 +134,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         if input_ids is not None:
             mask = input_ids == self.config.image_token_id
         else:
-            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            token = torch.full((), self.config.image_token_id, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
         num_tokens = mask.sum()
         torch_compilable_check(
@@ -195,6 +195,9 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         elif self.training and torch.is_grad_enabled():
             inputs_embeds = inputs_embeds + self._zero_from_vision().to(inputs_embeds)
 
+        if use_cache is None and attention_mask is None and position_ids is not None:
+            # A fresh cache would keep transformers from seeing that rows are packed (`finevit_vl.packing`).
+            use_cache = False if past_key_values is None else None
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -284,6 +287,8 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
                 logits `(kept, vocab)`. The loss covers the kept positions: with `supervised_positions(labels)` it is
                 the loss over everything, without the cost of logits that no label looks at.
         """
+        if use_cache is None and (labels is not None or shift_labels is not None):
+            use_cache = False
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -1,9 +1,11 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Processor of FineViT-VL: pictures and chat text in, packed patches and token ids out."""
 
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import make_flat_list_of_images
@@ -81,6 +83,19 @@ class FineViTVLProcessor(ProcessorMixin):
         # A chat template of the language model's own, saved beside ours, would be what text-only tools pick up.
         tokenizer.chat_template = load_chat_template()
         return cls(image_processor=image_processor, tokenizer=tokenizer)
+
+    def apply_chat_template(self, *args: Any, return_assistant_tokens_mask: bool = False, **kwargs: Any) -> Any:
+        """As in the base class.
+
+        Raises:
+            ValueError: masks are asked for from a transformers that does not count the image tokens when it places
+                them (5.17); they would mark the wrong tokens.
+        """
+        if return_assistant_tokens_mask and not hasattr(ProcessorMixin, "_adjust_assistant_masks_indices"):
+            raise ValueError(
+                f"transformers {transformers.__version__} misplaces assistant masks behind pictures: use 5.23."
+            )
+        return super().apply_chat_template(*args, return_assistant_tokens_mask=return_assistant_tokens_mask, **kwargs)
 
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any

@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Which modules 8-bit and 4-bit loading leaves alone."""
 
 import copy

@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """The tokens a FineViT-VL reads and writes, and a Qwen tokenizer built without the network.
 
 The merge ranks ship inside the Apache-2.0 package `dashscope` as `resources/qwen.tiktoken`; regex, normaliser and
