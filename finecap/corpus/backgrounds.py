@@ -29,6 +29,16 @@ PHOTOS = {
         "gravel": "skimage/data/gravel.png",
     },
 }
+# What a photograph itself shows and a drawing must therefore not be called, lest "the cat" fit two things.
+SHOWS = {
+    "astronaut": ("rocket",),
+    "chelsea": ("cat",),
+    "china": ("castle",),
+    "coffee": ("spoon",),
+    "flower": ("sunflower", "rose", "tulip", "bouquet"),
+    "motorcycle": ("motorcycle", "bicycle", "ladder"),
+    "rocket": ("rocket",),
+}
 LICENSE = "photographs shipped with scikit-image and scikit-learn (public domain, CC0 or CC-BY: see each package)"
 
 
@@ -39,14 +49,16 @@ def _photo(path: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def crop_background(
-    rng: random.Random, split: str, size: tuple[int, int], fade: tuple[float, float]
-) -> tuple[str, Image.Image]:
-    """A random crop of one of the split's photographs, scaled to `size` (width, height) and faded towards a flat light or grey tone.
+def choose_photo(rng: random.Random, split: str) -> str:
+    """The name of one of the split's photographs."""
+    return rng.choice(sorted(PHOTOS[split]))
 
-    `fade` is the range of the tone's share. Returns the photograph's name and the picture.
-    """
-    name = rng.choice(sorted(PHOTOS[split]))
+
+def crop_background(
+    rng: random.Random, split: str, name: str, size: tuple[int, int], fade: tuple[float, float]
+) -> Image.Image:
+    """A random crop of a photograph, scaled to `size` (width, height) and faded towards a flat light or grey tone by a share drawn from the
+    range `fade`."""
     photo = _photo(PHOTOS[split][name])
     width, height = size
     scale = rng.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)
@@ -55,4 +67,4 @@ def crop_background(
     resampling = Image.Resampling.BOX if scale > 1 else Image.Resampling.BICUBIC
     image = photo.resize(size, resampling, box=(left, top, left + crop[0], top + crop[1]), reducing_gap=2.0)
     tone = rng.randint(170, 245)
-    return name, Image.blend(image, Image.new("RGB", size, (tone, tone, tone)), rng.uniform(*fade))
+    return Image.blend(image, Image.new("RGB", size, (tone, tone, tone)), rng.uniform(*fade))

@@ -28,7 +28,7 @@ def photograph(rng: random.Random, image: Image.Image, strength: float) -> tuple
     slope_y, slope_x = (rng.uniform(-30, 30) * strength for _ in range(2))
     light = slope_y * np.linspace(-0.5, 0.5, height)[:, None] + slope_x * np.linspace(-0.5, 0.5, width)[None, :]
     pixels = pixels * rng.uniform(1 - 0.15 * strength, 1.0) + light[..., None].astype(np.float32)
-    pixels += noise.normal(0, rng.uniform(0, 8) * strength, pixels.shape).astype(np.float32)
+    pixels += noise.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(0, 8) * strength)
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     radius = rng.uniform(0, 0.8) * strength
     if radius > 0.2:

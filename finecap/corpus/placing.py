@@ -47,7 +47,7 @@ def choose(
             kinds[number] = kinds[number - 1]
     for sprite in kinds:
         side, flipped = rng.randint(*level.object_sides), rng.random() < level.flips
-        height, width = sprites.opaque_mask(sprite.key, side, flipped).shape
+        width, height = sprites.drawn_size(sprite.key, side)
         for _ in range(30):
             left, top = rng.randint(0, size[0] - width), rng.randint(0, size[1] - height)
             spot = Spot(sprite, side, flipped, left, top, width, height)

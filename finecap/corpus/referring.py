@@ -39,9 +39,9 @@ def center(item: Placed) -> tuple[float, float]:
     return (item.box[0] + item.box[2]) / 2, (item.box[1] + item.box[3]) / 2
 
 
-def area(item: Placed) -> float:
-    """Area of the visible box in square pixels."""
-    return (item.box[2] - item.box[0]) * (item.box[3] - item.box[1])
+def area(item: Placed) -> int:
+    """Area in square pixels of the box of the whole object, hidden parts included: what a person takes for its size."""
+    return item.width * item.height
 
 
 def plainly_before(item: Placed, other: Placed, axis: int) -> bool:

@@ -27,8 +27,10 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     rng = rng_for("scene", index, seed, split, difficulty)
     level = level_of(difficulty).scene
     size = rng.choice(level.sizes)
-    placed = place_owned(rng, level, size, split)
-    photo, image = backgrounds.crop_background(rng, split, size, level.fade)
+    photo = backgrounds.choose_photo(rng, split)
+    drawings = tuple(item for item in drawings_of(level, split) if item.noun not in backgrounds.SHOWS.get(photo, ()))
+    placed = place_owned(rng, level, size, drawings, split)
+    image = backgrounds.crop_background(rng, split, photo, size, level.fade)
     image = placing.compose(image, placed)
     image, quality = degrade.photograph(rng, image, level.degradation)
     return {
@@ -48,10 +50,12 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     }
 
 
-def place_owned(rng: random.Random, level: SceneLevel, size: tuple[int, int], split: str) -> list[Placed]:
+def place_owned(
+    rng: random.Random, level: SceneLevel, size: tuple[int, int], drawings: tuple[sprites.Sprite, ...], split: str
+) -> list[Placed]:
     """Objects in an arrangement that the split owns, of which at least one can be referred to."""
     while True:
-        spots = placing.choose(rng, level, size, drawings_of(level, split))
+        spots = placing.choose(rng, level, size, drawings)
         if (
             level.hold_out_drawings
             and split != "train"

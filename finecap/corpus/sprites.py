@@ -17,7 +17,7 @@ from PIL import Image
 from finecap.corpus.seeding import split_of
 
 LICENSE = "drawings: OpenMoji 17 (CC-BY-SA-4.0, openmoji.org)"
-RASTER_SIDE = 288
+RASTER_SIDES = (96, 320)
 
 # Drawings that stay distinguishable at 32 pixels and are not thin, no two of a kind.
 NANO_KEYS = tuple(
@@ -112,10 +112,10 @@ def vocabulary(name: str, split: str | None) -> tuple[Sprite, ...]:
 
 
 @functools.cache
-def _raster(key: str) -> Image.Image:
+def _raster(key: str, resolution: int = RASTER_SIDES[-1]) -> Image.Image:
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_path=_files_by_name()[key], width=RASTER_SIDE, height=RASTER_SIDE)
+    data = resvg_py.svg_to_bytes(svg_path=_files_by_name()[key], width=resolution, height=resolution)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     if box is None:
@@ -123,27 +123,35 @@ def _raster(key: str) -> Image.Image:
     return image.crop(box)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.cache
+def drawn_size(key: str, side: int) -> tuple[int, int]:
+    """Width and height in pixels of `render` with the same arguments, without rendering."""
+    width, height = _raster(key).size
+    scale = side / max(width, height)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+@functools.lru_cache(maxsize=1024)
 def render(key: str, side: int, flipped: bool = False) -> Image.Image:
     """The drawing as RGBA, cropped to its opaque pixels (alpha above one half), its longer side `side` pixels, perhaps mirrored."""
-    image = _raster(key)
-    scale = side / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    image = image.resize(size, Image.Resampling.LANCZOS)
+    resolution = next((raster for raster in RASTER_SIDES if raster >= 1.5 * side), RASTER_SIDES[-1])
+    image = _raster(key, resolution).resize(drawn_size(key, side), Image.Resampling.LANCZOS)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def opaque_mask(key: str, side: int, flipped: bool = False) -> np.ndarray:
     """Which pixels of `render` with the same arguments count as the object: alpha above one half; (height, width), bool."""
     return np.asarray(render(key, side, flipped).getchannel("A")) > 127
 
 
 def dominant_color(image: Image.Image) -> str | None:
-    """The colour word that fits at least 85 % of the drawing without its black outline, or None where no word certainly does."""
+    """The colour word that fits at least 85 % of the drawing without its black outline, or None where no word certainly does or the
+    outline is most of the drawing."""
     pixels = np.asarray(image.resize((32, 32), Image.Resampling.NEAREST)).reshape(-1, 4)
-    names = Counter(color_word(*pixel[:3]) for pixel in pixels.tolist() if pixel[3] > 200 and max(pixel[:3]) > 60)
-    if not names:
+    opaque = [pixel[:3] for pixel in pixels.tolist() if pixel[3] > 200]
+    names = Counter(color_word(*pixel) for pixel in opaque if max(pixel) > 60)
+    if names.total() < 0.55 * len(opaque):
         return None
     word, count = names.most_common(1)[0]
     return word if word and count >= 0.85 * names.total() else None
