@@ -2,12 +2,15 @@
 """FineViT, the encoder, as Transformers models. Importing this package registers it with the Auto classes."""
 
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AttentionInterface, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskedImageModeling
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import is_torchvision_available
 
+from .attention import torch_varlen_attention_forward
 from .configuration_finevit import FINEVIT_SIZES, FineViTConfig
 from .image_processing_pil_finevit import FineViTImageProcessorPil
-from .modeling_finevit import FineViTModel, FineViTPreTrainedModel
+from .modeling_finevit import FineViTForMaskedImageModeling, FineViTModel, FineViTPreTrainedModel
+from .regions import region_features
 
 _image_processors = {"pil": FineViTImageProcessorPil}
 if is_torchvision_available():
@@ -17,18 +20,25 @@ if is_torchvision_available():
 
 AutoConfig.register(FineViTConfig.model_type, FineViTConfig, exist_ok=True)
 AutoModel.register(FineViTConfig, FineViTModel, exist_ok=True)
+AutoModelForMaskedImageModeling.register(FineViTConfig, FineViTForMaskedImageModeling, exist_ok=True)
 AutoImageProcessor.register(FineViTConfig, image_processor_classes=_image_processors, exist_ok=True)
 
+# With the mask of sdpa, so that a text model which gets this name for its whole VLM is masked as it should be.
+AttentionInterface.register("torch_varlen", torch_varlen_attention_forward)
+AttentionMaskInterface.register("torch_varlen", sdpa_mask)
+
 # TRL (models by path, DPO's reference model) and `transformers serve` look classes up by name in this namespace.
-for _class in (FineViTConfig, FineViTModel, *_image_processors.values()):
+for _class in (FineViTConfig, FineViTModel, FineViTForMaskedImageModeling, *_image_processors.values()):
     setattr(transformers, _class.__name__, _class)
 
 __all__ = [
     "FINEVIT_SIZES",
     "FineViTConfig",
+    "FineViTForMaskedImageModeling",
     "FineViTImageProcessorPil",
     "FineViTModel",
     "FineViTPreTrainedModel",
+    "region_features",
 ]
 if is_torchvision_available():
     __all__ += ["FineViTImageProcessor"]

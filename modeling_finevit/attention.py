@@ -9,9 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.utils import logging
+from transformers.utils.generic import is_flash_attention_requested
 
+from .configuration_finevit import FineViTConfig
 from .geometry import AttentionLayout
+
+logger = logging.get_logger(__name__)
 
 
 def eager_attention_forward(
@@ -24,13 +30,84 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention over `(N, H, L, D)`, the reference; returns `(N, L, H, D)` and `(N, H, L, L)` weights."""
+    """Plain attention over `(N, H, L, D)`, the reference; returns `(N, L, H, D)` and the `(N, H, L, L)` weights."""
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def torch_varlen_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """`torch_varlen`: PyTorch's own variable-length flash kernel, one call for the whole batch, no extra package.
+
+    CUDA in float16 or bfloat16 with `cu_seq_lens_q` only. Everything else (a text model that was given this name too,
+    other devices, float32) is answered by `sdpa`, so that `attn_implementation="torch_varlen"` is safe anywhere.
+    """
+    if cu_seq_lens_q is None or max_length_q is None or not has_varlen_kernel(query):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if kwargs.get("dropout"):
+        raise ValueError("torch_varlen has no attention dropout; set attention_dropout=0 or use `sdpa`.")
+    q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    lengths = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+    return varlen_attn(q_THD, k_THD, v_THD, *lengths, scale=scaling)[None], None
+
+
+def has_varlen_kernel(query: torch.Tensor) -> bool:
+    """Whether `torch.nn.attention.varlen` runs for this device and dtype."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def attend_packed(
+    attend: Callable,
+    module: nn.Module,
+    q_THD: torch.Tensor,
+    k_THD: torch.Tensor,
+    v_THD: torch.Tensor,
+    layout: AttentionLayout,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+    """Attention of each patch to the patches of its own sequence.
+
+    Variable-length kernels and `flex_attention` take the whole batch in one call; the others go run by run.
+
+    Returns:
+        `(T, H, D)`, and for implementations that have them the weights: `(1, H, L, L)` for each image (or window).
+    """
+    if len(q_THD) == 0:
+        return v_THD, None
+    if not takes_packed(module.config, q_THD):
+        attend = sdpa_attention_forward if layout.block_mask is not None else attend
+        return attend_by_runs(attend, module, q_THD, k_THD, v_THD, layout, **kwargs)
+    if layout.block_mask is None:
+        kwargs |= {"cu_seq_lens_q": layout.cu_seqlens, "cu_seq_lens_k": layout.cu_seqlens}
+        kwargs |= {"max_length_q": layout.max_seqlen, "max_length_k": layout.max_seqlen}
+    packed = [tensor.transpose(0, 1)[None] for tensor in (q_THD, k_THD, v_THD)]
+    out_1THD, _ = attend(module, *packed, attention_mask=layout.block_mask, is_causal=False, **kwargs)
+    return out_1THD[0], None
+
+
+def takes_packed(config: FineViTConfig, states: torch.Tensor) -> bool:
+    """Whether the configured implementation takes a whole ragged batch in one call for these states."""
+    if config._attn_implementation == "torch_varlen":
+        return has_varlen_kernel(states)
+    if config._attn_implementation == "flex_attention":
+        needs_backward_on_cpu = not states.is_cuda and states.requires_grad and torch.is_grad_enabled()
+        if needs_backward_on_cpu:
+            logger.warning_once("flex_attention has no backward on the CPU; training there uses its equal, sdpa.")
+        return not needs_backward_on_cpu
+    return is_flash_attention_requested(config)
 
 
 @torch.compiler.disable
@@ -48,17 +125,13 @@ def attend_by_runs(
     Outside of the compiled graph, because the lengths are data: inside, every new mix of sizes would recompile.
     """
     sizes = [count * length for count, length in layout.runs]
+    splits = zip(layout.runs, *(tensor.split(sizes) for tensor in (q_THD, k_THD, v_THD)), strict=True)
     outputs, weights = [], []
-    for (count, length), q, k, v in zip(
-        layout.runs, q_THD.split(sizes), k_THD.split(sizes), v_THD.split(sizes), strict=True
-    ):
-        batched = [tensor.unflatten(0, (count, length)).transpose(1, 2) for tensor in (q, k, v)]
-        out_NLHD, weights_NHLL = attend(module, *batched, attention_mask=None, is_causal=False, **kwargs)
+    for run, *qkv_THD in splits:
+        qkv_NHLD = [tensor.unflatten(0, run).transpose(1, 2) for tensor in qkv_THD]
+        out_NLHD, weights_NHLL = attend(module, *qkv_NHLD, attention_mask=None, is_causal=False, **kwargs)
         outputs.append(out_NLHD.flatten(0, 1))
         if weights_NHLL is not None:
             weights.extend(weights_NHLL.split(1))
     out_THD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out_THD, tuple(weights[rank] for rank in layout.ranks) if weights else None
-
-
-__all__ = ["attend_by_runs", "eager_attention_forward", "sdpa_attention_forward"]

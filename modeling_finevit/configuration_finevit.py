@@ -1,5 +1,5 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
-"""Configuration of the FineViT encoder. [P] = fixed by the FineViT paper (arXiv 2603.17326), [D] = this project's default."""
+"""Configuration of the FineViT encoder. [P]: fixed by the paper (arXiv 2603.17326), [D]: this project's default."""
 
 from typing import Any, ClassVar
 
@@ -100,13 +100,18 @@ class FineViTConfig(PreTrainedConfig):
             self.intermediate_size = 3 * self.hidden_size
         if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 4:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) / num_attention_heads ({self.num_attention_heads}) must be a multiple "
-                "of 4: half of the rotary pairs of a head are driven by the row, half by the column."
+                f"hidden_size ({self.hidden_size}) / num_attention_heads ({self.num_attention_heads}) must be a "
+                "multiple of 4: half of the rotary pairs of a head are driven by the row, half by the column."
             )
         if self.fullatt_block_indexes is not None and self.window_size % (self.patch_size * self.spatial_merge_size):
             raise ValueError(
                 f"window_size ({self.window_size} pixels) must be a multiple of patch_size * spatial_merge_size "
                 f"({self.patch_size * self.spatial_merge_size}), so that no merged token lies in two windows."
+            )
+        full_layers = self.fullatt_block_indexes or ()
+        if any(not 0 <= index < self.num_hidden_layers for index in full_layers):
+            raise ValueError(
+                f"fullatt_block_indexes ({list(full_layers)}) must lie in [0, {self.num_hidden_layers}), the layers."
             )
         super().__post_init__(**kwargs)
 

@@ -4,9 +4,10 @@
 Everything here is computed once per forward on the host from `image_grid_thw` and moved to the device in one go.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 
 @dataclass
@@ -22,8 +23,9 @@ class AttentionLayout:
         runs (`list[tuple[int, int]]`): `(count, length)` of neighbouring sequences of equal length, which the
             implementations without variable-length support take as one batch.
         ranks (`list[int]`): place of each image (or window) among the sequences in the attention's order.
-        cos, sin (`torch.FloatTensor` of shape `(sum_patches, 1, head_dim // 2)`): rotary factors in the same order.
-        block_mask: the `BlockMask` of `flex_attention`, else `None`.
+        rotation (`torch.FloatTensor` of shape `(sum_patches, 1, head_dim // 2, 2)`): cosine and sine of each rotary
+            pair's angle, in the attention's order.
+        block_mask (`BlockMask` or `None`): which blocks `flex_attention` computes; `None` for the others.
     """
 
     order: torch.Tensor | None
@@ -32,9 +34,13 @@ class AttentionLayout:
     max_seqlen: int
     runs: list[tuple[int, int]]
     ranks: list[int]
-    cos: torch.Tensor | None = None
-    sin: torch.Tensor | None = None
-    block_mask: object | None = None
+    rotation: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    block_mask: BlockMask | None = None
+
+    def to(self, device: torch.device) -> "AttentionLayout":
+        """The same layout with its tensors on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def frame_sizes(grid_thw: torch.Tensor) -> torch.Tensor:
@@ -62,33 +68,33 @@ def patch_positions(sizes: torch.Tensor, merge_size: int) -> tuple[torch.Tensor,
     return row, column, frames
 
 
-def image_layout(sizes: torch.Tensor) -> AttentionLayout:
-    """One sequence per frame."""
+def image_layout(sizes: torch.Tensor, by_length: bool) -> AttentionLayout:
+    """One sequence per image (per frame of a clip); `by_length` brings equally long ones together."""
     lengths = sizes.prod(-1)
-    return _layout(torch.repeat_interleave(lengths), lengths)
+    return _layout(torch.repeat_interleave(lengths), lengths, by_length)
 
 
-def window_layout(sizes: torch.Tensor, merge_size: int, window: int) -> AttentionLayout:
+def window_layout(sizes: torch.Tensor, merge_size: int, window: int, by_length: bool) -> AttentionLayout:
     """One sequence per window of `window` x `window` patches; windows at the right and bottom edge are smaller.
 
-    Same windows as Qwen2.5-VL's `get_vision_window_index`.
+    Same windows as Qwen2.5-VL's `get_vision_window_index`; `by_length` brings equally long ones together.
     """
     row, column, frames = patch_positions(sizes, merge_size)
     windows_per_frame = (-(-sizes // window)).prod(-1)
     first_window = windows_per_frame.cumsum(0) - windows_per_frame
     windows_per_row = -(-sizes[:, 1] // window)
     windows = first_window[frames] + row // window * windows_per_row[frames] + column // window
-    return _layout(windows, torch.bincount(windows))
+    return _layout(windows, torch.bincount(windows), by_length)
 
 
-def _layout(sequences: torch.Tensor, lengths: torch.Tensor) -> AttentionLayout:
-    """Layout of patches that belong to `sequences`, sorted by length where that makes longer runs."""
+def _layout(sequences: torch.Tensor, lengths: torch.Tensor, by_length: bool) -> AttentionLayout:
+    """Layout of patches that belong to `sequences`, if wanted sorted by length where that makes longer runs."""
     run_lengths, run_counts = torch.unique_consecutive(lengths, return_counts=True)
     ranks = torch.arange(len(lengths))
-    if len(run_lengths) > len(torch.unique(run_lengths)):
-        by_length = torch.argsort(lengths, stable=True)
-        ranks = torch.argsort(by_length)
-        lengths = lengths[by_length]
+    if by_length and len(run_lengths) > len(torch.unique(run_lengths)):
+        shortest_first = torch.argsort(lengths, stable=True)
+        ranks = torch.argsort(shortest_first)
+        lengths = lengths[shortest_first]
         run_lengths, run_counts = torch.unique_consecutive(lengths, return_counts=True)
     places = ranks[sequences]
     order = inverse = None
@@ -97,7 +103,40 @@ def _layout(sequences: torch.Tensor, lengths: torch.Tensor) -> AttentionLayout:
         inverse = torch.argsort(order)
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     runs = list(zip(run_counts.tolist(), run_lengths.tolist(), strict=True))
-    return AttentionLayout(order, inverse, cu_seqlens, int(lengths.max()), runs, ranks.tolist())
+    return AttentionLayout(order, inverse, cu_seqlens, int(lengths.max()) if runs else 0, runs, ranks.tolist())
+
+
+def flex_block_mask(cu_seqlens: torch.Tensor, block_size: int = 128) -> BlockMask:
+    """The block-diagonal `BlockMask` of `flex_attention`, without ever making a patch-by-patch mask.
+
+    The sequences lie one behind the other, so a block of queries meets a block of keys exactly where the ranges of
+    sequences that they hold overlap.
+    """
+    total = int(cu_seqlens[-1])
+    sequences = torch.repeat_interleave(cu_seqlens.diff().long())
+    first = torch.arange(0, total, block_size, device=cu_seqlens.device)
+    low, high = sequences[first], sequences[(first + block_size - 1).clamp(max=total - 1)]
+    overlap = (low[:, None] <= high[None]) & (low[None] <= high[:, None])
+    whole = first + block_size <= total
+    same = (low == high) & whole
+    full = overlap & same[:, None] & same[None]
+
+    def listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        counts = blocks.sum(-1).to(torch.int32)
+        return counts[None, None], torch.argsort(blocks.int(), descending=True, stable=True).to(torch.int32)[
+            None, None
+        ]
+
+    def same_sequence(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return sequences[query] == sequences[key]
+
+    return BlockMask.from_kv_blocks(
+        *listed(overlap & ~full),
+        *listed(full),
+        BLOCK_SIZE=block_size,
+        mask_mod=same_sequence,
+        seq_lengths=(total, total),
+    )
 
 
 def pack_images(pixel_values: torch.Tensor, patch_size: int, merge_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,7 +43,7 @@ def to_rgb(image: Any, name: str, max_image_pixels: int, input_data_format: Any 
             1 to 4 channels: uint8, uint16, bool, or float in [0, 1] or [0, 255].
         name (`str`): what errors call it.
         max_image_pixels (`int`): more pixels than this are refused before they are decoded.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays; guessed if not given.
+        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays; guessed if None.
 
     Returns:
         `torch.Tensor` of shape `(3, H, W)`, uint8, transparency laid over white, EXIF orientation applied.

@@ -59,7 +59,8 @@ class FineViTImageProcessing:
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """Number of patches of an image of `height` x `width` pixels (4 per token after the 2x2 merge).
 
-        `images_kwargs` overrides the processor's own `size` (or `min_pixels`, `max_pixels`), `patch_size`, `merge_size`.
+        `images_kwargs` overrides the processor's own `size` (or `min_pixels`, `max_pixels`), `patch_size`,
+        `merge_size`.
         """
         images_kwargs = images_kwargs or {}
         size = dict(self.size) | dict(images_kwargs.get("size") or {})

@@ -1,10 +1,19 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """The FineViT encoder: packed native resolution, 2D RoPE, SwiGLU, RMSNorm, Linear patch embedding.
 
+On CUDA load it with `attn_implementation="torch_varlen"` (or `flash_attention_2`): one kernel call for a whole ragged
+batch. `sdpa`, `eager` and `flex_attention` give the same numbers anywhere.
+
+`torch.compile`: the bookkeeping at the start of `forward` ([`FineViTModel.get_layouts`]) runs outside of the graph.
+With `torch_varlen`, `flash_attention_2` and `flex_attention` the blocks compile whole; with `sdpa` and `eager` each
+attention call breaks the graph, because the lengths of the images are data. After the first few batches have shown
+that sizes vary, no new mix of image sizes recompiles.
+
 Shape suffixes: T packed patches of all images, H heads, D head width.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +25,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import attend_by_runs, eager_attention_forward
+from .attention import attend_packed, eager_attention_forward, takes_packed
 from .configuration_finevit import FineViTConfig
-from .geometry import AttentionLayout, frame_sizes, image_layout, pack_images, patch_positions, window_layout
+from .geometry import (
+    AttentionLayout,
+    flex_block_mask,
+    frame_sizes,
+    image_layout,
+    pack_images,
+    patch_positions,
+    window_layout,
+)
 
 
 class FineViTRMSNorm(nn.Module):
@@ -32,10 +49,7 @@ class FineViTRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        dtype = hidden_states.dtype
-        hidden_states = hidden_states.float()
-        scale = torch.rsqrt(hidden_states.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (hidden_states * scale).to(dtype)
+        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
@@ -56,25 +70,35 @@ class FineViTRotaryEmbedding(nn.Module):
         return 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, axis_dim, 2).float() / axis_dim)
 
     @torch.no_grad()
-    def forward(self, row_T: torch.Tensor, column_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine of shape `(T, 1, head_dim // 2)`, in float32."""
+    def forward(self, row_T: torch.Tensor, column_T: torch.Tensor) -> torch.Tensor:
+        """Cosine and sine of each rotary pair's angle, float32 of shape `(T, 1, head_dim // 2, 2)`."""
         positions = torch.stack([row_T, column_T], dim=-1).float()
         angles = (positions[..., None] * self.inv_freq.float()).flatten(1)[:, None]
-        return angles.cos(), angles.sin()
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def apply_rotary(x_THD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates pair (i, i + D/2) of each head by angle i, in float32."""
-    first, second = x_THD.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_THD.dtype)
+def apply_rotary(x_THD: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Rotates the neighbouring channels (2i, 2i + 1) of each head by angle i, in float32.
+
+    A rotation of neighbours is one complex product: a third of the time of the half-split form. Inductor generates no
+    code for complex numbers, so a compiled graph gets the same product written out.
+    """
+    pairs = x_THD.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        (real, imaginary), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+        rotated = torch.stack([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return rotated.flatten(-2).to(x_THD.dtype)
 
 
 class FineViTMLP(nn.Module):
     def __init__(self, config: FineViTConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        width: int = config.intermediate_size  # ty: ignore[invalid-assignment]  (set by the config's __post_init__)
+        self.gate_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -95,24 +119,23 @@ class FineViTAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
-        norm = FineViTRMSNorm if config.qk_norm else None
-        self.q_norm = norm(self.head_dim, config.rms_norm_eps) if norm else nn.Identity()
-        self.k_norm = norm(self.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+        self.q_norm = FineViTRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = FineViTRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, hidden_states: torch.Tensor, layout: AttentionLayout, **kwargs: Any
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         if layout.order is not None:
             hidden_states = hidden_states.index_select(0, layout.order)
-        heads = (hidden_states.shape[0], -1, self.head_dim)
-        q_THD = apply_rotary(self.q_norm(self.q_proj(hidden_states).view(heads)), layout.cos, layout.sin)
-        k_THD = apply_rotary(self.k_norm(self.k_proj(hidden_states).view(heads)), layout.cos, layout.sin)
-        v_THD = self.v_proj(hidden_states).view(heads)
+        heads = (-1, self.head_dim)
+        q_THD = apply_rotary(self.q_norm(self.q_proj(hidden_states).unflatten(-1, heads)), layout.rotation)
+        k_THD = apply_rotary(self.k_norm(self.k_proj(hidden_states).unflatten(-1, heads)), layout.rotation)
+        v_THD = self.v_proj(hidden_states).unflatten(-1, heads)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.config.attention_dropout if self.training else 0.0
-        out_THD, weights = attend_by_runs(
+        out_THD, weights = attend_packed(
             attend, self, q_THD, k_THD, v_THD, layout, scaling=self.scaling, dropout=dropout, **kwargs
         )
         output = self.o_proj(out_THD.flatten(1))
@@ -138,25 +161,27 @@ class FineViTPreTrainedModel(PreTrainedModel):
     config: FineViTConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["FineViTLayer"]
+    _no_split_modules = ["FineViTLayer"]  # noqa: RUF012
     _input_embed_layer = "patch_embed"
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {"hidden_states": FineViTLayer, "attentions": FineViTAttention}
+    _can_record_outputs = {"hidden_states": FineViTLayer, "attentions": FineViTAttention}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, FineViTRotaryEmbedding):
             init.copy_(module.inv_freq, module.compute_inv_freq(module.config))
+        elif isinstance(module, FineViTForMaskedImageModeling):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
 
 
 class FineViTModel(FineViTPreTrainedModel):
-    """The bare encoder."""
+    """The encoder: packed patches in, one vector per patch and one per image out."""
 
     def __init__(self, config: FineViTConfig) -> None:
         super().__init__(config)
@@ -176,62 +201,180 @@ class FineViTModel(FineViTPreTrainedModel):
         image_grid_thw: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> tuple | BaseModelOutputWithPooling:
         r"""
         Args:
             pixel_values (`torch.FloatTensor`): packed patches `(sum_patches, channels * patch_size²)` in merge order,
                 or a plain batch `(batch, channels, height, width)` with sides in multiples of 28 pixels.
-            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): frames, rows and columns of patches; not
-                needed for a plain batch.
+            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): frames, rows and columns of patches of each
+                image; not needed for a plain batch. Leave it on the CPU to spare the GPU a synchronisation.
             inputs_embeds (`torch.FloatTensor` of shape `(sum_patches, hidden_size)`, *optional*): embedded patches
                 instead of `pixel_values`.
 
         Returns:
-            `last_hidden_state` `(sum_patches, hidden_size)` after the final norm, in merge order, and `pooler_output`
-            `(num_images, hidden_size)`, the mean over each image's patches.
+            `last_hidden_state` `(sum_patches, hidden_size)` after the final norm, in merge order; `pooler_output`
+            `(num_images, hidden_size)`, the mean over each image's patches; if asked for, `hidden_states`, and
+            `attentions` (`eager`): for each layer a tuple with `(1, heads, L, L)` for each image (window).
+
+        Raises:
+            ValueError: the patches and the grid do not fit together.
         """
         if pixel_values is not None and pixel_values.ndim == 4:
             pixel_values, image_grid_thw = pack_images(
                 pixel_values, self.config.patch_size, self.config.spatial_merge_size
             )
         if inputs_embeds is None:
-            inputs_embeds = self.patch_embed(pixel_values.to(self.patch_embed.weight.dtype))
-        layouts, lengths = self.get_layouts(image_grid_thw, inputs_embeds.device)
+            inputs_embeds = self.embed_patches(pixel_values)
+        layouts, lengths = self.get_layouts(image_grid_thw, inputs_embeds)
         hidden_states = inputs_embeds
         for layer, layout in zip(self.layers, layouts, strict=True):
             hidden_states = layer(hidden_states, layout=layout, **kwargs)
         hidden_states = self.norm(hidden_states)
-        pooled = torch.segment_reduce(hidden_states, "mean", lengths=lengths)
+        pooled = hidden_states
+        if len(lengths):
+            pooled = torch.segment_reduce(hidden_states, "mean", lengths=lengths)  # ty: ignore[unresolved-attribute]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def embed_patches(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        """`(sum_patches, channels * patch_size²)` to `(sum_patches, hidden_size)`."""
+        patch_dim = self.patch_embed.in_features
+        if pixel_values is None or pixel_values.ndim != 2 or pixel_values.shape[1] != patch_dim:
+            got = None if pixel_values is None else tuple(pixel_values.shape)
+            raise ValueError(
+                f"pixel_values must be packed patches of shape (sum_patches, {patch_dim}) with image_grid_thw, or a "
+                f"plain batch (batch, {self.config.num_channels}, height, width); got {got}."
+            )
+        return self.patch_embed(pixel_values.to(self.patch_embed.weight.dtype))
 
     @torch.compiler.disable
     @torch.no_grad()
     def get_layouts(
-        self, image_grid_thw: torch.Tensor, device: torch.device
+        self, image_grid_thw: torch.Tensor | None, inputs_embeds: torch.Tensor
     ) -> tuple[list[AttentionLayout], torch.Tensor]:
-        """The attention layout of every layer, and the number of patches of each image."""
-        config = self.config
-        grid_thw = image_grid_thw.cpu()
+        """The attention layout of every layer and the number of patches of each image, in one host synchronisation."""
+        config, device = self.config, inputs_embeds.device
+        grid_thw = self._checked_grid(image_grid_thw, len(inputs_embeds))
         sizes = frame_sizes(grid_thw)
         row, column, _ = patch_positions(sizes, config.spatial_merge_size)
-        full = self._place(image_layout(sizes), row, column, device)
-        lengths = grid_thw.prod(-1).to(device)
-        if config.fullatt_block_indexes is None:
-            return [full] * config.num_hidden_layers, lengths
-        windows = window_layout(sizes, config.spatial_merge_size, config.window_size // config.patch_size)
-        windows = self._place(windows, row, column, device)
-        is_full = set(config.fullatt_block_indexes)
-        return [full if index in is_full else windows for index in range(config.num_hidden_layers)], lengths
+        by_length = not takes_packed(config, inputs_embeds)
+        full_layers = config.fullatt_block_indexes
+        if full_layers is None:
+            full_layers = range(config.num_hidden_layers)
+        full = windows = self._place(image_layout(sizes, by_length), row, column, device)
+        if len(full_layers) < config.num_hidden_layers:
+            window = config.window_size // config.patch_size
+            windows = window_layout(sizes, config.spatial_merge_size, window, by_length)
+            windows = self._place(windows, row, column, device)
+        layouts = [full if index in full_layers else windows for index in range(config.num_hidden_layers)]
+        return layouts, grid_thw.prod(-1).to(device)
+
+    def _checked_grid(self, image_grid_thw: torch.Tensor | None, num_patches: int) -> torch.Tensor:
+        if image_grid_thw is None or image_grid_thw.ndim != 2 or image_grid_thw.shape[1] != 3:
+            raise ValueError("Packed patches need image_grid_thw of shape (num_images, 3): frames, rows, columns.")
+        grid_thw = image_grid_thw.detach().to("cpu", torch.long)
+        merge_size = self.config.spatial_merge_size
+        if bool((grid_thw < 1).any()) or bool((grid_thw[:, 1:] % merge_size).any()):
+            raise ValueError(
+                f"Rows and columns in image_grid_thw must be positive multiples of {merge_size}: {grid_thw.tolist()}."
+            )
+        if int(grid_thw.prod(-1).sum()) != num_patches:
+            raise ValueError(
+                f"image_grid_thw announces {int(grid_thw.prod(-1).sum())} patches, but there are {num_patches}."
+            )
+        return grid_thw
 
     def _place(
         self, layout: AttentionLayout, row: torch.Tensor, column: torch.Tensor, device: torch.device
     ) -> AttentionLayout:
+        layout = layout.to(device)
+        row, column = row.to(device), column.to(device)
         if layout.order is not None:
             row, column = row[layout.order], column[layout.order]
-            layout.order, layout.inverse = layout.order.to(device), layout.inverse.to(device)
-        layout.cu_seqlens = layout.cu_seqlens.to(device)
-        layout.cos, layout.sin = self.rotary_emb(row.to(device), column.to(device))
+        layout.rotation = self.rotary_emb(row, column)
+        if self.config._attn_implementation == "flex_attention":
+            layout.block_mask = flex_block_mask(layout.cu_seqlens)
         return layout
 
 
-__all__ = ["FineViTModel", "FineViTPreTrainedModel"]
+@dataclass
+class FineViTMaskedImageModelingOutput(ModelOutput):
+    """
+    loss (`torch.FloatTensor` of shape `()`, with `targets`): mean squared error over the masked patches.
+    reconstruction (`torch.FloatTensor` of shape `(sum_patches, teacher_hidden_size)`): predicted teacher features.
+    """
+
+    loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+
+
+class FineViTForMaskedImageModeling(FineViTPreTrainedModel):
+    """Stage I: masked patches become one learned token, and a linear head regresses a frozen teacher's features.
+
+    The paper fixes the L2 regression of DINOv3's features on masked patches; mask tokens inside the encoder and a
+    linear head follow Seed-ViT.
+    """
+
+    def __init__(self, config: FineViTConfig) -> None:
+        super().__init__(config)
+        self.vision_model = FineViTModel(config)
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.head = nn.Linear(config.hidden_size, config.teacher_hidden_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | FineViTMaskedImageModelingOutput:
+        r"""
+        Args:
+            pixel_values, image_grid_thw: as for [`FineViTModel`].
+            bool_masked_pos (`torch.BoolTensor` of shape `(sum_patches,)`): which patches are masked, in merge order.
+            targets (`torch.FloatTensor` of shape `(sum_patches, teacher_hidden_size)`, *optional*): the teacher's
+                features, in merge order.
+
+        Raises:
+            ValueError: `targets` without a mask, or a mask that does not fit the patches.
+        """
+        if pixel_values.ndim == 4:
+            pixel_values, image_grid_thw = pack_images(
+                pixel_values, self.config.patch_size, self.config.spatial_merge_size
+            )
+        inputs_embeds = self.vision_model.embed_patches(pixel_values)
+        if bool_masked_pos is not None:
+            bool_masked_pos = bool_masked_pos.reshape(-1)
+            if len(bool_masked_pos) != len(inputs_embeds):
+                raise ValueError(
+                    f"bool_masked_pos has {len(bool_masked_pos)} entries for {len(inputs_embeds)} patches."
+                )
+            inputs_embeds = torch.where(
+                bool_masked_pos[:, None], self.mask_token.to(inputs_embeds.dtype), inputs_embeds
+            )
+        outputs = self.vision_model(image_grid_thw=image_grid_thw, inputs_embeds=inputs_embeds, **kwargs)
+        reconstruction = self.head(outputs.last_hidden_state)
+        loss = None
+        if targets is not None:
+            if bool_masked_pos is None:
+                raise ValueError("targets need bool_masked_pos: the loss is taken over the masked patches only.")
+            errors = (reconstruction.float() - targets.float()).square().mean(-1) * bool_masked_pos
+            loss = errors.sum() / bool_masked_pos.sum().clamp(min=1)
+        return FineViTMaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "FineViTForMaskedImageModeling",
+    "FineViTMaskedImageModelingOutput",
+    "FineViTModel",
+    "FineViTPreTrainedModel",
+]
