@@ -1,0 +1,57 @@
+"""The command line itself: every command is there, and hands what it was given to its room."""
+
+from pathlib import Path
+
+import pytest
+
+from finevit.cli import main
+
+
+@pytest.mark.parametrize("command", [[], ["corpus", "build"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: finevit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["paint"], ["ask", "model"], ["demo", "--fast"], []])
+def test_wrong_usage_ends_with_2(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_a_corpus_is_built_and_read_back(tmp_path, capsys):
+    import datasets
+
+    arguments = ["corpus", "build", "--out", str(tmp_path / "corpus"), "--size", "40", "--workers", "1"]
+    assert main([*arguments, "--kinds", "easyvqa=1", "--seed", "3"]) == 0
+    assert "40 rows" in capsys.readouterr().out
+    shards = sorted(str(path) for path in (tmp_path / "corpus" / "data").glob("train-*.parquet"))
+    assert len(datasets.Dataset.from_parquet(shards, cache_dir=tmp_path / "cache")) > 20
+
+
+def test_shares_of_kinds_must_be_numbers(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["corpus", "build", "--out", str(tmp_path), "--kinds", "doc"])
+    assert "is not name=number" in capsys.readouterr().err
+
+
+def test_a_report_needs_evaluations(tmp_path, capsys):
+    assert main(["report", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "report.html")]) == 2
+    assert "finevit eval" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_serve_hands_its_options_to_transformers(capsys):
+    assert main(["serve", "--help"]) == 0
+    assert "--port" in capsys.readouterr().out
+
+
+def test_demo_runs_where_it_is_told(monkeypatch):
+    demo = pytest.importorskip("finevit.demo", reason="finevit/demo.py is not there yet")
+    seen: list[Path] = []
+    monkeypatch.setattr(demo, "run_demo", lambda out: seen.append(out) or 3)
+    assert main(["demo", "--out", "somewhere"]) == 3
+    assert seen == [Path("somewhere")]
