@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import random
-from importlib.resources import files
 
 from PIL import Image
+
+from finecap.corpus.raster import package_file
 
 PHOTOS = {
     "train": {
@@ -45,7 +46,7 @@ LICENSE = "photographs shipped with scikit-image and scikit-learn (public domain
 @functools.cache
 def _photo(path: str) -> Image.Image:
     package, _, inside = path.partition("/")
-    with Image.open(str(files(package) / inside)) as picture:
+    with Image.open(package_file(package, inside)) as picture:
         return picture.convert("RGB")
 
 

@@ -7,19 +7,20 @@ A finished shard is a file under its final name (written aside, then renamed); a
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finecap.corpus import easyvqa
+from finecap.corpus import card, easyvqa, gallery
 from finecap.corpus.levels import level_of
 from finecap.records import FINECAP_FEATURES, SPLITS, Record, validate_record
 
@@ -141,6 +142,11 @@ def shards(config: CorpusConfig) -> list[tuple[str, int, int]]:
     return found
 
 
+def shard_rows(config: CorpusConfig, split: str, shard: int) -> int:
+    """Number of rows of a shard."""
+    return min(config.rows_per_shard, sum(config.rows[split].values()) - shard * config.rows_per_shard)
+
+
 def shard_path(out: Path, split: str, shard: int, count: int) -> Path:
     """The Hub's layout, which `datasets` recognises without a loading script."""
     return out / "data" / f"{split}-{shard:05d}-of-{count:05d}.parquet"
@@ -174,23 +180,80 @@ def build_corpus(
 ) -> BuildResult:
     """Build a corpus of `size` rows into the folder `out`, or finish one that was interrupted.
 
+    Args:
+        kinds: weights of "doc", "chart", "scene", "easyvqa"; alike if not given.
+        workers: processes; one for each core this process may use if not given.
+        split_shares: share of the rows of each split; `SPLIT_SHARES` if not given.
+        report: is called with a line of progress for every finished shard.
+
     Raises:
         ValueError: if the request cannot be met, or `out` holds a corpus of another configuration.
     """
     out = Path(out)
     config = resolve(size, seed, difficulty, kinds, split_shares)
+    workers = (
+        len(os.sched_getaffinity(0))
+        if workers is None and hasattr(os, "sched_getaffinity")
+        else workers or os.cpu_count()
+    )
+    if workers is None or workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
     (out / "data").mkdir(parents=True, exist_ok=True)
     claim_folder(out, config)
+    for left_over in (out / "data").glob(".*.tmp"):
+        left_over.unlink(missing_ok=True)
     todo = [item for item in shards(config) if not shard_path(out, *item).exists()]
-    start, written = time.perf_counter(), 0
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(write_shard, config, out, *item) for item in todo]
-        for done, future in enumerate(as_completed(futures), 1):
-            written += future.result()
-            speed = written / (time.perf_counter() - start)
-            report(f"corpus: {done}/{len(todo)} shards, {written} rows, {speed:.0f} rows/s")
+    start = time.perf_counter()
+    written = write_shards(config, out, todo, workers, report)
     seconds = time.perf_counter() - start
+    pictures = gallery.write_galleries(out)
+    card.write_card(out, asdict(config))
+    report(f"corpus: {size} rows in {out}; look at {', '.join(str(path) for path in pictures)}")
     return BuildResult(out, size, written, written / seconds if written else 0.0)
+
+
+def write_shards(
+    config: CorpusConfig,
+    out: Path,
+    todo: list[tuple[str, int, int]],
+    workers: int,
+    report: Callable[[str], None],
+) -> int:
+    """Write the missing shards with a pool of processes; returns the number of rows written."""
+    start, written, done = time.perf_counter(), 0, 0
+    pending = sum(shard_rows(config, *item[:2]) for item in todo)
+    with ProcessPoolExecutor(
+        min(workers, max(len(todo), 1)), mp_context=start_method(), initializer=die_with_parent
+    ) as pool:
+        futures = [pool.submit(write_shard, config, out, *item) for item in todo]
+        try:
+            for future in as_completed(futures):
+                written, done = written + future.result(), done + 1
+                speed = written / (time.perf_counter() - start)
+                left = (pending - written) / speed
+                report(
+                    f"corpus: {done}/{len(todo)} shards, {written}/{pending} rows, {speed:.0f} rows/s, {left:.0f} s left"
+                )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return written
+
+
+def start_method() -> multiprocessing.context.BaseContext:
+    """A fork server that has the heavy imports behind it where there is one (safe beside the threads of torch), else fresh processes."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "finecap.corpus.charts", "finecap.corpus.docs", "finecap.corpus.scenes"])
+    return context
+
+
+def die_with_parent() -> None:
+    """Let a worker end when the build is killed; it would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def claim_folder(out: Path, config: CorpusConfig) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,10 +25,22 @@ FACES = {
 }
 
 
+def package_file(package: str, inside: str) -> Path:
+    """A file that an installed package ships, found without importing the package (some take seconds).
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the corpus needs the package {package}; install finevit[corpus]")
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
 @functools.cache
 def load_font(face: str, size: int) -> ImageFont.FreeTypeFont:
     """One of `FACES` at a size in pixels per em, laid out without shaping so that all machines draw the same."""
-    path = files("matplotlib") / "mpl-data" / "fonts" / "ttf" / FACES[face]
+    path = package_file("matplotlib", f"mpl-data/fonts/ttf/{FACES[face]}")
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 

