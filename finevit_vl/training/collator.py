@@ -60,10 +60,11 @@ class SFTCollator:
             row without max_length, instead of padding them to the longest.
         isolate_turns: let every turn see the picture and itself alone, at the positions it would have as the only
             turn. The loss is then that of separate one-turn samples (how the model is asked in an evaluation: it
-            cannot copy an answer from an earlier turn) for the price of one picture. Needs sdpa attention.
+            cannot copy an answer from an earlier turn) for the price of one picture. Needs sdpa or eager attention.
 
     Calling it returns input_ids, labels (rows, length) int64; attention_mask (rows, length) int64, or with
-    isolate_turns (rows, 1, length, length) bool; position_ids (rows, length) int64 when packing or isolating;
+    isolate_turns (rows, 1, length, length) float32, 0 where seen and the lowest float elsewhere, which eager adds
+    and sdpa takes as it is; position_ids (rows, length) int64 when packing or isolating;
     pixel_values (patches, channels·patch²) float32; image_grid_thw (images, 3) int64; lengths (images,) int64, each
     sample's tokens; ids, the records' ids; epochs, the pass each record is in; skipped, (id, reason) pairs.
 
@@ -190,7 +191,9 @@ class SFTCollator:
         batch = {"input_ids": rows("input_ids", self.pad_token_id), "labels": rows("labels", IGNORE_INDEX)}
         turn_ids = rows("turn_ids", -1)
         if self.isolate_turns:
-            batch["attention_mask"] = isolated_turns_mask(turn_ids)
+            # Not the boolean mask: eager attention would add its ones and zeros, and nothing would be masked.
+            hidden = ~isolated_turns_mask(turn_ids)
+            batch["attention_mask"] = hidden * torch.finfo(torch.float32).min
             batch["position_ids"] = isolated_positions(turn_ids)
         else:
             batch["attention_mask"] = (turn_ids >= 0).long()
