@@ -11,6 +11,7 @@ Every key of a recipe is a flag and every flag a key; flags win. `--resume_from_
 
 import os
 import sys
+from pathlib import Path
 
 # A training run reports to nobody unless `report_to` says so.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -18,11 +19,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from finevit_vl.training.recipe import parse_recipe
 from finevit_vl.training.run import run
 
+CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "finevit_vl.template.md"
+
 
 def main() -> None:
     try:
         recipe = parse_recipe(sys.argv[1:])
-        out = run(recipe)
+        out = run(recipe, CARD_TEMPLATE)
     except ValueError as error:
         sys.exit(f"vl_sft.py: {error}")
     print(f"model, processor, recipe, curve and card are in {out}")

@@ -30,6 +30,7 @@ def save_output(
     recipe: Recipe,
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
+    card_template: Path,
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
@@ -38,6 +39,7 @@ def save_output(
         model: with adapters merged, as `from_pretrained` should find it.
         log_history: the Trainer's logs.
         skipped: reason by record id.
+        card_template: text with `$name`s, see `model_card`.
     """
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
@@ -49,7 +51,7 @@ def save_output(
     (aside / CURVE_FILE).write_text(json.dumps(curve, indent=1))
     (aside / SKIPPED_FILE).write_text(json.dumps(skipped, indent=1))
     draw_curve(curve, aside / CURVE_PICTURE)
-    (aside / "README.md").write_text(model_card(model, recipe, curve))
+    (aside / "README.md").write_text(model_card(card_template, model, recipe, curve))
     for path in sorted(aside.iterdir()):
         os.replace(path, out / path.name)
     aside.rmdir()
@@ -67,9 +69,9 @@ def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def model_card(model: PreTrainedModel, recipe: Recipe, curve: list[dict[str, Any]]) -> str:
-    """The card, from `model_cards/finevit_vl.md`'s text."""
-    template = string.Template(_template_path().read_text())
+def model_card(template_path: Path, model: PreTrainedModel, recipe: Recipe, curve: list[dict[str, Any]]) -> str:
+    """The card: the template with what is known about this model and run filled in."""
+    template = string.Template(template_path.read_text())
     last = curve[-1] if curve else {}
     vision, text = model.config.vision_config, model.config.get_text_config()
     return template.substitute(
@@ -87,7 +89,3 @@ def model_card(model: PreTrainedModel, recipe: Recipe, curve: list[dict[str, Any
         recipe=yaml.safe_dump(resolved(recipe), sort_keys=False).strip(),
         versions=", ".join(f"{m.__name__} {m.__version__}" for m in (torch, transformers, trl, accelerate)),
     )
-
-
-def _template_path() -> Path:
-    return Path(__file__).with_name("model_card.md")

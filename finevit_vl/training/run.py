@@ -16,8 +16,8 @@ from finevit_vl.training.trainer import FineViTSFTTrainer
 _UNBOUNDED_STEPS = 10_000_000  # a run that only the clock ends
 
 
-def run(recipe: Recipe) -> Path:
-    """Trains as the recipe says and returns the output folder.
+def run(recipe: Recipe, card_template: Path) -> Path:
+    """Trains as the recipe says and returns the output folder, in which the card is made from `card_template`.
 
     Raises:
         ValueError: the recipe asks for something that is not there.
@@ -26,7 +26,7 @@ def run(recipe: Recipe) -> Path:
     trainer = build_trainer(recipe)
     out = Path(recipe.training.output_dir)
     trainer.train(resume_from_checkpoint=find_checkpoint(out, recipe.training.resume_from_checkpoint))
-    finish(trainer, recipe)
+    finish(trainer, recipe, card_template)
     return out
 
 
@@ -98,7 +98,7 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def finish(trainer: FineViTSFTTrainer, recipe: Recipe) -> None:
+def finish(trainer: FineViTSFTTrainer, recipe: Recipe, card_template: Path) -> None:
     """Saves the trained model with everything that belongs to it; on all ranks, of which rank 0 writes."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if recipe.model.lora_rank:
@@ -112,4 +112,5 @@ def finish(trainer: FineViTSFTTrainer, recipe: Recipe) -> None:
         recipe,
         trainer.state.log_history,
         trainer.skipped_examples,
+        card_template,
     )
