@@ -4,12 +4,18 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any, cast
 
+import datasets.config
+import lmms_eval.api.task  # noqa: F401  (see LOAD_TRUNCATED_IMAGES)
 import pytest
 from datasets import Dataset
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
 
-from finecap.records import FINECAP_FEATURES, region, validate_record
+from finecap.records import FINECAP_FEATURES, Record, region, validate_record
+
+# lmms-eval's import turns this on for the whole process; other rooms' tests of truncated pictures run in it too.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 WIDTH, HEIGHT = 112, 84
 COLOURS = ("red", "green", "blue", "white")
@@ -18,8 +24,6 @@ COLOURS = ("red", "green", "blue", "white")
 @pytest.fixture(autouse=True, scope="session")
 def _own_datasets_cache(tmp_path_factory):
     """Keep the rows that tests load out of the user's cache."""
-    import datasets
-
     folder = tmp_path_factory.mktemp("datasets")
     previous = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = folder
@@ -29,7 +33,7 @@ def _own_datasets_cache(tmp_path_factory):
     del os.environ["HF_DATASETS_CACHE"]
 
 
-def _record(index: int) -> dict:
+def _record(index: int) -> dict[str, Any]:
     """A picture with one coloured rectangle, and a question of each kind that no other record asks."""
     box = [4 + 3 * index, 10 + index, 50 + 4 * index, 60 + index]
     picture = Image.new("RGB", (WIDTH, HEIGHT), (230, 230 - 9 * index, 210))
@@ -69,7 +73,7 @@ def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     records = [_record(index) for index in range(10)]
     for record in records:
-        validate_record(record)
+        validate_record(cast(Record, record))
     (folder / "data").mkdir()
     for shard in range(2):
         rows = Dataset.from_list(records[5 * shard : 5 * shard + 5], features=FINECAP_FEATURES)

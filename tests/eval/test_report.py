@@ -23,8 +23,9 @@ class Page(HTMLParser):
         self.tags, self.cells, self.text, self._open = [], [], [], None
         self.feed(text)
 
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
         if tag in ("td", "dd"):
             self.cells.append("")
             self._open = tag
@@ -47,8 +48,12 @@ def example(**changes):
         "image": Image.new("RGB", (112, 84)),
         "question": "the <b>cat</b>",
         "metric": "acc@0.5",
+        "truth": [10, 20, 40, 60],
+        "prediction": [12, 20, 44, 60.5],
+        "score": 1.0,
+        "iou": 0.83,
+        "correct": True,
     }
-    base |= {"truth": [10, 20, 40, 60], "prediction": [12, 20, 44, 60.5], "score": 1.0, "iou": 0.83, "correct": True}
     return {**base, **changes}
 
 
@@ -120,7 +125,7 @@ def test_results_without_tasks_are_refused(tmp_path):
 
 
 def test_the_curve_falls_where_the_loss_falls():
-    path = re.search(r'class="smooth" d="M([^"]+)"', curve_svg(CURVE)).group(1)
+    (path,) = re.findall(r'class="smooth" d="M([^"]+)"', curve_svg(CURVE))
     heights = [float(point.split()[1]) for point in path.split("L")]
     assert heights == sorted(heights), "SVG's y grows downwards"
     assert len(heights) == len(CURVE)

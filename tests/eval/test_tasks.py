@@ -1,9 +1,9 @@
 """The exported rows are what lmms-eval's own tasks expect, with lmms-eval's own prompts."""
 
-import importlib.util
 from pathlib import Path
 
 import datasets
+import lmms_eval.tasks
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
@@ -17,7 +17,7 @@ from finevit_eval.receipts import rows_fingerprint
 from finevit_eval.tasks.build import build_tasks
 from finevit_eval.tasks.utils import grounding_process_results, grounding_rows
 
-LMMS_EVAL_TASKS = Path(importlib.util.find_spec("lmms_eval").origin).parent / "tasks"
+LMMS_EVAL_TASKS = Path(lmms_eval.tasks.__file__).parent
 
 
 @pytest.fixture(scope="module")
