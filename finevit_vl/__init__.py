@@ -1,6 +1,8 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT-VL: FineViT, a projector and any causal language model. Importing this registers it with transformers."""
 
+import sys
+
 import transformers
 from transformers import (
     AutoConfig,
@@ -39,9 +41,12 @@ def _register() -> None:
     AutoModelForImageTextToText.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoModelForMultimodalLM.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(FineViTVLConfig, FineViTVLProcessor, exist_ok=True)
-    # TRL (models by path, DPO's reference) and `transformers serve` look classes up by name in these two places.
-    for cls in (FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor):
-        setattr(transformers, cls.__name__, cls)
+    # TRL (models by path, DPO's reference) and `transformers serve` look classes up by name in these two places. The
+    # first is there twice: `transformers.processing_utils` executes transformers' `__init__` a second time, so that
+    # importers before and after hold different modules.
+    for namespace in (transformers, sys.modules["transformers"]):
+        for cls in (FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor):
+            setattr(namespace, cls.__name__, cls)
     names = transformers.models.auto.modeling_auto
     for mapping in (
         names.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,

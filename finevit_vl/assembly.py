@@ -50,10 +50,10 @@ def join_vision_and_text(
                 "FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)."
             )
         processor = FineViTVLProcessor.from_vision_text_pretrained(vision, text)
-    if isinstance(vision, str | Path):
-        vision = AutoModel.from_pretrained(vision, dtype=dtype)
     if isinstance(text, str | Path):
         text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+    if isinstance(vision, str | Path):
+        vision = AutoModel.from_pretrained(vision, dtype=text.dtype)
     if not hasattr(text.base_model, "embed_tokens"):
         raise ValueError(
             f"{type(text).__name__} keeps its embedding elsewhere than in base_model.embed_tokens: "
@@ -76,11 +76,18 @@ def join_vision_and_text(
         model = model_class(config)
     projector = model.model.multi_modal_projector.to_empty(device=text.device).to(text.dtype)
     projector.apply(model._init_weights)
-    model.model.vision_tower = vision.to(device=text.device, dtype=text.dtype)
+    model.model.vision_tower = _to_dtype_of(vision, text)
     model.model.language_model = text.base_model
     model.lm_head = text.get_output_embeddings()
     model.generation_config = generation_config_for(processor, text.generation_config)
     return model.eval()
+
+
+def _to_dtype_of(vision: PreTrainedModel, text: PreTrainedModel) -> PreTrainedModel:
+    # `vision.to(dtype)` would round the rotary frequencies as well, which stay in float32.
+    for parameter in vision.parameters():
+        parameter.data = parameter.data.to(text.dtype)
+    return vision.to(text.device)
 
 
 def generation_config_for(processor: FineViTVLProcessor, base: GenerationConfig | None = None) -> GenerationConfig:
