@@ -31,18 +31,21 @@ class ClockCallback(TrainerCallback, ExportableState):
         self.progress.elapsed = saved.get("attributes", {}).get("elapsed", 0.0)
         self.progress.start()
 
-    def on_step_end(
+    def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # Here and not at the step's end, because the schedule reads the clock in between.
         elapsed = self.progress.tick()
-        if self.progress.max_seconds is None:
-            return
-        if torch.distributed.is_initialized():
+        if self.progress.max_seconds is not None and torch.distributed.is_initialized():
             # All ranks must agree on the step that ends the run, so they go by rank 0's clock.
             shared = torch.tensor(elapsed, device=args.device)
             torch.distributed.broadcast(shared, src=0)
             self.progress.elapsed = shared.item()
-        if self.progress.elapsed >= self.progress.max_seconds:
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.progress.max_seconds is not None and self.progress.elapsed >= self.progress.max_seconds:
             control.should_training_stop = True
             control.should_log = True
 

@@ -26,6 +26,7 @@ SKIPPED_FILE = "skipped_records.json"
 def save_output(
     out: Path,
     model: PreTrainedModel,
+    state: dict[str, torch.Tensor] | None,
     processor: ProcessorMixin,
     recipe: Recipe,
     log_history: list[dict[str, Any]],
@@ -37,6 +38,7 @@ def save_output(
     Args:
         out: the run's output folder; checkpoints in it stay.
         model: with adapters merged, as `from_pretrained` should find it.
+        state: its whole weights where `model` holds only shards of them, else None.
         log_history: the Trainer's logs.
         skipped: reason by record id.
         card_template: text with `$name`s, see `model_card`.
@@ -44,7 +46,7 @@ def save_output(
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save_pretrained(aside)
+    model.save_pretrained(aside, state_dict=state)
     processor.save_pretrained(aside)
     (aside / RECIPE_FILE).write_text(yaml.safe_dump(resolved(recipe), sort_keys=False))
     curve = [entry for entry in log_history if "loss" in entry]

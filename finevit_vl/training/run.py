@@ -3,7 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import set_seed
 
 from finevit_vl.training.collator import SFTCollator
@@ -33,6 +36,8 @@ def run(recipe: Recipe, card_template: Path) -> Path:
 def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     """Everything that a run needs, ready for `train()`."""
     args = recipe.training
+    if recipe.model.lora_rank and PartialState().distributed_type == DistributedType.FSDP:
+        raise ValueError("LoRA adapters cannot be merged from FSDP shards; launch LoRA runs without FSDP")
     set_seed(args.seed)
     processor = build_processor(recipe.model)
     model = build_model(recipe.model, processor)
@@ -100,14 +105,18 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def finish(trainer: FineViTSFTTrainer, recipe: Recipe, card_template: Path) -> None:
     """Saves the trained model with everything that belongs to it; on all ranks, of which rank 0 writes."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if recipe.model.lora_rank:
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    state = None
+    if trainer.is_fsdp_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model)  # gathered from all ranks
+    elif recipe.model.lora_rank:
         model = model.merge_and_unload()
     if not trainer.accelerator.is_main_process:
         return
     save_output(
         Path(recipe.training.output_dir),
         model,
+        state,
         trainer.processing_class,
         recipe,
         trainer.state.log_history,

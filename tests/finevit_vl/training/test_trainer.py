@@ -105,7 +105,7 @@ def test_activation_checkpointing_changes_no_loss(trainer_for):
 
 
 def test_a_wall_clock_budget_ends_the_run_with_an_annealed_rate(trainer_for):
-    trainer = trainer_for(max_steps=-1, max_minutes=0.05, warmup_steps=0)
+    trainer = trainer_for(max_steps=-1, max_minutes=0.05, warmup_steps=0, prompt_tokens=True)
     assert trainer.args.max_steps > 10_000
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_the_batch_ids(trainer_
 def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):
     curves = []
     for name in ("eager", "sdpa"):
-        trainer = trainer_for(attn_implementation=name, max_steps=4)
+        trainer = trainer_for(attn_implementation=name, prompt_tokens=True, max_steps=3)
         assert trainer.model.config.vision_config._attn_implementation == name
         trainer.train()
         curves.append(losses(trainer))
