@@ -1,1 +1,3 @@
-"""The embedded corpus: deterministic generators of documents, charts and scenes that need nothing but packages from the index."""
+"""The embedded corpus: deterministic generators of documents, charts and scenes that need nothing but packages from
+the index.
+"""

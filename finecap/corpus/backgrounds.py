@@ -1,4 +1,5 @@
-"""Photographs that scikit-image and scikit-learn ship inside their wheels, cut into backgrounds; nothing is downloaded.
+"""Photographs that scikit-image and scikit-learn ship inside their wheels, cut into backgrounds; nothing is
+downloaded.
 
 Photographs are split, not crops: a photograph behind a training scene is never behind a test scene.
 """
@@ -58,8 +59,9 @@ def choose_photo(rng: random.Random, split: str) -> str:
 def crop_background(
     rng: random.Random, split: str, name: str, size: tuple[int, int], fade: tuple[float, float]
 ) -> Image.Image:
-    """A random crop of a photograph, scaled to `size` (width, height) and faded towards a flat light or grey tone by a share drawn from the
-    range `fade`."""
+    """A random crop of a photograph, scaled to `size` (width, height) and faded towards a flat light or grey tone by a
+    share drawn from the range `fade`.
+    """
     photo = _photo(PHOTOS[split][name])
     width, height = size
     scale = rng.uniform(0.4, 1.0) * min(photo.width / width, photo.height / height)

@@ -1,7 +1,9 @@
-"""Building a corpus: parquet shards that `datasets.load_dataset(folder)` reads, by all cores, resumable, without doubled rows.
+"""Building a corpus: parquet shards that `datasets.load_dataset(folder)` reads, by all cores, resumable, without
+doubled rows.
 
-A shard is a pure function of the configuration and its number, so any process may write it at any time and the result is the same.
-A finished shard is a file under its final name (written aside, then renamed); an interrupted build simply skips those.
+A shard is a pure function of the configuration and its number, so any process may write it at any time and the result
+is the same. A finished shard is a file under its final name (written aside, then renamed); an interrupted build simply
+skips those.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ CONFIG_FILE = "corpus.json"
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Everything that decides what a corpus holds; stored beside it. `rows[split][kind]` are the resolved numbers of rows."""
+    """Everything that decides what a corpus holds; stored beside it. `rows[split][kind]` are the resolved numbers of
+    rows.
+    """
 
     size: int
     seed: int
@@ -72,7 +76,8 @@ def resolve(
     kinds: Mapping[str, float] | None,
     split_shares: Mapping[str, float] | None,
 ) -> CorpusConfig:
-    """Turn a request into exact numbers of rows; easy-vqa's share is capped at the pictures it has and the rest goes to the others.
+    """Turn a request into exact numbers of rows; easy-vqa's share is capped at the pictures it has and the rest goes
+    to the others.
 
     Raises:
         ValueError: for a size, weight or share that cannot be met.
@@ -95,7 +100,8 @@ def resolve(
     weights = {kind: kinds[kind] for kind in KINDS if kinds.get(kind, 0) > 0}
     if size < len(weights) * len(SPLITS):
         raise ValueError(
-            f"size is {size}, but {len(weights)} kinds in {len(SPLITS)} splits need at least {len(weights) * len(SPLITS)} rows"
+            f"size is {size}, too small for {len(weights)} kinds in {len(SPLITS)} splits; ask for at least "
+            f"{len(weights) * len(SPLITS)} rows"
         )
     splits = apportion(size, shares)
     rows = {split: kind_rows(split, splits[split], weights) for split in SPLITS}
@@ -103,7 +109,9 @@ def resolve(
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers in proportion to the weights that sum to `total` (largest remainders; ties go to the earlier key)."""
+    """Whole numbers in proportion to the weights that sum to `total` (largest remainders; ties go to the earlier
+    key).
+    """
     scale = total / sum(weights.values())
     counts = {key: int(weight * scale) for key, weight in weights.items()}
     by_remainder = sorted(weights, key=lambda key: counts[key] - weights[key] * scale)
@@ -191,12 +199,8 @@ def build_corpus(
     """
     out = Path(out)
     config = resolve(size, seed, difficulty, kinds, split_shares)
-    workers = (
-        len(os.sched_getaffinity(0))
-        if workers is None and hasattr(os, "sched_getaffinity")
-        else workers or os.cpu_count()
-    )
-    if workers is None or workers < 1:
+    workers = available_cores() if workers is None else workers
+    if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
     (out / "data").mkdir(parents=True, exist_ok=True)
     claim_folder(out, config)
@@ -210,6 +214,11 @@ def build_corpus(
     card.write_card(out, asdict(config))
     report(f"corpus: {size} rows in {out}; look at {', '.join(str(path) for path in pictures)}")
     return BuildResult(out, size, written, written / seconds if written else 0.0)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, where the system tells, else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_shards(
@@ -231,9 +240,8 @@ def write_shards(
                 written, done = written + future.result(), done + 1
                 speed = written / (time.perf_counter() - start)
                 left = (pending - written) / speed
-                report(
-                    f"corpus: {done}/{len(todo)} shards, {written}/{pending} rows, {speed:.0f} rows/s, {left:.0f} s left"
-                )
+                rows = f"{written}/{pending} rows, {speed:.0f} rows/s, {left:.0f} s left"
+                report(f"corpus: {done}/{len(todo)} shards, {rows}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -241,7 +249,9 @@ def write_shards(
 
 
 def start_method() -> multiprocessing.context.BaseContext:
-    """A fork server that has the heavy imports behind it where there is one (safe beside the threads of torch), else fresh processes."""
+    """A fork server that has the heavy imports behind it where there is one (safe beside the threads of torch), else
+    fresh processes.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -12,23 +12,28 @@ from finecap.records import SPLITS
 HELD_OUT = """\
 What is held out, so that no test item can be known from training:
 
-- **finevit-docs**: every answer is a string that one split owns (by a hash, whatever the seed): a number, name, date or amount that is an
-  answer in test is never an answer in train. In the typed forms of level nano, short words come from a closed list; there the pair of field
-  name and word is owned, and all values on a form belong to its split. Prose that no question asks for is drawn alike in every split.
-- **finevit-charts**: real tables belong to one split by name. Where values are drawn evenly, the pair of a bar's label and its value is
-  owned: no bar of a test chart, label and value together, is drawn in train. A number alone is not held out there.
-- **finevit-scenes**: photographs belong to one split. The arrangement (the set of drawings, each with the third of the picture, across and
-  down, in which its centre lies) is owned. At levels base and full, drawings are owned as well, and each test scene shows at least one drawing
-  that train never shows; at nano and small, all drawings occur in every split.
-- **easy-vqa**: the published test pictures are test; the published training pictures are train (0 to 3,799) and validation (3,800 to 3,999).
+- **finevit-docs**: every answer is a string that one split owns (by a hash, whatever the seed): a number, name, date
+  or amount that is an answer in test is never an answer in train. In the typed forms of level nano, short words come
+  from a closed list; there the pair of field name and word is owned, and all values on a form belong to its split.
+  Prose that no question asks for is drawn alike in every split.
+- **finevit-charts**: real tables belong to one split by name. Where values are drawn evenly, the pair of a bar's
+  label and its value is owned: no bar of a test chart, label and value together, is drawn in train. A number alone
+  is not held out there.
+- **finevit-scenes**: photographs belong to one split. The arrangement (the set of drawings, each with the third of
+  the picture, across and down, in which its centre lies) is owned. At levels base and full, drawings are owned as
+  well, and each test scene shows at least one drawing that train never shows; at nano and small, all drawings occur
+  in every split.
+- **easy-vqa**: the published test pictures are test; the published training pictures are train (0 to 3,799) and
+  validation (3,800 to 3,999).
 
 A record's id ends in its source key."""
 
 LICENSES = """\
-Each row names the licences of what it was made from in `license`. Documents and charts with drawn values are generated (text by Faker, MIT);
-charts from real tables carry the table's licence as bokeh-sampledata and vega-datasets record it. Scenes show OpenMoji drawings
-(CC-BY-SA-4.0: "All emojis designed by OpenMoji, the open-source emoji and icon project") on photographs that scikit-image and scikit-learn ship;
-whoever passes scenes on must do so under CC-BY-SA-4.0. Fonts are DejaVu. easy-vqa is MIT."""
+Each row names the licences of what it was made from in `license`. Documents and charts with drawn values are
+generated (text by Faker, MIT); charts from real tables carry the table's licence as bokeh-sampledata and vega-
+datasets record it. Scenes show OpenMoji drawings (CC-BY-SA-4.0: "All emojis designed by OpenMoji, the open-source
+emoji and icon project") on photographs that scikit-image and scikit-learn ship; whoever passes scenes on must do so
+under CC-BY-SA-4.0. Fonts are DejaVu. easy-vqa is MIT."""
 
 
 def write_card(out: Path, config: dict) -> None:
@@ -54,8 +59,9 @@ configs:
 ---
 # FineCap embedded corpus, difficulty {config["difficulty"]}, seed {config["seed"]}
 
-Made by `finevit corpus build --size {config["size"]} --difficulty {config["difficulty"]} --seed {config["seed"]}` from installed packages, without
-the network. Boxes are absolute pixels x1, y1, x2, y2 (x2, y2 exclusive) and exact by construction.
+Made by `finevit corpus build --size {config["size"]} --difficulty {config["difficulty"]} --seed {config["seed"]}`
+from installed packages, without the network. Boxes are absolute pixels x1, y1, x2, y2 (x2, y2 exclusive) and exact by
+construction.
 
 | source | {" | ".join(SPLITS)} |
 |---|{"---|" * len(SPLITS)}

@@ -1,8 +1,8 @@
 """Bars without axes on a grid of character cells, for the smallest level.
 
-Labels and values are typed in the cells on which nano documents are typed (`finecap.corpus.docs.typewrite`), with the same glyphs, so that
-what a tiny model learns of reading in one serves the other. Drawn without matplotlib: twenty times faster, and every box is known as it is
-drawn.
+Labels and values are typed in the cells on which nano documents are typed (`finecap.corpus.docs.typewrite`), with the
+same glyphs, so that what a tiny model learns of reading in one serves the other. Drawn without matplotlib: twenty
+times faster, and every box is known as it is drawn.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ INK = (16, 16, 16)
 def draw_bare_bars(
     rng: random.Random, spec: ChartSpec, size: tuple[int, int], font_size: int, cell: int
 ) -> tuple[Image.Image, list[Part]]:
-    """One bar in each slot of four cells, its label in the bottom row and its value in the lowest free cell row above it.
+    """One bar in each slot of four cells, its label in the bottom row and its value in the lowest free cell row above
+    it.
 
-    Everything is off the grid by two pixels at most. Slots are spread over the picture when there are fewer bars than slots.
+    Everything is off the grid by two pixels at most. Slots are spread over the picture when there are fewer bars than
+    slots.
     """
     width, height = size
     image = Image.new("RGB", size, (255, 255, 255))

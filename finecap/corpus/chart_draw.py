@@ -1,8 +1,8 @@
 """Drawing charts with matplotlib and measuring, in pixels, what was drawn.
 
-Boxes of bars, wedges, lines and points come from a second drawing in which every such part has a flat colour of its own: what is seen of a
-part is exactly the pixels of its colour. Boxes of words come from a third drawing that holds nothing but the words. Window extents serve
-only to know where to look for a word, since they include empty margins.
+Boxes of bars, wedges, lines and points come from a second drawing in which every such part has a flat colour of its
+own: what is seen of a part is exactly the pixels of its colour. Boxes of words come from a third drawing that holds
+nothing but the words. Window extents serve only to know where to look for a word, since they include empty margins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle, Wedge
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from PIL import Image
 
@@ -28,7 +28,9 @@ DPI = 72  # one point is one pixel
 
 @dataclass(frozen=True)
 class Part:
-    """One measured part of a chart: `role` is bar, wedge, line, point, legend_key, or for words title, axis_label, tick, legend, value."""
+    """One measured part of a chart: `role` is bar, wedge, line, point, legend_key, or for words title, axis_label,
+    tick, legend, value.
+    """
 
     role: str
     box: Box
@@ -45,6 +47,13 @@ class Drawn:
     role: str
     row: int | None = None
     series: int | None = None
+
+
+@dataclass(frozen=True)
+class DrawnWord(Drawn):
+    """A drawn text."""
+
+    artist: Text
 
 
 def rgb(name: str) -> tuple[float, float, float]:
@@ -75,7 +84,9 @@ def text_box(artist: Artist, canvas: FigureCanvasAgg, pixels: np.ndarray, margin
 def draw_chart(
     spec: ChartSpec, size: tuple[int, int], font_size: int, grid: bool
 ) -> tuple[Image.Image, list[Part]] | None:
-    """A chart with title, axes, ticks and legend: the picture and its measured parts, or None if words would overlap or not fit."""
+    """A chart with title, axes, ticks and legend: the picture and its measured parts, or None if words would overlap
+    or not fit.
+    """
     figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -88,7 +99,7 @@ def draw_chart(
     words = collect_words(axes, spec, drawn)
     if not words_fit([word.artist for word in words], canvas, size):
         return None
-    parts = measure_parts(figure, canvas, [item for item in drawn if not isinstance(item.artist, Text)])
+    parts = measure_parts(figure, canvas, [item for item in drawn if not isinstance(item, DrawnWord)])
     return Image.fromarray(pixels), parts + measure_words(figure, canvas, words)
 
 
@@ -105,11 +116,11 @@ def draw_bars(axes: Axes, spec: ChartSpec, font_size: int) -> list[Drawn]:
         drawn += [Drawn(bar, "bar", row, number_of_series) for row, bar in enumerate(bars)]
         if spec.value_labels:
             labels = axes.bar_label(bars, [number(value) for value in values], padding=2, fontsize=font_size - 1)
-            drawn += [Drawn(label, "value", row, number_of_series) for row, label in enumerate(labels)]
+            drawn += [DrawnWord(label, "value", row, number_of_series) for row, label in enumerate(labels)]
     (axes.set_yticks if lying else axes.set_xticks)(range(len(spec.rows)), spec.rows)
     if lying:
         axes.invert_yaxis()
-    axes.margins(**{"x" if lying else "y": 0.12})
+    axes.margins(x=0.12) if lying else axes.margins(y=0.12)
     return drawn
 
 
@@ -148,7 +159,7 @@ def draw_pie(axes: Axes, spec: ChartSpec, font_size: int) -> list[Drawn]:
     for share in shares:
         share.set_fontsize(font_size)
     return [Drawn(wedge, "wedge", row, 0) for row, wedge in enumerate(wedges)] + [
-        Drawn(share, "value", row, 0) for row, share in enumerate(shares)
+        DrawnWord(share, "value", row, 0) for row, share in enumerate(shares)
     ]
 
 
@@ -193,22 +204,22 @@ def add_legend(axes: Axes, spec: ChartSpec, font_size: int) -> list[Drawn]:
     drawn = []
     for index, (key, text) in enumerate(zip(legend.get_patches(), legend.get_texts(), strict=True)):
         where = {"row": index} if row_wise else {"series": index}
-        drawn += [Drawn(key, "legend_key", **where), Drawn(text, "legend", **where)]
+        drawn += [Drawn(key, "legend_key", **where), DrawnWord(text, "legend", **where)]
     return drawn
 
 
-def collect_words(axes: Axes, spec: ChartSpec, drawn: list[Drawn]) -> list[Drawn]:
+def collect_words(axes: Axes, spec: ChartSpec, drawn: list[Drawn]) -> list[DrawnWord]:
     """Every text that is drawn. Ticks outside the view are kept by matplotlib but not drawn, so they are left out."""
-    words = [Drawn(axes.title, "title"), *(item for item in drawn if isinstance(item.artist, Text))]
+    words = [DrawnWord(axes.title, "title"), *(item for item in drawn if isinstance(item, DrawnWord))]
     if spec.type == "pie":
         return words
-    words += [Drawn(axis.label, "axis_label") for axis in (axes.xaxis, axes.yaxis)]
+    words += [DrawnWord(axis.label, "axis_label") for axis in (axes.xaxis, axes.yaxis)]
     for axis in (axes.xaxis, axes.yaxis):
         low, high = sorted(axis.get_view_interval())
         by_row = spec.type != "scatter" and axis is (axes.yaxis if spec.type == "hbar" else axes.xaxis)
         for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
             if low <= place <= high:
-                words.append(Drawn(label, "tick", row=round(place) if by_row else None))
+                words.append(DrawnWord(label, "tick", row=round(place) if by_row else None))
     return [word for word in words if word.artist.get_text().strip()]
 
 
@@ -221,7 +232,9 @@ def words_fit(words: list[Artist], canvas: FigureCanvasAgg, size: tuple[int, int
 
 
 def measure_parts(figure: Figure, canvas: FigureCanvasAgg, drawn: list[Drawn]) -> list[Part]:
-    """Draw every part in a flat colour of its own and read the boxes off; a part that is wholly hidden or has no area is left out."""
+    """Draw every part in a flat colour of its own and read the boxes off; a part that is wholly hidden or has no area
+    is left out.
+    """
     shown = {id(item.artist) for item in drawn}
     hidden = [
         artist
@@ -249,17 +262,18 @@ def is_leaf(artist: Artist) -> bool:
 
 
 def paint_flat(artist: Artist, code: int) -> None:
-    """Give an artist the colour that stands for `code`, without smoothing, so that each of its pixels carries it unmixed."""
+    """Give an artist the colour that stands for `code`, without smoothing, so that each of its pixels carries it
+    unmixed.
+    """
     value = 8 * code
     color = ((value >> 16 & 255) / 255, (value >> 8 & 255) / 255, (value & 255) / 255)
     if isinstance(artist, Line2D):
-        artist.set(color=color, markeredgewidth=0)
-    elif isinstance(artist, Wedge | Rectangle | Patch):
-        artist.set(facecolor=color, edgecolor="none")
-    artist.set_antialiased(False)
+        artist.set(color=color, markeredgewidth=0, antialiased=False)
+    elif isinstance(artist, Patch):
+        artist.set(facecolor=color, edgecolor="none", antialiased=False)
 
 
-def measure_words(figure: Figure, canvas: FigureCanvasAgg, words: list[Drawn]) -> list[Part]:
+def measure_words(figure: Figure, canvas: FigureCanvasAgg, words: list[DrawnWord]) -> list[Part]:
     """Draw the words alone, in black, and take the box of the ink of each."""
     shown = {id(word.artist) for word in words}
     for artist in figure.findobj(

@@ -1,4 +1,6 @@
-"""Questions about a chart whose answers follow from its numbers, asked only where a careful reader can tell the answer."""
+"""Questions about a chart whose answers follow from its numbers, asked only where a careful reader can tell the
+answer.
+"""
 
 from __future__ import annotations
 

@@ -29,8 +29,10 @@ GENERATED = "values: generated here"
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """`series`: name to one value per row, None-named series have the empty name; `colors`: one colour word per series, or one per row
-    where there is a single series of bars or wedges; `decimals`: how many digits every number is written with at most."""
+    """`series`: name to one value per row, None-named series have the empty name; `colors`: one colour word per
+    series, or one per row where there is a single series of bars or wedges; `decimals`: how many digits every number
+    is written with at most.
+    """
 
     type: str
     title: str
@@ -99,7 +101,9 @@ def from_pairs(rng: random.Random, level: ChartLevel, split: str) -> ChartSpec:
 
 
 def from_table(rng: random.Random, level: ChartLevel, table: Table) -> ChartSpec | None:
-    """Some rows and columns of a table as a chart of a type that suits them; None if the draw does not suit the table."""
+    """Some rows and columns of a table as a chart of a type that suits them; None if the draw does not suit the
+    table.
+    """
     kind = rng.choice(level.types)
     columns = choose_columns(rng, level, table, kind)
     count = min(rng.randint(*level.categories), len(table.rows))

@@ -1,7 +1,9 @@
-"""Charts in ChartQA's schema (drawn with matplotlib from level small on), with exact boxes for bars, wedges, lines, points, ticks, legends and titles.
+"""Charts in ChartQA's schema (drawn with matplotlib from level small on), with exact boxes for bars, wedges, lines,
+points, ticks, legends and titles.
 
-What is held out: charts from real tables by table (`finecap.corpus.tables.TABLE_SPLITS`); charts with evenly drawn values by the pair of a
-bar's label and its value, so that no bar of a test chart, label and value together, is ever drawn in train.
+What is held out: charts from real tables by table (`finecap.corpus.tables.TABLE_SPLITS`); charts with evenly drawn
+values by the pair of a bar's label and its value, so that no bar of a test chart, label and value together, is ever
+drawn in train.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
 
 
 def draw_owned(rng: random.Random, level: ChartLevel, split: str) -> tuple[ChartSpec, Image.Image, list[Part]]:
-    """A chart of the split that can be drawn without words running into each other and about which something can be asked."""
+    """A chart of the split that can be drawn without words running into each other and about which something can be
+    asked.
+    """
     while True:
         spec, size = choose_spec(rng, level, split), rng.choice(level.sizes)
         font_size = rng.randint(*level.font_sizes)

@@ -1,4 +1,5 @@
-"""What happens to a picture between the printer or the lens and the file: noise, blur, uneven light, JPEG, a small rotation.
+"""What happens to a picture between the printer or the lens and the file: noise, blur, uneven light, JPEG, a small
+rotation.
 
 Only the rotation moves anything; it comes with the matrix that carries points along.
 """
@@ -37,7 +38,9 @@ def photograph(rng: random.Random, image: Image.Image, strength: float) -> tuple
 
 
 def rotation(degrees: float, size: tuple[int, int]) -> Affine:
-    """The matrix (a, b, c, d, e, f) that takes a point x, y to a x + b y + c, d x + e y + f: a turn about the centre of the picture."""
+    """The matrix (a, b, c, d, e, f) that takes a point x, y to a x + b y + c, d x + e y + f: a turn about the centre
+    of the picture.
+    """
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = size[0] / 2, size[1] / 2
     return cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y

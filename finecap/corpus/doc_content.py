@@ -106,38 +106,10 @@ class Item:
 
 
 GOODS = tuple(
-    [
-        "Paper",
-        "Pens",
-        "Folders",
-        "Staples",
-        "Labels",
-        "Envelopes",
-        "Toner",
-        "Lamps",
-        "Chairs",
-        "Desks",
-        "Cables",
-        "Monitors",
-        "Keyboards",
-        "Batteries",
-        "Markers",
-        "Binders",
-        "Shelves",
-        "Clocks",
-        "Mugs",
-        "Filters",
-        "Gloves",
-        "Brushes",
-        "Hammers",
-        "Screws",
-        "Hinges",
-        "Paint",
-        "Tiles",
-        "Pipes",
-        "Valves",
-        "Fuses",
-    ]
+    """
+    Paper Pens Folders Staples Labels Envelopes Toner Lamps Chairs Desks Cables Monitors Keyboards Batteries Markers
+    Binders Shelves Clocks Mugs Filters Gloves Brushes Hammers Screws Hinges Paint Tiles Pipes Valves Fuses
+    """.split()  # noqa: SIM905
 )
 
 

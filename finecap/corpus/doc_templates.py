@@ -1,4 +1,6 @@
-"""Kinds of pages. Each template sets a whole page and returns its questions and one sentence that says what the page is."""
+"""Kinds of pages. Each template sets a whole page and returns its questions and one sentence that says what the page
+is.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def form(rng: random.Random, page: Page, style: Style, split: str) -> tuple[list
 
 
 def grid(page: Page, style: Style, header: list[str], rows: list[list[str]], x: int, top: int, width: int) -> int:
-    """A ruled table: the first column from the left, the others against the right edge of theirs; returns the y below it."""
+    """A ruled table: the first column from the left, the others against the right edge of theirs; returns the y below
+    it.
+    """
     columns = len(header)
     edges = [x + round(width * (k + 1) / columns) for k in range(columns)]
     strong = Style(bold(style.face), style.size, style.ink, style.leading)

@@ -1,7 +1,7 @@
 """Typed forms, the documents of the smallest level: one field a line on a grid of character cells.
 
-Short words come from a closed list, and there the pair of field name and word is owned by a split, so that a test form asks for a pairing
-that train has never shown. Numbers are owned as strings.
+Short words come from a closed list, and there the pair of field name and word is owned by a split, so that a test form
+asks for a pairing that train has never shown. Numbers are owned as strings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Rendered documents in DocVQA's schema: a picture, questions, exact answers, and a box for every word, line and block.
+"""Rendered documents in DocVQA's schema: a picture, questions, exact answers, and a box for every word, line and
+block.
 
-What is held out: every answer is a value that one split owns as a string (`finecap.corpus.seeding.split_of`): a name, a number or a date that
-is an answer in the test split is never an answer in train. In the typed forms of the smallest level words come from a closed list, and there
-the pair of field name and word is owned (see `doc_typed`); all values on such a form belong to its split, so transcriptions do not leak
-either. On whole pages the prose between the values, which no question asks for, is the same kind of random English in every split.
+What is held out: every answer is a value that one split owns as a string (`finecap.corpus.seeding.split_of`): a name,
+a number or a date that is an answer in the test split is never an answer in train. In the typed forms of the smallest
+level words come from a closed list, and there the pair of field name and word is owned (see `doc_typed`); all values
+on such a form belong to its split, so transcriptions do not leak either. On whole pages the prose between the values,
+which no question asks for, is the same kind of random English in every split.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
 def whole_page(
     rng: random.Random, level: DocLevel, split: str
 ) -> tuple[Image.Image, list[Region], list[QA], str, str]:
-    """Picture, regions, shuffled questions, caption and source key of a page of one of the level's templates, perhaps a little turned."""
+    """Picture, regions, shuffled questions, caption and source key of a page of one of the level's templates, perhaps
+    a little turned.
+    """
     while True:
         name = rng.choice(level.templates)
         page = Page(rng.choice(level.sizes), rng.choice(PAPERS))

@@ -1,7 +1,8 @@
-"""Importer of easy-vqa (PyPI, MIT): 4,000 training and 1,000 test pictures of one shape each, with 38,575 and 9,673 questions.
+"""Importer of easy-vqa (PyPI, MIT): 4,000 training and 1,000 test pictures of one shape each, with 38,575 and 9,673
+questions.
 
-The published test pictures are the test split. The published training pictures 0 to 3,799 are the train split and 3,800 to 3,999 the
-validation split. A picture is one source item; all its questions travel in one record.
+The published test pictures are the test split. The published training pictures 0 to 3,799 are the train split and
+3,800 to 3,999 the validation split. A picture is one source item; all its questions travel in one record.
 """
 
 from __future__ import annotations

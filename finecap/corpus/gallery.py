@@ -44,7 +44,9 @@ def write_galleries(out: Path, split: str = "train") -> list[Path]:
 
 
 def contact_sheet(records: list[dict]) -> Image.Image:
-    """Tiles of `TILE` pixels: the picture with its boxes, scaled by a whole number or down to fit, and its first questions below."""
+    """Tiles of `TILE` pixels: the picture with its boxes, scaled by a whole number or down to fit, and its first
+    questions below.
+    """
     rows = -(-len(records) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE[0], rows * (TILE[1] + TEXT_HEIGHT)), (245, 245, 245))
     draw = ImageDraw.Draw(sheet)

@@ -1,7 +1,8 @@
 """The difficulty dial: the same code draws every level, and a level is nothing but the numbers in these dataclasses.
 
-nano: a model of one to two million parameters learns it from scratch on two cores; full: a model of two billion parameters does not
-saturate it. Sides of nano pictures are multiples of 28, one language-model token of a patch-14 encoder with a 2x2 merge.
+nano: a model of one to two million parameters learns it from scratch on two cores; full: a model of two billion
+parameters does not saturate it. Sides of nano pictures are multiples of 28, one language-model token of a patch-14
+encoder with a 2x2 merge.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DocLevel:
-    """Documents. `sizes`: width and height in pixels; `templates`: see `doc_templates.TEMPLATES`; `lines`: fields of a typed form;
-    `rotation`: largest turn in degrees; `degradation`: 0 none to 1 strong; `questions`: how many a record gets at most.
+    """Documents. `sizes`: width and height in pixels; `templates`: see `doc_templates.TEMPLATES`; `lines`: fields of a
+    typed form; `rotation`: largest turn in degrees; `degradation`: 0 none to 1 strong; `questions`: how many a record
+    gets at most.
 
-    `cell`: width in pixels of a typewriter's character cell, twice as high, on which forms are written; 0 for whole pages. A tiny model
-    learns to read within ten thousand pages when glyphs lie on the encoder's patches, and not within twenty thousand when not.
+    `cell`: width in pixels of a typewriter's character cell, twice as high, on which forms are written; 0 for whole
+    pages. A tiny model learns to read within ten thousand pages when glyphs lie on the encoder's patches, and not
+    within twenty thousand when not.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -31,10 +34,11 @@ class DocLevel:
 
 @dataclass(frozen=True)
 class ChartLevel:
-    """Charts. `categories`: rows of a chart (lines and scatter charts show twice as many); `series`: columns; `real_values`: share of charts
-    whose values come from a real table, the rest draws values evenly, so that a blind guess is worth nothing; `value_labels`: chance that
-    values are written beside bars; `cell`: width of a character cell of bars without axes, 0 for whole charts; `degradation`: 0 none to 1
-    strong."""
+    """Charts. `categories`: rows of a chart (lines and scatter charts show twice as many); `series`: columns;
+    `real_values`: share of charts whose values come from a real table, the rest draws values evenly, so that a blind
+    guess is worth nothing; `value_labels`: chance that values are written beside bars; `cell`: width of a character
+    cell of bars without axes, 0 for whole charts; `degradation`: 0 none to 1 strong.
+    """
 
     sizes: tuple[tuple[int, int], ...]
     types: tuple[str, ...]
@@ -50,10 +54,12 @@ class ChartLevel:
 
 @dataclass(frozen=True)
 class SceneLevel:
-    """Scenes. `object_sides`: longest side of an object in pixels; `vocabulary`: which list of drawings; `repeats`: chance that an object
-    repeats the one before; `overlap`: largest shared part of two boxes; `visible`: least visible fraction of an object; `flips`: share of
-    mirrored objects; `fade`: range of the background's fading towards a flat tone; `degradation`: 0 none to 1 strong;
-    `hold_out_drawings`: whether drawings are split too; `questions`: grounding questions, `extra_questions`: others."""
+    """Scenes. `object_sides`: longest side of an object in pixels; `vocabulary`: which list of drawings; `repeats`:
+    chance that an object repeats the one before; `overlap`: largest shared part of two boxes; `visible`: least visible
+    fraction of an object; `flips`: share of mirrored objects; `fade`: range of the background's fading towards a flat
+    tone; `degradation`: 0 none to 1 strong; `hold_out_drawings`: whether drawings are split too; `questions`:
+    grounding questions, `extra_questions`: others.
+    """
 
     sizes: tuple[tuple[int, int], ...]
     objects: tuple[int, int]

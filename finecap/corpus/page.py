@@ -82,7 +82,9 @@ class Page:
         block.lines.append(words)
 
     def paragraph(self, label: str, text: str, style: Style, x: int, top: int, width: int, bottom: int) -> int:
-        """Set wrapped text below `top` and above `bottom`, as much of it as fits; returns where the next block may begin."""
+        """Set wrapped text below `top` and above `bottom`, as much of it as fits; returns where the next block may
+        begin.
+        """
         block = self.block(label)
         baseline = top + style.size
         for line in wrap(text, style, width):
@@ -96,8 +98,10 @@ class Page:
         return baseline - style.size + style.pitch // 3
 
     def finish(self, degrees: float) -> tuple[Image.Image, list[Region]]:
-        """The picture, turned by some degrees about its centre, and its regions: each block, followed by its lines, each followed by its
-        words. Boxes of a turned page are tight around the turned ink; a block with a word outside the picture is left out."""
+        """The picture, turned by some degrees about its centre, and its regions: each block, followed by its lines,
+        each followed by its words. Boxes of a turned page are tight around the turned ink; a block with a word outside
+        the picture is left out.
+        """
         if not degrees:
             return self.image, self._regions({})
         matrix = degrade.rotation(degrees, self.image.size)
@@ -139,7 +143,9 @@ def wrap(text: str, style: Style, width: int) -> list[str]:
 
 
 def carried_box(word: Word, matrix: degrade.Affine) -> Box:
-    """Box around the ink of a word after the matrix has moved it: not the box of the turned box, which would be too large."""
+    """Box around the ink of a word after the matrix has moved it: not the box of the turned box, which would be too
+    large.
+    """
     outline = ink_outline(word.style.face, word.style.size, word.text)
     points = degrade.carry(outline + np.array([word.x, word.baseline]), matrix)
     low, high = np.floor(points.min(axis=0) + 1e-6), np.ceil(points.max(axis=0) - 1e-6)

@@ -28,7 +28,9 @@ class Spot:
 
 @dataclass(frozen=True)
 class Placed(Spot):
-    """A drawing in its scene: `box` is the tight box of its visible pixels, `visible` the fraction of its own pixels that can be seen."""
+    """A drawing in its scene: `box` is the tight box of its visible pixels, `visible` the fraction of its own pixels
+    that can be seen.
+    """
 
     box: Box = field(default=(0, 0, 0, 0))
     visible: float = 1.0
@@ -37,8 +39,9 @@ class Placed(Spot):
 def choose(
     rng: random.Random, level: SceneLevel, size: tuple[int, int], drawings: tuple[sprites.Sprite, ...]
 ) -> list[Spot]:
-    """Drawings, sizes and places, later ones in front. Boxes overlap by at most `level.overlap` of the smaller one (that keeps objects
-    apart where it is 0); an object that finds no place in 30 tries is left out."""
+    """Drawings, sizes and places, later ones in front. Boxes overlap by at most `level.overlap` of the smaller one
+    (that keeps objects apart where it is 0); an object that finds no place in 30 tries is left out.
+    """
     spots: list[Spot] = []
     wanted = rng.randint(*level.objects)
     kinds = [rng.choice(drawings) for _ in range(wanted)]
@@ -75,7 +78,9 @@ def owner_map(spots: list[Spot], size: tuple[int, int]) -> np.ndarray:
 
 
 def measure(spots: list[Spot], size: tuple[int, int]) -> list[Placed]:
-    """Visible box and visible fraction of every object; one of which nothing can be seen gets fraction 0 and an empty box."""
+    """Visible box and visible fraction of every object; one of which nothing can be seen gets fraction 0 and an empty
+    box.
+    """
     owner = owner_map(spots, size)
     placed = []
     for number, spot in enumerate(spots):

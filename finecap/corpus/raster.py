@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[int, int, int, int]
 
-# The faces that matplotlib ships (DejaVu, a free licence derived from Bitstream Vera): Latin letters and digits in every one.
+# The faces that matplotlib ships: DejaVu, under a free licence derived from Bitstream Vera.
 FACES = {
     "sans": "DejaVuSans.ttf",
     "sans-bold": "DejaVuSans-Bold.ttf",
@@ -98,7 +98,9 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
 
 @functools.lru_cache(maxsize=16384)
 def ink_outline(face: str, size: int, text: str) -> np.ndarray:
-    """Corners of the topmost and lowest ink pixel of each column, relative to the origin on the baseline; (n, 2) float."""
+    """Corners of the topmost and lowest ink pixel of each column, relative to the origin on the baseline; (n, 2)
+    float.
+    """
     mask, (left, top) = load_font(face, size).getmask2(text, mode="L", anchor="ls")
     ink = np.asarray(mask, dtype=np.uint8).reshape(mask.size[1], mask.size[0]) > 127
     columns = np.flatnonzero(ink.any(axis=0))

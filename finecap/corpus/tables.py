@@ -1,7 +1,8 @@
-"""Real tables that vega-datasets and bokeh-sampledata ship inside their wheels, reduced to labels, columns and numbers.
+"""Real tables that vega-datasets and bokeh-sampledata ship inside their wheels, reduced to labels, columns and
+numbers.
 
-A table belongs to one split, by name, fixed here: nothing that is drawn from a test table is ever drawn in train. Tables under
-CC-BY-SA (bokeh's browsers) and tables that need the network are left out.
+A table belongs to one split, by name, fixed here: nothing that is drawn from a test table is ever drawn in train.
+Tables under CC-BY-SA (bokeh's browsers) and tables that need the network are left out.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ TABLE_SPLITS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers with names. `rows`: row labels; `columns`: column name to one number per row, already rounded as they are drawn;
-    `ordered`: rows follow each other in time, so that a line may join them; `whole`: the rows of a column are parts of a whole."""
+    """Numbers with names. `rows`: row labels; `columns`: column name to one number per row, already rounded as they
+    are drawn; `ordered`: rows follow each other in time, so that a line may join them; `whole`: the rows of a column
+    are parts of a whole.
+    """
 
     name: str
     title: str
@@ -210,9 +213,11 @@ def _penguins() -> Table:
 
 
 def _titanic() -> Table:
+    import pandas as pd
+
     frame = _bokeh("titanic_all.csv")
-    frame["group"] = frame["class"] + " " + frame["sex"]
-    table = frame.groupby(["group", "survived"]).size().unstack().rename(columns={0: "died", 1: "survived"})
+    table = pd.crosstab(frame["class"] + " " + frame["sex"], frame["survived"])
+    table.columns = ["died", "survived"]
     return _table("titanic", "Titanic passengers", "Group", "People", table, "public domain", 0, whole=True)
 
 
