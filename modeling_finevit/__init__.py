@@ -1,7 +1,6 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT, the encoder, as Transformers models. Importing this package registers it with the Auto classes."""
 
-import transformers
 from transformers import AttentionInterface, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskedImageModeling
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import is_torchvision_available
@@ -11,8 +10,9 @@ from .configuration_finevit import FINEVIT_SIZES, FineViTConfig
 from .image_processing_pil_finevit import FineViTImageProcessorPil
 from .modeling_finevit import FineViTForMaskedImageModeling, FineViTModel, FineViTPreTrainedModel
 from .regions import region_features
+from .registration import expose_in_transformers
 
-_image_processors = {"pil": FineViTImageProcessorPil}
+_image_processors: dict[str, type] = {"pil": FineViTImageProcessorPil}
 if is_torchvision_available():
     from .image_processing_finevit import FineViTImageProcessor
 
@@ -27,9 +27,7 @@ AutoImageProcessor.register(FineViTConfig, image_processor_classes=_image_proces
 AttentionInterface.register("torch_varlen", torch_varlen_attention_forward)
 AttentionMaskInterface.register("torch_varlen", sdpa_mask)
 
-# TRL (models by path, DPO's reference model) and `transformers serve` look classes up by name in this namespace.
-for _class in (FineViTConfig, FineViTModel, FineViTForMaskedImageModeling, *_image_processors.values()):
-    setattr(transformers, _class.__name__, _class)
+expose_in_transformers(FineViTConfig, FineViTModel, FineViTForMaskedImageModeling, *_image_processors.values())
 
 __all__ = [
     "FINEVIT_SIZES",
@@ -38,6 +36,7 @@ __all__ = [
     "FineViTImageProcessorPil",
     "FineViTModel",
     "FineViTPreTrainedModel",
+    "expose_in_transformers",
     "region_features",
 ]
 if is_torchvision_available():

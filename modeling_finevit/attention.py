@@ -61,7 +61,8 @@ def torch_varlen_attention_forward(
         raise ValueError("torch_varlen has no attention dropout; set attention_dropout=0 or use `sdpa`.")
     q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     lengths = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    return varlen_attn(q_THD, k_THD, v_THD, *lengths, scale=scaling)[None], None
+    out_THD: torch.Tensor = varlen_attn(q_THD, k_THD, v_THD, *lengths, scale=scaling)  # ty: ignore[invalid-assignment]
+    return out_THD[None], None
 
 
 def has_varlen_kernel(query: torch.Tensor) -> bool:
@@ -71,7 +72,7 @@ def has_varlen_kernel(query: torch.Tensor) -> bool:
 
 def attend_packed(
     attend: Callable,
-    module: nn.Module,
+    module: Any,
     q_THD: torch.Tensor,
     k_THD: torch.Tensor,
     v_THD: torch.Tensor,

@@ -60,7 +60,7 @@ class FineViTConfig(PreTrainedConfig):
     base_config_key = "vision_config"
     default_rope_type = "axial"
     default_theta = 10_000.0
-    base_model_tp_plan: ClassVar[dict[str, Any]] = {
+    base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
@@ -125,7 +125,7 @@ class FineViTConfig(PreTrainedConfig):
         if size not in FINEVIT_SIZES:
             raise ValueError(f"Unknown FineViT size {size!r}; choose one of {', '.join(FINEVIT_SIZES)}.")
         hidden_size, num_hidden_layers, num_attention_heads = FINEVIT_SIZES[size]
-        fields = {
+        fields: dict[str, Any] = {
             "hidden_size": hidden_size,
             "num_hidden_layers": num_hidden_layers,
             "num_attention_heads": num_attention_heads,

@@ -160,7 +160,7 @@ def _array_to_rgb(image: torch.Tensor, name: str, max_image_pixels: int, input_d
         raise ValueError(f"{name} is empty (shape {tuple(image.shape)}).")
     if input_data_format is None:
         try:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 2, 3, 4))
+            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 2, 3, 4))  # ty: ignore[invalid-argument-type]
         except ValueError as error:
             raise ValueError(f"{name}: no dimension of {tuple(image.shape)} has 1 to 4 channels.") from error
     if input_data_format == ChannelDimension.LAST:

@@ -22,13 +22,13 @@ class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):
     def _to_backend(self, rgb: torch.Tensor, device: Any) -> torch.Tensor:
         return rgb.contiguous() if device is None else rgb.to(device).contiguous()
 
-    def resize(self, images: torch.Tensor, size: SizeDict, resample: Any, factor: int, **kwargs: Any) -> torch.Tensor:
+    def resize(self, images: torch.Tensor, size: Any, resample: Any, factor: int, **kwargs: Any) -> torch.Tensor:
         fitted = fit_size(*images.shape[-2:], factor, self.patch_size, size.shortest_edge, size.longest_edge)
         if fitted == tuple(images.shape[-2:]):
             return images
         return TorchvisionBackend.resize(self, images, SizeDict(height=fitted[0], width=fitted[1]), resample)
 
-    def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:
+    def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # ty: ignore[incompatible-method-override]
         if images:
             return super()._preprocess(images, **kwargs)
         patch_dim = 3 * kwargs["temporal_patch_size"] * kwargs["patch_size"] ** 2

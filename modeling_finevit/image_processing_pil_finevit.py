@@ -34,10 +34,16 @@ class FineViTImageProcessing:
     Mean and standard deviation are OpenAI CLIP's, as in Qwen2.5-VL, so that converted weights see what they know.
     """
 
+    patch_size: int
+    merge_size: int
     size = {"shortest_edge": 56 * 56, "longest_edge": 1008 * 1008}  # noqa: RUF012
     temporal_patch_size = 1
     max_image_pixels = 178_956_970
     valid_kwargs = FineViTImageProcessorKwargs
+
+    def _to_backend(self, rgb: torch.Tensor, device: Any) -> Any:
+        """`(3, H, W)` uint8 as the backend wants it."""
+        raise NotImplementedError
 
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
         flat = list(flatten_images(images))
@@ -89,13 +95,13 @@ class FineViTImageProcessorPil(FineViTImageProcessing, Qwen2VLImageProcessorPil)
     def _to_backend(self, rgb: torch.Tensor, device: Any) -> np.ndarray:
         return rgb.cpu().numpy()
 
-    def resize(self, image: np.ndarray, size: SizeDict, resample: Any, factor: int, **kwargs: Any) -> np.ndarray:
+    def resize(self, image: np.ndarray, size: Any, resample: Any, factor: int, **kwargs: Any) -> np.ndarray:
         fitted = fit_size(*image.shape[-2:], factor, self.patch_size, size.shortest_edge, size.longest_edge)
         if fitted == image.shape[-2:]:
             return image
         return PilBackend.resize(self, image, SizeDict(height=fitted[0], width=fitted[1]), resample)
 
-    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:
+    def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # ty: ignore[incompatible-method-override]
         if images:
             return super()._preprocess(images, **kwargs)
         patch_dim = 3 * kwargs["temporal_patch_size"] * kwargs["patch_size"] ** 2

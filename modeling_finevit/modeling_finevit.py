@@ -67,7 +67,8 @@ class FineViTRotaryEmbedding(nn.Module):
     def compute_inv_freq(config: FineViTConfig) -> torch.Tensor:
         """`(head_dim // 4,)` angular steps per patch, the same for rows and columns."""
         axis_dim = config.hidden_size // config.num_attention_heads // 2
-        return 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, axis_dim, 2).float() / axis_dim)
+        rope_parameters: dict[str, Any] = config.rope_parameters or {}
+        return 1.0 / rope_parameters["rope_theta"] ** (torch.arange(0, axis_dim, 2).float() / axis_dim)
 
     @torch.no_grad()
     def forward(self, row_T: torch.Tensor, column_T: torch.Tensor) -> torch.Tensor:
@@ -232,7 +233,7 @@ class FineViTModel(FineViTPreTrainedModel):
         hidden_states = self.norm(hidden_states)
         pooled = hidden_states
         if len(lengths):
-            pooled = torch.segment_reduce(hidden_states, "mean", lengths=lengths)  # ty: ignore[unresolved-attribute]
+            pooled = torch.segment_reduce(hidden_states, "mean", lengths=lengths)  # ty: ignore[missing-attribute]
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
     def embed_patches(self, pixel_values: torch.Tensor | None) -> torch.Tensor:

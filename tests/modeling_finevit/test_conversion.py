@@ -1,5 +1,7 @@
 """The encoder against Transformers' Qwen2.5-VL vision tower, which nobody of this project wrote."""
 
+from typing import Any
+
 import pytest
 import torch
 from encoder_cases import relative_error
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.model
 
 # Odd shapes: below, above and not a multiple of the 8 x 8 window.
 GRID = torch.tensor([[1, 6, 10], [1, 18, 14], [1, 2, 2], [1, 8, 8], [1, 22, 4], [1, 6, 10]])
-VISION_FIELDS = {
+VISION_FIELDS: dict[str, Any] = {
     "depth": 4,
     "hidden_size": 96,
     "intermediate_size": 200,
@@ -98,7 +100,9 @@ def test_gradients_equal_qwen():
     (model(patches, GRID).last_hidden_state * direction).sum().backward()
     frames = doubled.grad.unflatten(1, (3, 2, 196)).sum(2).flatten(1)  # both frames carry the same picture
     assert relative_error(patches.grad, frames) < 1e-4
-    for layer, block in zip(model.layers, tower.blocks, strict=True):
+    layers: list[Any] = list(model.layers)
+    blocks: list[Any] = list(tower.blocks)
+    for layer, block in zip(layers, blocks, strict=True):
         assert relative_error(layer.mlp.up_proj.weight.grad, block.mlp.up_proj.weight.grad) < 1e-4
         v_gradient = block.attn.qkv.weight.grad.chunk(3)[2]
         assert relative_error(layer.self_attn.v_proj.weight.grad, v_gradient) < 1e-4
@@ -132,10 +136,20 @@ def test_folder_of_the_tower(tmp_path):
 
 
 def test_folder_of_a_whole_vlm_in_shards(tmp_path):
-    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     text |= {"num_key_value_heads": 2, "vocab_size": 200, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-    ids = {"image_token_id": 10, "video_token_id": 11, "vision_start_token_id": 12, "vision_end_token_id": 13}
+    ids: dict[str, Any] = {
+        "image_token_id": 10,
+        "video_token_id": 11,
+        "vision_start_token_id": 12,
+        "vision_end_token_id": 13,
+    }
     vlm = Qwen2_5_VLModel(Qwen2_5_VLConfig(vision_config=VISION_FIELDS, text_config=text, **ids)).eval()
     vlm.save_pretrained(tmp_path, max_shard_size="300KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()

@@ -1,6 +1,7 @@
 """Positions, sequences and windows against Transformers' own helpers for the Qwen family."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,7 @@ def test_block_mask_equals_the_dense_mask(grid):
     padded = torch.nn.functional.pad(dense, (0, -total % 16, 0, -total % 16))
     tiles = padded.unflatten(0, (-1, 16)).unflatten(2, (-1, 16)).transpose(1, 2)
     assert torch.equal(block_mask.to_dense()[0, 0].bool(), tiles.any(-1).any(-1))
+    assert block_mask.full_kv_num_blocks is not None
     full_counts = block_mask.full_kv_num_blocks[0, 0]
     assert torch.equal(full_counts.long(), tiles.all(-1).all(-1).sum(-1))
 
@@ -92,7 +94,7 @@ def test_block_mask_equals_the_dense_mask(grid):
 def test_plain_batch_is_cut_like_the_processor_cuts():
     images = torch.randint(0, 256, (2, 3, 56, 84), dtype=torch.uint8)
     processor = FineViTImageProcessorPil(do_normalize=False)
-    expected = processor(list(images), return_tensors="pt", input_data_format="channels_first")
+    expected: Any = processor(list(images), return_tensors="pt", input_data_format="channels_first")
     patches, grid = pack_images(images / 255, 14, 2)
     torch.testing.assert_close(patches, expected["pixel_values"])
     assert torch.equal(grid, expected["image_grid_thw"])

@@ -1,10 +1,12 @@
 """FineViTModel and FineViTForMaskedImageModeling as Transformers models."""
 
 import copy
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
-import transformers
 from encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 from transformers import AutoModel, AutoModelForMaskedImageModeling, pipeline
 
@@ -195,16 +197,25 @@ def test_the_encoder_loads_out_of_a_masked_image_modelling_checkpoint(tmp_path):
     model = make_mim()
     model.save_pretrained(tmp_path)
     assert type(AutoModelForMaskedImageModeling.from_pretrained(tmp_path)) is FineViTForMaskedImageModeling
-    encoder, info = FineViTModel.from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = FineViTModel.from_pretrained(tmp_path, output_loading_info=True)
+    encoder, info = loaded
     assert not info["missing_keys"]
     for ours, theirs in zip(encoder.parameters(), model.vision_model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_classes_are_found_by_name_in_transformers():
-    """TRL (models by path, DPO's reference model) and `transformers serve` look there."""
-    for cls in (FineViTModel, FineViTForMaskedImageModeling, FineViTImageProcessorPil):
-        assert getattr(transformers, cls.__name__) is cls
+    """TRL (models by path, DPO's reference model) and `transformers serve` look there, whenever they imported it."""
+    script = """
+import transformers
+from transformers import AutoConfig
+import modeling_finevit
+import transformers as late
+names = ["FineViTConfig", "FineViTModel", "FineViTForMaskedImageModeling", "FineViTImageProcessorPil"]
+assert all(getattr(late, name) is getattr(modeling_finevit, name) for name in names)
+assert all(getattr(transformers, name) is getattr(modeling_finevit, name) for name in names)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_image_feature_extraction_pipeline(tmp_path):
@@ -212,6 +223,6 @@ def test_image_feature_extraction_pipeline(tmp_path):
     FineViTImageProcessorPil().save_pretrained(tmp_path)
     from PIL import Image
 
-    extract = pipeline("image-feature-extraction", model=str(tmp_path), device="cpu")
+    extract: Any = pipeline("image-feature-extraction", model=str(tmp_path), device="cpu")
     features = extract(Image.new("RGB", (84, 56), "red"), return_tensors=True)
     assert features.shape[-2:] == (24, 128)

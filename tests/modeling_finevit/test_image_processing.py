@@ -1,0 +1,246 @@
+"""Both image processors: what they return, that they agree, and what they refuse."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import AutoImageProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.utils import is_torchvision_available
+
+from modeling_finevit import FineViTConfig, FineViTImageProcessorPil
+from modeling_finevit.geometry import patch_positions
+from modeling_finevit.image_inputs import fit_size, to_rgb
+
+pytestmark = pytest.mark.model
+
+BACKENDS = [FineViTImageProcessorPil]
+if is_torchvision_available():
+    from modeling_finevit import FineViTImageProcessor
+
+    BACKENDS.append(FineViTImageProcessor)
+both = pytest.mark.parametrize("processor_class", BACKENDS, ids=lambda cls: cls.__name__)
+needs_torchvision = pytest.mark.skipif(len(BACKENDS) == 1, reason="torchvision is not installed")
+
+
+def picture(width, height, seed=0):
+    """Smooth colours, so that resizing has a right answer."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def unpatch(outputs, processor, number=0):
+    """`(H, W, 3)` pixels in 0..255 back out of the packed patches of one image."""
+    sizes = outputs["image_grid_thw"][:, 1:]
+    row, column, image = patch_positions(sizes, 2)
+    mine = image == number
+    height, width = sizes[number].tolist()
+    canvas = torch.zeros(height, width, 3, 14, 14)
+    canvas[row[mine], column[mine]] = outputs["pixel_values"][mine].unflatten(1, (3, 14, 14))
+    pixels = canvas.permute(0, 3, 1, 4, 2).reshape(height * 14, width * 14, 3)
+    return (pixels * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)) * 255
+
+
+@both
+def test_pixels_of_an_image_of_the_right_size_come_back(processor_class):
+    image = picture(112, 84)
+    outputs = processor_class()(image, return_tensors="pt")
+    assert outputs["image_grid_thw"].tolist() == [[1, 6, 8]]
+    assert outputs["pixel_values"].shape == (48, 588)
+    assert outputs["pixel_values"].dtype is torch.float32
+    np.testing.assert_allclose(unpatch(outputs, processor_class()), np.asarray(image), atol=1e-3)
+
+
+@needs_torchvision
+def test_both_backends_agree():
+    images = [picture(112, 84), picture(301, 222), picture(1500, 900), picture(30, 20), picture(64, 640)]
+    images += [images[1].convert("L"), images[1].convert("CMYK")]
+    ours, theirs = (cls()(images, return_tensors="pt") for cls in BACKENDS)
+    assert torch.equal(ours["image_grid_thw"], theirs["image_grid_thw"])
+    one_level = 1 / 255 / min(FineViTImageProcessorPil().image_std)
+    difference = (ours["pixel_values"] - theirs["pixel_values"]).abs()
+    assert difference.max() < 2.01 * one_level  # each of the two passes of the bicubic filter rounds
+    assert difference.mean() < 0.05 * one_level
+    assert difference[:48].max() < 1e-5  # the first image is not resized
+
+
+@both
+def test_batch_equals_one_at_a_time(processor_class):
+    images = [picture(112, 84), picture(301, 222), picture(112, 84, seed=1)]
+    batch = processor_class()(images, return_tensors="pt")
+    single = [processor_class()(image, return_tensors="pt") for image in images]
+    assert torch.equal(batch["pixel_values"], torch.cat([one["pixel_values"] for one in single]))
+    assert torch.equal(batch["image_grid_thw"], torch.cat([one["image_grid_thw"] for one in single]))
+
+
+@both
+def test_nested_and_empty_lists(processor_class):
+    image = picture(56, 56)
+    assert processor_class()([[], [image, image]], return_tensors="pt")["image_grid_thw"].shape == (2, 3)
+    for empty in ([], [[], []]):
+        outputs = processor_class()(empty, return_tensors="pt")
+        assert outputs["pixel_values"].shape == (0, 588)
+        assert outputs["image_grid_thw"].shape == (0, 3)
+        assert outputs["image_grid_thw"].dtype is torch.long
+
+
+@both
+def test_save_and_load(processor_class, tmp_path):
+    processor_class(size={"shortest_edge": 784, "longest_edge": 78400}, max_image_pixels=10**6).save_pretrained(
+        tmp_path
+    )
+    FineViTConfig.from_size("nano").save_pretrained(tmp_path)
+    backend = "pil" if processor_class is FineViTImageProcessorPil else "torchvision"
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert type(loaded) is processor_class
+    assert (loaded.size["longest_edge"], loaded.max_image_pixels) == (78400, 10**6)
+
+
+sides = st.integers(1, 3000)
+
+
+@given(sides, sides, st.sampled_from([28 * 28, 56 * 56, 112 * 112]), st.sampled_from([224 * 224, 1008 * 1008]))
+@settings(max_examples=300, deadline=None)
+def test_sizes_are_multiples_of_28_within_the_budget(height, width, min_pixels, max_pixels):
+    try:
+        rows, columns = fit_size(height, width, 28, 14, min_pixels, max_pixels)
+    except ValueError:
+        area = height * width
+        scale = (min(max(area, min_pixels), max_pixels) / area) ** 0.5
+        assert max(height, width) > 200 * min(height, width) or min(height, width) * scale < 14
+        return
+    assert rows % 28 == columns % 28 == 0
+    assert min_pixels <= rows * columns <= max_pixels
+    if min_pixels <= height * width and (-(-height // 28)) * (-(-width // 28)) * 784 <= max_pixels:
+        nearest = max(28, round(height / 28) * 28), max(28, round(width / 28) * 28)
+        assert (rows, columns) == nearest or nearest[0] * nearest[1] < min_pixels
+
+
+@given(sides, sides)
+@settings(max_examples=300, deadline=None)
+def test_sizes_equal_qwens_where_it_does_not_distort(height, width):
+    assume(min(height, width) >= 28 and max(height, width) < 20 * min(height, width))
+    expected = smart_resize(height, width, 28, 56 * 56, 1008 * 1008)
+    assert fit_size(height, width, 28, 14, 56 * 56, 1008 * 1008) == expected
+
+
+@both
+def test_number_of_patches_is_that_of_the_output(processor_class):
+    processor = processor_class(size={"shortest_edge": 3136, "longest_edge": 200 * 784})
+    for width, height in [(112, 84), (301, 222), (1500, 900), (30, 20), (50, 640)]:
+        outputs = processor(picture(width, height), return_tensors="pt")
+        assert processor.get_number_of_image_patches(height, width) == len(outputs["pixel_values"])
+    assert processor.get_number_of_image_patches(560, 560, {"max_pixels": 784}) == 4
+    assert processor.get_number_of_image_patches(560, 560, {"size": {"longest_edge": 784, "shortest_edge": 784}}) == 4
+
+
+@both
+def test_exif_orientation_is_applied(processor_class):
+    upright = picture(112, 56)
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    outputs = processor_class()(Image.open(buffer), return_tensors="pt")
+    assert outputs["image_grid_thw"].tolist() == [[1, 4, 8]]
+    np.testing.assert_allclose(unpatch(outputs, processor_class()), np.asarray(upright), atol=1e-3)
+
+
+def rgba(red, green, blue, alpha):
+    return Image.new("RGBA", (56, 56), (red, green, blue, alpha))
+
+
+deep_grey = np.full((56, 56), 32896, np.uint16)  # 128 * 257
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("1", (56, 56), 1), (255, 255, 255)),
+        (Image.new("L", (56, 56), 77), (77, 77, 77)),
+        (Image.new("LA", (56, 56), (0, 0)), (255, 255, 255)),
+        (Image.new("RGB", (56, 56), (10, 20, 30)).quantize(4), (10, 20, 30)),
+        (rgba(255, 0, 0, 255), (255, 0, 0)),
+        (rgba(255, 0, 0, 0), (255, 255, 255)),
+        (rgba(0, 0, 0, 51), (204, 204, 204)),
+        (Image.new("CMYK", (56, 56), (255, 0, 0, 0)), (0, 255, 255)),
+        (Image.new("YCbCr", (56, 56), (128, 128, 128)), (128, 128, 128)),
+        (Image.fromarray(deep_grey), (128, 128, 128)),
+        (Image.fromarray(deep_grey.astype(np.int32)), (128, 128, 128)),
+        (Image.fromarray(np.full((56, 56), 90.0, np.float32)), (90, 90, 90)),
+        (np.full((56, 56), 77, np.uint8), (77, 77, 77)),
+        (np.full((56, 56, 1), 77, np.uint8), (77, 77, 77)),
+        (np.full((3, 56, 56), 0.2, np.float32), (51, 51, 51)),
+        (np.full((56, 56, 3), 51.0), (51, 51, 51)),
+        (np.full((56, 56, 4), (0, 0, 0, 51), np.uint8), (204, 204, 204)),
+        (deep_grey, (128, 128, 128)),
+        (torch.full((3, 56, 56), 77, dtype=torch.uint8), (77, 77, 77)),
+        (torch.ones(56, 56, dtype=torch.bool), (255, 255, 255)),
+        (torch.full((3, 56, 56), 77, dtype=torch.int64), (77, 77, 77)),
+    ],
+)
+def test_any_mode_becomes_rgb(image, expected):
+    rgb = to_rgb(image, "Image 0 of 1", 10**6)
+    assert rgb.shape == (3, 56, 56)
+    assert rgb.dtype is torch.uint8
+    assert rgb[:, 28, 28].tolist() == pytest.approx(expected, abs=1)
+
+
+def test_palette_with_a_transparent_colour_lies_on_white():
+    image = Image.new("P", (56, 56), 0)
+    image.putpalette([200, 0, 0, 0, 200, 0])
+    image.info["transparency"] = 0
+    assert to_rgb(image, "Image 0 of 1", 10**6)[:, 0, 0].tolist() == [255, 255, 255]
+
+
+def test_paths_are_read_and_named(tmp_path):
+    picture(60, 50).save(tmp_path / "fine.png")
+    (tmp_path / "broken.png").write_bytes(b"no image at all")
+    processor: Any = FineViTImageProcessorPil()
+    assert processor(str(tmp_path / "fine.png"))["image_grid_thw"].tolist() == [[1, 4, 4]]
+    for name in ("broken.png", "absent.png"):
+        with pytest.raises(ValueError, match=rf"Image 1 of 2 \(.*{name}\)"):
+            processor([tmp_path / "fine.png", tmp_path / name])
+
+
+def truncated(kind):
+    buffer = io.BytesIO()
+    picture(200, 200).save(buffer, kind)
+    return Image.open(io.BytesIO(buffer.getvalue()[: len(buffer.getvalue()) // 2]))
+
+
+@both
+@pytest.mark.parametrize(
+    ("make_image", "message"),
+    [
+        (lambda: truncated("JPEG"), "truncated"),
+        (lambda: truncated("PNG"), "truncated"),
+        (lambda: np.zeros((0, 20, 3), np.uint8), "empty"),
+        (lambda: Image.new("RGB", (0, 5)), "empty"),
+        (lambda: picture(10, 1000), "less than one patch"),
+        (lambda: picture(6000, 28), "aspect ratio above 200"),
+        (lambda: picture(2000, 2000), "max_image_pixels"),
+        (lambda: torch.zeros(3, 2000, 2000), "max_image_pixels"),
+        (lambda: np.zeros(20), "2 or 3 dimensions"),
+        (lambda: np.zeros((20, 20, 7)), "channels"),
+        (lambda: np.full((30, 30, 3), np.nan), "finite"),
+        (lambda: np.full((30, 30, 3), -1), "0, 255"),
+        (lambda: 5, "expected a path"),
+    ],
+)
+def test_bad_images_are_refused_by_name(processor_class, make_image, message):
+    processor = processor_class(max_image_pixels=1_000_000)
+    with pytest.raises(ValueError, match=rf"(?s)^Image 1 of 2.*{message}"):
+        processor([picture(56, 56), make_image()], return_tensors="pt")
+
+
+@both
+def test_without_resizing_the_size_must_fit(processor_class):
+    assert processor_class(do_resize=False)(picture(56, 84))["image_grid_thw"].tolist() == [[1, 6, 4]]
+    with pytest.raises(ValueError, match=r"Image 0 of 1.*multiples of 28"):
+        processor_class(do_resize=False)(picture(60, 84))
