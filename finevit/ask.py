@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
-from finecap.prompts import GROUNDING_PRE_PROMPT
+from finecap.prompts import question_prompt
 from finevit_eval.generation import AnswerGenerator, check_model_folder, user_turn
 from finevit_vl.grounding import ParsedBoxes, draw_boxes, parse_boxes
 from modeling_finevit.image_inputs import to_rgb
@@ -29,9 +29,14 @@ def load(model: str, device: str | None = None) -> AnswerGenerator:
 
 
 def ask(generator: AnswerGenerator, picture: Image.Image, question: str, max_new_tokens: int = 256) -> str:
-    """Answer a question about a picture, greedily."""
+    """Answer a question about a picture, greedily.
+
+    What ends with a question mark is asked in the words of lmms-eval's short-answer tasks, as in training; anything
+    else ("Describe the image.", "Transcribe all text in reading order.") is said as it stands.
+    """
     _check_words(question, "question")
-    return generator([user_turn(picture, question)], do_sample=False, max_new_tokens=max_new_tokens)[0].text.strip()
+    words = question_prompt("short", question) if question.rstrip().endswith("?") else question
+    return generator([user_turn(picture, words)], do_sample=False, max_new_tokens=max_new_tokens)[0].text.strip()
 
 
 def ground(
@@ -43,7 +48,7 @@ def ground(
         The boxes in pixels x1, y1, x2, y2 (with what had to be skipped), and the answer as the model wrote it.
     """
     _check_words(expression, "expression")
-    conversation = user_turn(picture, GROUNDING_PRE_PROMPT + expression)
+    conversation = user_turn(picture, question_prompt("grounding", expression))
     answer = generator([conversation], do_sample=False, max_new_tokens=max_new_tokens)[0].marked_text
     return parse_boxes(answer, *picture.size), answer
 

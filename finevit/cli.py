@@ -91,7 +91,7 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("ask", help="ask a question about a picture")
     command.add_argument("model", help="model folder")
     command.add_argument("picture", type=Path)
-    command.add_argument("question")
+    command.add_argument("question", help="answered shortly if it ends with '?'; else taken as an instruction")
     command.add_argument("--device")
     command.set_defaults(run=_ask)
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lmms_eval.tasks.docvqa.utils import docvqa_doc_to_text
+from lmms_eval.tasks.refcoco.utils_rec import refcoco_bbox_rec_doc_to_text
 from PIL import Image, ImageFile
 
 import finevit
@@ -22,6 +24,8 @@ from finevit_vl import (
 from modeling_finevit import FineViTImageProcessorPil
 
 WIDTH, HEIGHT = 120, 80
+# lmms-eval keeps these words in a YAML that only its task loader reads.
+DOCVQA_PROMPT = {"pre_prompt": "", "post_prompt": "\nAnswer the question using a single word or phrase."}
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +47,15 @@ def model_dir(tmp_path_factory):
 def answers_with(monkeypatch):
     """Let the model write a given text; everything around it stays real."""
 
+    asked = []
+
     def set_text(text):
         def written(self, conversations, **_):
+            asked.extend(conversation[0]["content"][1]["text"] for conversation in conversations)
             return [Answer(text, text, "prompt", 1) for _ in conversations]
 
         monkeypatch.setattr(AnswerGenerator, "__call__", written)
+        return asked
 
     return set_text
 
@@ -70,12 +78,23 @@ def test_the_answer_is_the_pipelines(model_dir, picture):
 
     generator = ask.load(str(model_dir), "cpu")
     image = ask.open_picture(picture, 10**8)
-    ours = ask.ask(generator, image, "What is this?", max_new_tokens=8)
-    turn = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
+    ours = ask.ask(generator, image, "Describe the image.", max_new_tokens=8)
+    turn = [{"type": "image", "image": image}, {"type": "text", "text": "Describe the image."}]
     model: Any = pipeline("image-text-to-text", str(model_dir), device="cpu")
     options = {"max_new_tokens": 8, "do_sample": False}
     theirs = model(text=[{"role": "user", "content": turn}], return_full_text=False, generate_kwargs=options)
     assert ours == theirs[0]["generated_text"].strip()
+
+
+def test_questions_are_put_as_in_training_and_instructions_as_they_stand(model_dir, picture, answers_with):
+    asked = answers_with("yes")
+    for words in ("Is it red?", "Describe the image."):
+        assert main(["ask", str(model_dir), str(picture), words]) == 0
+    assert main(["ground", str(model_dir), str(picture), "the red cat"]) == 1
+    short, instruction, expression = asked
+    assert short == docvqa_doc_to_text({"question": "Is it red?"}, DOCVQA_PROMPT)
+    assert instruction == "Describe the image."
+    assert expression == refcoco_bbox_rec_doc_to_text({"answer": "the red cat"})
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
