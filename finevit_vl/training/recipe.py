@@ -75,7 +75,9 @@ class DataArguments:
     max_turns: int | None = field(default=None, metadata={"help": "Most turns asked about one picture."})
     pack_samples: bool = field(default=False, metadata={"help": "One row per device batch instead of padding."})
     isolate_turns: bool = field(default=False, metadata={"help": "Turns see the picture and themselves alone."})
-    group_by_length: bool = field(default=True, metadata={"help": "Put records of like length into one batch."})
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Put records of like length, hence of one kind, into a batch: less padding."}
+    )
 
     def __post_init__(self) -> None:
         self.mixture = _parse_json(self.mixture, "mixture") or dict(DEFAULT_MIXTURE)

@@ -163,7 +163,7 @@ class FineViTSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Cross entropy of the supervised tokens. On CUDA TRL's fused head computes it, elsewhere `supervised_loss`.
+        """Cross entropy of the supervised tokens: by TRL's fused head on CUDA, elsewhere by `supervised_loss`.
 
         Raises:
             FloatingPointError: the loss is not a finite number; the batch's ids lie in `nonfinite_batch.json`.
@@ -175,7 +175,9 @@ class FineViTSFTTrainer(SFTTrainer):
         if self.model.training:
             self.meter.add(inputs)
         inputs.pop("lengths", None)
-        if self.accelerator.device.type == "cuda" or return_outputs:
+        # TRL counts tokens by summing the attention mask, which the additive mask of isolated turns does not allow.
+        isolated = inputs.get("attention_mask") is not None and inputs["attention_mask"].ndim == 4
+        if return_outputs or (self.accelerator.device.type == "cuda" and not isolated):
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             result = self.supervised_loss(model, inputs, num_items_in_batch)

@@ -137,3 +137,10 @@ def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):
         trainer.train()
         curves.append(losses(trainer))
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_loader_workers_change_no_batch(trainer_for):
+    alone, helped = (iter(trainer_for(dataloader_num_workers=n).get_train_dataloader()) for n in (0, 2))
+    for one, other in zip(alone, helped, strict=True):
+        assert one["ids"] == other["ids"]
+        torch.testing.assert_close(one["input_ids"], other["input_ids"], rtol=0, atol=0)
