@@ -83,7 +83,7 @@ class TrainingBatches(Sampler[list[SampleKey]]):
 
     Every epoch is a fresh permutation. With `lengths`, records of like length share a batch: `MEGABATCH` global
     batches are sorted by length and their global batches shuffled. That saves padding but makes batches of one kind,
-    from which a model learns worse: a nano model's loss on documents was 1.02 after 250 steps, against 0.56 without.
+    from which a model from scratch seems to learn worse, so it is off unless asked for.
     Global batches do not depend on how they are split into micro-batches, processes and accumulation steps.
 
     Args:

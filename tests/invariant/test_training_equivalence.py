@@ -1,4 +1,4 @@
-"""Whole loss curves that must agree, after TRL's `tests/invariant`, through the real command line.
+"""Whole loss curves that must agree, after TRL's `tests/invariant`, the first two through the real command line.
 
 The sums of a step are taken in another order, so curves agree to 1e-4 relative and not to the bit.
 """
@@ -8,23 +8,37 @@ from pathlib import Path
 
 import pytest
 
+from finevit_vl.training.recipe import parse_recipe
+from finevit_vl.training.run import build_trainer
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "training_scripts"))
-from cli import finish, launch, losses
+from cli import SMALLEST, finish, launch, losses
+
+STEPS = 5
+
+
+def curve_in_process(**flags):
+    values = {**SMALLEST, "max_steps": STEPS, "per_device_train_batch_size": 8, **flags}
+    trainer = build_trainer(parse_recipe([part for key, value in values.items() for part in (f"--{key}", str(value))]))
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.slow
-def test_accumulating_1x8_2x4_and_packing_give_the_same_loss_curve(nano_corpus, tmp_path):
-    shapes = {
-        "1x8": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
-        "2x4": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
-        "packed": {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "pack_samples": "true"},
-    }
+def test_accumulation_shapes_packing_and_eager_attention_give_one_loss_curve(nano_corpus, tmp_path):
     curves = {}
-    for name, flags in shapes.items():
-        finish(launch(**flags, data=nano_corpus, max_steps=5, output_dir=tmp_path / name))
-        curves[name] = losses(tmp_path / name)
-    assert len(curves["1x8"]) == 5
-    assert curves["2x4"] == pytest.approx(curves["1x8"], rel=1e-4)
-    assert curves["packed"] == pytest.approx(curves["1x8"], rel=1e-4)
-    # Negative control: the curve does move, and other data give another one.
-    assert curves["1x8"][0] != pytest.approx(curves["1x8"][-1], rel=1e-2)
+    for size, accumulation in ((1, 8), (2, 4)):
+        out = tmp_path / f"{size}x{accumulation}"
+        shape = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        finish(launch(**shape, data=nano_corpus, max_steps=STEPS, output_dir=out))
+        curves[out.name] = losses(out)
+    common = {"data": nano_corpus, "output_dir": tmp_path / "in_process"}
+    curves["packed"] = curve_in_process(**common, pack_samples=True)
+    curves["eager"] = curve_in_process(**common, attn_implementation="eager")
+
+    reference = curves.pop("1x8")
+    assert len(reference) == STEPS
+    for name, curve in curves.items():
+        assert curve == pytest.approx(reference, rel=1e-4), name
+    # Negative control: another seed gives another curve.
+    assert curve_in_process(**common, seed=8) != pytest.approx(reference, rel=1e-3)
