@@ -24,6 +24,7 @@ from finecap.corpus.placing import mask_box
 from finecap.corpus.raster import Box
 
 DPI = 72  # one point is one pixel
+OVERHANG = 2  # a J or an italic f reaches over its window extent by up to so many pixels
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def render(canvas: FigureCanvasAgg) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def text_box(artist: Artist, canvas: FigureCanvasAgg, pixels: np.ndarray, margin: int = 0) -> Box | None:
-    """Tight box of the dark pixels inside a text's window extent; None if there are none."""
+def text_box(artist: Artist, canvas: FigureCanvasAgg, pixels: np.ndarray) -> Box | None:
+    """Tight box of the dark pixels in and just around a text's window extent; None if there are none."""
     height, width = pixels.shape[:2]
     extent = artist.get_window_extent(canvas.get_renderer())
-    x1, x2 = max(int(extent.x0) - margin, 0), min(int(np.ceil(extent.x1)) + margin, width)
-    y1, y2 = max(int(height - extent.y1) - margin, 0), min(int(np.ceil(height - extent.y0)) + margin, height)
+    x1, x2 = max(int(extent.x0) - OVERHANG, 0), min(int(np.ceil(extent.x1)) + OVERHANG, width)
+    y1, y2 = max(int(height - extent.y1) - OVERHANG, 0), min(int(np.ceil(height - extent.y0)) + OVERHANG, height)
     ink = pixels[y1:y2, x1:x2].min(axis=2) < 250
     if not ink.any():
         return None
@@ -224,10 +225,11 @@ def collect_words(axes: Axes, spec: ChartSpec, drawn: list[Drawn]) -> list[Drawn
 
 
 def words_fit(words: list[Artist], canvas: FigureCanvasAgg, size: tuple[int, int]) -> bool:
-    """Whether all texts lie inside the picture and none touches another."""
+    """Whether all texts lie inside the picture and none comes near another."""
     extents = [word.get_window_extent(canvas.get_renderer()) for word in words]
     inside = all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= size[0] and box.y1 <= size[1] for box in extents)
-    apart = all(not one.overlaps(other) for k, one in enumerate(extents) for other in extents[k + 1 :])
+    padded = [box.padded(OVERHANG) for box in extents]
+    apart = all(not one.overlaps(other) for k, one in enumerate(padded) for other in padded[k + 1 :])
     return inside and apart
 
 
