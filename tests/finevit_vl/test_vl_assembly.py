@@ -1,5 +1,7 @@
 """A FineViT-VL from a FineViT folder and a language model folder: Qwen3, Qwen2 or Llama, tied or not."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
@@ -10,7 +12,7 @@ from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTMod
 
 pytestmark = pytest.mark.model
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -58,7 +60,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_joined_from_folders(case, vision_folder, tmp_path):
     config_class, tied = CASES[case]
-    extra = {"head_dim": 32} if config_class is Qwen3Config else {}
+    extra: dict[str, Any] = {"head_dim": 32} if config_class is Qwen3Config else {}
     tokenizer = word_tokenizer()
     known = len(tokenizer)
     config = config_class(**SHAPE, **extra, vocab_size=known, tie_word_embeddings=tied, eos_token_id=1)
@@ -75,7 +77,8 @@ def test_joined_from_folders(case, vision_folder, tmp_path):
     assert model.lm_head.weight.shape[0] == model.config.text_config.vocab_size == len(processor.tokenizer) > known
     assert model.config.tie_word_embeddings is tied
     assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
-    assert torch.equal(model.get_input_embeddings().weight[:known], text.get_input_embeddings().weight)
+    embedding: Any = model.get_input_embeddings()
+    assert torch.equal(embedding.weight[:known], text.get_input_embeddings().weight)
     assert not any(parameter.is_meta for parameter in model.parameters())
 
     # What it says about text is what the language model said.
@@ -87,7 +90,7 @@ def test_joined_from_folders(case, vision_folder, tmp_path):
     batch = encode(processor, [[user(noise_image(1), "a b c ?")], [user("d")]])
     tower = FineViTModel.from_pretrained(vision_folder)
     with torch.no_grad():
-        features = model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+        features: Any = model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
         assert torch.equal(
             features.last_hidden_state, tower(batch["pixel_values"], batch["image_grid_thw"]).last_hidden_state
         )
@@ -152,7 +155,7 @@ def test_the_parts_take_the_dtype_of_the_language_model(vision_folder, tokenizer
 def test_the_saved_tokenizer_carries_the_chat_template(vision_folder, tmp_path):
     save_language_model(tmp_path / "text", Qwen3Config(**SHAPE, head_dim=32, vocab_size=30), word_tokenizer())
     FineViTVLProcessor.from_vision_text_pretrained(vision_folder, tmp_path / "text").save_pretrained(tmp_path / "vl")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "vl")
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "vl")
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True
     )

@@ -1,6 +1,7 @@
 """PEFT, quantisation, pipelines and TRL find what they look for."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ class TestPipelines:
     def test_image_text_to_text(self, model, processor, tmp_path):
         model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
-        pipe = pipeline("image-text-to-text", model=str(tmp_path), processor=processor)
+        pipe: Any = pipeline("image-text-to-text", model=str(tmp_path), processor=processor)
         message = user(noise_image(7), "What is it?")
         options = {"max_new_tokens": 5, "do_sample": False}
         answer = pipe(text=[message], generate_kwargs=options, return_full_text=False)[0]["generated_text"]
@@ -130,7 +131,7 @@ class TestPipelines:
         assert other[0]["generated_text"] != answer
 
     def test_image_feature_extraction_with_the_tower_of_a_saved_model(self, model, processor):
-        pipe = pipeline(
+        pipe: Any = pipeline(
             "image-feature-extraction", model=model.model.vision_tower, image_processor=processor.image_processor
         )
         image = noise_image(7, 84, 112)
