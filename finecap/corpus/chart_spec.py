@@ -70,19 +70,29 @@ def choose_spec(rng: random.Random, level: ChartLevel, split: str) -> ChartSpec:
     return from_pairs(rng, level, split)
 
 
-def from_pairs(rng: random.Random, level: ChartLevel, split: str) -> ChartSpec:
-    """One series of whole numbers from 5 to 99, drawn evenly and at least 6 apart."""
-    count = rng.randint(*level.categories)
-    labels = rng.sample(LABELS, count)
-    values: list[int] = []
+def owned_pairs(rng: random.Random, count: int, split: str) -> tuple[list[str], list[int]]:
+    """Labels and whole numbers at least 6 apart whose pairs the split owns.
+
+    A label may own few values, all too near to one that is there already; then everything is drawn anew.
+    """
     limit = 99 if count <= 4 else 299
-    while len(values) < count:
-        value = rng.randint(5, limit)
-        if (
-            all(abs(value - other) >= 6 for other in values)
-            and split_of("chart-pair", f"{labels[len(values)]}={value}") == split
-        ):
-            values.append(value)
+    while True:
+        labels = rng.sample(LABELS, count)
+        values: list[int] = []
+        for label in labels:
+            apart = [value for value in range(5, limit + 1) if all(abs(value - other) >= 6 for other in values)]
+            options = [value for value in apart if split_of("chart-pair", f"{label}={value}") == split]
+            if not options:
+                break
+            values.append(rng.choice(options))
+        else:
+            return labels, values
+
+
+def from_pairs(rng: random.Random, level: ChartLevel, split: str) -> ChartSpec:
+    """One series of whole numbers from 5 to 99 (299 for many bars), drawn evenly and at least 6 apart."""
+    count = rng.randint(*level.categories)
+    labels, values = owned_pairs(rng, count, split)
     types = [name for name in level.types if name in ("bar", "hbar")]
     return ChartSpec(
         type=rng.choice(types),

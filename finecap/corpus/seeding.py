@@ -4,6 +4,7 @@ worker count.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 
@@ -19,6 +20,7 @@ def rng_for(kind: str, index: int, seed: int, split: str, difficulty: str) -> ra
     return random.Random(f"{seed}|{difficulty}|{kind}|{split}|{index}")
 
 
+@functools.lru_cache(maxsize=65536)
 def split_of(namespace: str, key: str) -> str:
     """The split that owns `key`, from a hash and so independent of the seed: what is held out stays held out in every
     corpus.
