@@ -8,6 +8,7 @@ All models have random weights, the same hidden size, depth, heads and MLP width
 third fewer MLP weights), attend over whole images, and run in turns within one process, so that a change of the
 machine's load meets all of them. Qwen gets its two temporal frames per patch, SigLIP 2 is padded to the longest image,
 as their processors do. Prints images/s and the ratios; writes JSON with versions and machine to benchmarks/results/.
+On a machine that others use too, wall-clock says little: `ratios_cpu_time` compares the CPU seconds of this process.
 """
 
 import argparse
@@ -85,13 +86,13 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def timed(action: Callable[[], Any], device: str) -> float:
-    """Seconds of one call."""
+def timed(action: Callable[[], Any], device: str) -> tuple[float, float]:
+    """Wall-clock and CPU seconds of one call."""
     synchronise(device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     action()
     synchronise(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def forward(step: Step) -> None:
@@ -106,7 +107,9 @@ def forward_backward(model: PreTrainedModel, step: Step) -> None:
 
 def measure(models: dict[str, tuple[PreTrainedModel, Step]], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Seconds per model and direction, the models in turns after one warm-up each."""
-    seconds: dict[str, dict[str, list[float]]] = {name: {"forward": [], "forward_backward": []} for name in models}
+    seconds: dict[str, dict[str, list[tuple[float, float]]]] = {
+        name: {"forward": [], "forward_backward": []} for name in models
+    }
     for repeat in range(args.repeats + args.warmup):
         for name, (model, step) in models.items():
             once = timed(lambda step=step: forward(step), args.device)
@@ -114,21 +117,20 @@ def measure(models: dict[str, tuple[PreTrainedModel, Step]], args: argparse.Name
             if repeat >= args.warmup:
                 seconds[name]["forward"].append(once)
                 seconds[name]["forward_backward"].append(both)
-    return {
-        name: {
-            kind: {"min_s": min(runs), "median_s": statistics.median(runs), "runs_s": runs}
-            for kind, runs in by.items()
-        }
-        for name, by in seconds.items()
-    }
+    return {name: {kind: summary(runs) for kind, runs in by.items()} for name, by in seconds.items()}
 
 
-def ratios(results: dict[str, dict[str, Any]], peer: str) -> dict[str, float]:
+def summary(runs: list[tuple[float, float]]) -> dict[str, Any]:
+    wall, cpu = (list(clock) for clock in zip(*runs, strict=True))
+    return {"min_s": min(wall), "median_s": statistics.median(wall), "wall_s": wall, "cpu_s": cpu}
+
+
+def ratios(results: dict[str, dict[str, Any]], peer: str, clock: str) -> dict[str, float]:
     """How many times faster FineViT is than `peer`: median over the turns of the ratio within one turn."""
     return {
         kind: statistics.median(
             theirs / ours
-            for theirs, ours in zip(results[peer][kind]["runs_s"], results["finevit"][kind]["runs_s"], strict=True)
+            for theirs, ours in zip(results[peer][kind][clock], results["finevit"][kind][clock], strict=True)
         )
         for kind in ("forward", "forward_backward")
     }
@@ -146,7 +148,7 @@ def encoder_flops(config: FineViTConfig, grid: torch.Tensor) -> int:
 def matmul_flops_per_second(device: str, dtype: torch.dtype, side: int = 8192) -> float:
     """What a large matrix product reaches on this machine, the honest ceiling."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = min(timed(lambda: left @ right, device) for _ in range(20))
+    best = min(timed(lambda: left @ right, device)[0] for _ in range(20))
     return 2 * side**3 / best
 
 
@@ -211,7 +213,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         | {"images": len(grid), "patches": int(grid.prod(-1).sum()), "layers": config.num_hidden_layers},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()},
         "results": results,
-        "ratios": {peer: ratios(results, peer) for peer in ("qwen2_5_vl", "siglip2")},
+        "ratios": {peer: ratios(results, peer, "wall_s") for peer in ("qwen2_5_vl", "siglip2")},
+        "ratios_cpu_time": {peer: ratios(results, peer, "cpu_s") for peer in ("qwen2_5_vl", "siglip2")},
     }
     if args.device == "cuda":
         report["utilisation"] = utilisation(results, config, grid, args)
@@ -232,7 +235,10 @@ def show(report: dict[str, Any], images: int) -> None:
     for kind in ("forward", "forward_backward"):
         for name, result in report["results"].items():
             seconds = result[kind]["median_s"]
-            ratio = "" if name == "finevit" else f"   FineViT is {report['ratios'][name][kind]:.2f}x as fast"
+            ratio = ""
+            if name != "finevit":
+                wall, cpu = (report[key][name][kind] for key in ("ratios", "ratios_cpu_time"))
+                ratio = f"   FineViT is {wall:.2f}x as fast ({cpu:.2f}x by CPU time)"
             print(f"{kind:17s}{name:11s}{images / seconds:9.2f} images/s{ratio}")
     for kind, values in report.get("utilisation", {}).items():
         print(kind, values)

@@ -98,7 +98,7 @@ def fit_size(
         )
     rows, columns = (max(unit, round(side / unit) * unit) for side in (height, width))
     if rows * columns > max_pixels:
-        shrink = math.sqrt(area / max_pixels)
+        shrink = math.sqrt(area / max_pixels) * (1 - 1e-9)  # or rounding shrinks 600² for 112² to 84²
         rows, columns = (max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
         # a side lifted to one unit is paid for by the other
         longest = max(unit, max_pixels // unit // unit * unit)

@@ -13,7 +13,7 @@ from .image_inputs import fit_size
 from .image_processing_pil_finevit import FineViTImageProcessing
 
 
-class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):
+class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # ty: ignore[incompatible-method-override]
     r"""Images to packed patches on torchvision, images of equal size together, on `device` if given.
 
     Returns and raises what [`FineViTImageProcessorPil`] does.

@@ -41,6 +41,26 @@ class FineViTImageProcessing:
     max_image_pixels = 178_956_970
     valid_kwargs = FineViTImageProcessorKwargs
 
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs["size"] = dict(self.size) | dict(kwargs.get("size") or {})
+        super().__init__(**kwargs)
+
+    def _standardize_kwargs(
+        self, size: Any = None, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
+    ) -> dict:
+        """A `size` that is given in part, or as `min_pixels` and `max_pixels`, keeps the processor's other edge."""
+        edges = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        areas = dict(self.size)
+        for given in (dict(size or {}), edges):
+            areas |= {key: value for key, value in given.items() if value is not None}
+        unknown = sorted(key for key in areas if key not in edges and areas[key] is not None)
+        if unknown or areas["shortest_edge"] > areas["longest_edge"]:
+            raise ValueError(
+                "size must hold areas in pixels, {'shortest_edge': min_pixels, 'longest_edge': max_pixels} with "
+                f"min_pixels <= max_pixels; got {areas}."
+            )
+        return super()._standardize_kwargs(size=SizeDict(**{key: areas[key] for key in edges}), **kwargs)  # ty: ignore
+
     def _to_backend(self, rgb: torch.Tensor, device: Any) -> Any:
         """`(3, H, W)` uint8 as the backend wants it."""
         raise NotImplementedError
@@ -82,7 +102,7 @@ class FineViTImageProcessing:
         return (rows // patch_size) * (columns // patch_size)
 
 
-class FineViTImageProcessorPil(FineViTImageProcessing, Qwen2VLImageProcessorPil):
+class FineViTImageProcessorPil(FineViTImageProcessing, Qwen2VLImageProcessorPil):  # ty: ignore[incompatible-method-override]
     r"""Images to packed patches on Pillow and NumPy.
 
     Returns `pixel_values` `(sum_patches, 3 * 14 * 14)` float32 in 2x2-merge order and `image_grid_thw`
