@@ -200,9 +200,10 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
             default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
             if item.init and item.name in as_dict and as_dict[item.name] != default:
                 values[item.name] = as_dict[item.name]
-    for derived in ("dataset_kwargs", "logging_nan_inf_filter", "hub_token", "accelerator_config", "logging_dir"):
+    for derived in ("dataset_kwargs", "logging_nan_inf_filter", "accelerator_config"):
         values.pop(derived, None)
-    return values
+    # TrainingArguments.to_dict writes a placeholder for every field of this name, secret or not.
+    return {name: value for name, value in values.items() if not name.endswith("_token")}
 
 
 def has_bf16() -> bool:

@@ -53,6 +53,7 @@ def test_the_resolved_recipe_gives_the_same_run_again(tmp_path):
     first = resolved(parse_recipe(["--recipe", path, "--max_minutes", "3"]))
     assert first["bf16"] is has_bf16()
     assert first["max_minutes"] == 3
+    assert not [value for value in first.values() if str(value).startswith("<")]
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(first))
     assert resolved(parse_recipe(["--recipe", str(again)])) == first
