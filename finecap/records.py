@@ -1,7 +1,7 @@
 """The FineCap record: the one schema that every data producer writes and every training stage reads.
 
-Pixels are the only coordinate system: a box is `[x1, y1, x2, y2]` in absolute pixels of the stored picture, the origin at the
-top left corner, `x2` and `y2` exclusive (a box that covers the whole picture is `[0, 0, width, height]`).
+Pixels are the only coordinate system: a box is `[x1, y1, x2, y2]` in absolute pixels of the stored picture, the origin
+at the top left corner, `x2` and `y2` exclusive (a box that covers the whole picture is `[0, 0, width, height]`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ FINECAP_FEATURES = Features(
 
 
 class Region(TypedDict):
-    """One box of a record. `label` is a class name for objects and the level (word, line, bar, tick, ...) otherwise."""
+    """One box of a record. `label` is a class name for objects and the level (word, line, bar, tick, ...)
+    otherwise.
+    """
 
     bbox: list[float]
     kind: str
@@ -55,8 +57,9 @@ class Region(TypedDict):
 
 
 class QA(TypedDict):
-    """One question about a record; for kind "grounding" the question is the referring expression and the only answer is a JSON list
-    `[x1, y1, x2, y2]` in pixels."""
+    """One question about a record; for kind "grounding" the question is the referring expression and the only answer
+    is a JSON list `[x1, y1, x2, y2]` in pixels.
+    """
 
     question: str
     answers: list[str]
@@ -64,7 +67,9 @@ class QA(TypedDict):
 
 
 class Record(TypedDict):
-    """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as `datasets.Image` stores it."""
+    """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as
+    `datasets.Image` stores it.
+    """
 
     id: str
     image: dict[str, Any]
@@ -99,7 +104,9 @@ def region(
 
 
 def grounding_answer(bbox: list[float] | tuple[float, float, float, float]) -> str:
-    """The answer string of a "grounding" question: a JSON list of four pixel numbers, whole numbers written without a fraction."""
+    """The answer string of a "grounding" question: a JSON list of four pixel numbers, whole numbers written without a
+    fraction.
+    """
     return json.dumps([int(value) if float(value).is_integer() else round(float(value), 2) for value in bbox])
 
 
@@ -107,8 +114,9 @@ def validate_record(record: Record) -> None:
     """Check one record.
 
     Raises:
-        ValueError: naming the record and the first thing wrong with it: a box outside the picture or without area, an unknown kind or
-            split, an empty question or answer, a text region without text, a grounding answer that is not a box, no picture bytes.
+        ValueError: naming the record and the first thing wrong with it: a box outside the picture or without
+            area, an unknown kind or split, an empty question or answer, a text region without text, a
+            grounding answer that is not a box, no picture bytes.
     """
     name = record["id"]
     if not name:
@@ -150,7 +158,9 @@ def _validate_qa(item: QA, record: Record) -> None:
 
 
 def check_box(box: Any, width: int, height: int, where: str) -> None:
-    """Raise a ValueError that starts with `where` unless `box` is four finite numbers with positive area inside (width, height)."""
+    """Raise a ValueError that starts with `where` unless `box` is four finite numbers with positive area inside
+    (width, height).
+    """
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
         raise ValueError(f"{where}: a box is four numbers x1, y1, x2, y2 in pixels, got {box!r}")
     x1, y1, x2, y2 = box

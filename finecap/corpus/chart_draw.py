@@ -24,6 +24,7 @@ from finecap.corpus.placing import mask_box
 from finecap.corpus.raster import Box
 
 DPI = 72  # one point is one pixel
+LABEL_GAP = 8  # from axis labels to tick labels, so that a search for the ink of one does not meet the other
 OVERHANG = 2  # a J or an italic f reaches over its window extent by up to so many pixels
 
 
@@ -171,12 +172,12 @@ def label_axes(axes: Axes, spec: ChartSpec, font_size: int, grid: bool) -> None:
         return
     if spec.type == "scatter":
         names = list(spec.series)
-        axes.set_xlabel(names[0], fontsize=font_size)
-        axes.set_ylabel(names[1], fontsize=font_size)
+        axes.set_xlabel(names[0], fontsize=font_size, labelpad=LABEL_GAP)
+        axes.set_ylabel(names[1], fontsize=font_size, labelpad=LABEL_GAP)
     elif spec.type == "hbar":
-        axes.set_xlabel(spec.value_name, fontsize=font_size)
+        axes.set_xlabel(spec.value_name, fontsize=font_size, labelpad=LABEL_GAP)
     else:
-        axes.set_ylabel(spec.value_name, fontsize=font_size)
+        axes.set_ylabel(spec.value_name, fontsize=font_size, labelpad=LABEL_GAP)
         crowded = sum(len(row) + 1 for row in spec.rows) * 0.62 * font_size > 0.75 * axes.get_window_extent().width
         axes.tick_params(axis="x", labelrotation=90 if crowded else 0)
     axes.tick_params(labelsize=font_size)

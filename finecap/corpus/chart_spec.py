@@ -77,7 +77,7 @@ def owned_pairs(rng: random.Random, count: int, split: str) -> tuple[list[str], 
     """
     limit = 99 if count <= 4 else 299
     while True:
-        labels = rng.sample(LABELS, count)
+        labels: list[str] = rng.sample(LABELS, count)
         values: list[int] = []
         for label in labels:
             apart = [value for value in range(5, limit + 1) if all(abs(value - other) >= 6 for other in values)]
