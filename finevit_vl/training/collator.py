@@ -20,6 +20,8 @@ from finevit_vl.packing import IGNORE_INDEX, collate_packed, pack_best_fit
 from finevit_vl.tokenizer import CHAT_END_TOKEN, CHAT_START_TOKEN, IMAGE_TOKEN, VISION_END_TOKEN, VISION_START_TOKEN
 from finevit_vl.training.data import Sample
 
+PAD_TO_MULTIPLE_OF = 16  # few shapes: the CPU's bfloat16 kernels are generated, and kept, for each shape
+
 Loaded = tuple[Sample, Image.Image, list[Turn]]
 
 
@@ -183,6 +185,7 @@ class SFTCollator:
 
     def _pad(self, examples: list[Example]) -> dict[str, Any]:
         longest = max(len(example.input_ids) for example in examples)
+        longest += -longest % PAD_TO_MULTIPLE_OF
 
         def rows(field_name: str, filler: int) -> torch.Tensor:
             padded = [getattr(e, field_name) + [filler] * (longest - len(e.input_ids)) for e in examples]
