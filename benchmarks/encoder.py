@@ -31,7 +31,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from modeling_finevit import FINEVIT_SIZES, FineViTConfig, FineViTModel
 
-# Rows and columns of patches, 196 to 1600 a picture: portraits, landscapes and squares, 6,140 patches in all.
+# Rows and columns of patches, 196 to 1600 a picture: portraits, landscapes and squares, 6,292 patches in all.
 PRESETS = {
     "ragged": [(14, 14), (20, 28), (40, 40), (24, 18), (16, 34), (30, 30), (36, 22), (14, 20), (26, 38)],
     "uniform448": [(32, 32)] * 8,
