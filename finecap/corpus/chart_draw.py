@@ -253,7 +253,7 @@ def measure_parts(figure: Figure, canvas: FigureCanvasAgg, drawn: list[Drawn]) -
         artist.set_visible(True)
     parts = []
     for code, item in enumerate(drawn, 1):
-        mask = codes == 8 * code
+        mask = codes == code_color(code)
         if mask.any():
             parts.append(Part(item.role, mask_box(mask), None, item.row, item.series))
     return parts
@@ -264,11 +264,18 @@ def is_leaf(artist: Artist) -> bool:
     return isinstance(artist, Text | Line2D | Patch)
 
 
+def code_color(code: int) -> int:
+    """24-bit colour of a part. Neighbouring codes lie far apart in all channels: matplotlib smooths the rims of marks
+    whatever it is told, and a mixture of two parts' colours must not be a third one's.
+    """
+    return code * 0x9E3779 & 0xFFFFFF
+
+
 def paint_flat(artist: Artist, code: int) -> None:
     """Give an artist the colour that stands for `code`, without smoothing, so that each of its pixels carries it
     unmixed.
     """
-    value = 8 * code
+    value = code_color(code)
     color = ((value >> 16 & 255) / 255, (value >> 8 & 255) / 255, (value & 255) / 255)
     if isinstance(artist, Line2D):
         artist.set(color=color, markeredgewidth=0, antialiased=False)

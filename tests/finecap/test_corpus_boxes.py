@@ -2,15 +2,18 @@
 
 import dataclasses
 import io
+import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from finecap.corpus import backgrounds, charts, docs, levels, placing, scenes
-from finecap.corpus.chart_spec import COLORS
+from finecap.corpus.chart_draw import draw_chart
+from finecap.corpus.chart_spec import COLORS, from_table
 from finecap.corpus.page import Page, Style
 from finecap.corpus.seeding import rng_for
+from finecap.corpus.tables import load_table
 
 
 def pixels_of(record):
@@ -144,6 +147,30 @@ def test_words_of_whole_charts_hold_ink_up_to_each_side(whole_charts):
         assert all(is_tight(dark, title["bbox"]) for title in titles)
         assert not any(is_tight(dark, shifted(title["bbox"], 3, 0)) for title in titles)
     assert checked > 60
+
+
+def test_points_of_lines_have_boxes_of_a_mark_where_their_values_lie():
+    """Regression: mixed colours at the rim of a mark were once taken for another point, whose box then spanned
+    both.
+    """
+    level = dataclasses.replace(levels.LEVELS["base"].chart, types=("line",), series=(2, 3))
+    checked = 0
+    for seed in range(12):
+        spec = from_table(random.Random(seed), level, load_table("seattle-weather"))
+        drawn = draw_chart(spec, (560, 420), 14, grid=False) if spec else None
+        if drawn is None:
+            continue
+        points = [part for part in drawn[1] if part.role == "point"]
+        assert all(part.box[2] - part.box[0] <= 10 and part.box[3] - part.box[1] <= 10 for part in points)
+        centers = np.array([[(part.box[0] + part.box[2]) / 2, (part.box[1] + part.box[3]) / 2] for part in points])
+        values = np.array([[part.row, list(spec.series.values())[part.series][part.row]] for part in points])
+        for axis in (0, 1):
+            slope, start = np.polyfit(values[:, axis], centers[:, axis], 1)
+            assert np.abs(slope * values[:, axis] + start - centers[:, axis]).max() < 2.5
+        wrong = np.abs(np.polyval(np.polyfit(values[:, 1], centers[::-1, 1], 1), values[:, 1]) - centers[::-1, 1])
+        assert wrong.max() > 2.5, "values in the wrong order must not fit"
+        checked += 1
+    assert checked >= 2
 
 
 def test_ticks_outside_the_view_are_no_regions(whole_charts):
