@@ -145,8 +145,10 @@ def _rectangle(name: str, box: Sequence[float]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A truth or a prediction as a reader wants it: alternatives joined, boxes as whole pixels, nothing as a dash."""
-    if value is None or value == "":
+    """A truth or a prediction as a reader wants it: alternatives joined, boxes as whole pixels."""
+    if value is None:
+        return "no box"
+    if value == "":
         return "no answer"
     if isinstance(value, str):
         return value

@@ -101,7 +101,7 @@ def test_true_and_predicted_boxes_are_drawn_in_the_pictures_own_pixels(write):
 
 def test_a_missing_prediction_is_named_and_draws_no_box(write):
     page = write(examples=[example(prediction=None, score=0.0, iou=0.0, correct=False)])
-    assert "no answer" in page.cells
+    assert "no box" in page.cells
     assert not page.find("rect", class_="box predicted")
     assert "✗ wrong" in page.text
 
