@@ -1,6 +1,6 @@
 """Whole loss curves that must agree, after TRL's `tests/invariant`, the first two through the real command line.
 
-The sums of a step are taken in another order, so curves agree to 1e-4 relative and not to the bit.
+The sums of a step are taken in another order, so curves agree to 1e-5 relative (2e-7 was seen) and not to the bit.
 """
 
 import sys
@@ -39,6 +39,6 @@ def test_accumulation_shapes_packing_and_eager_attention_give_one_loss_curve(nan
     reference = curves.pop("1x8")
     assert len(reference) == STEPS
     for name, curve in curves.items():
-        assert curve == pytest.approx(reference, rel=1e-4), name
+        assert curve == pytest.approx(reference, rel=1e-5), name
     # Negative control: another seed gives another curve.
     assert curve_in_process(**common, seed=8) != pytest.approx(reference, rel=1e-3)
