@@ -25,7 +25,7 @@ demo: .venv/.ready
 lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/ty check
+	$(BIN)/ty check modeling_finevit finevit_vl finecap training_scripts eval finevit benchmarks
 
 test: .venv/.ready lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,8 +1,6 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT-VL: FineViT, a projector and any causal language model. Importing this registers it with transformers."""
 
-import sys
-
 import transformers
 from transformers import (
     AutoConfig,
@@ -22,6 +20,7 @@ from finevit_vl.modeling_finevit_vl import (
 )
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.tokenizer import build_qwen_tokenizer
+from modeling_finevit import expose_in_transformers
 
 __all__ = [
     "FineViTVLConfig",
@@ -41,12 +40,7 @@ def _register() -> None:
     AutoModelForImageTextToText.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoModelForMultimodalLM.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(FineViTVLConfig, FineViTVLProcessor, exist_ok=True)
-    # TRL (models by path, DPO's reference) and `transformers serve` look classes up by name in these two places. The
-    # first is there twice: `transformers.processing_utils` executes transformers' `__init__` a second time, so that
-    # importers before and after hold different modules.
-    for namespace in (transformers, sys.modules["transformers"]):
-        for cls in (FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor):
-            setattr(namespace, cls.__name__, cls)
+    expose_in_transformers(FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor)
     names = transformers.models.auto.modeling_auto
     for mapping in (
         names.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
