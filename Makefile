@@ -9,8 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: setup demo test lint test-oldest constraints clean
 
 $(UV):
-	$(PYTHON) -m venv .tools
-	.tools/bin/python -m pip install --quiet "uv==0.13.9"
+	$(PYTHON) -m pip install --quiet --upgrade --target .tools "uv==0.13.9"
 
 .venv/.ready: $(UV) pyproject.toml constraints.txt
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
