@@ -1,8 +1,11 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT, the encoder, as Transformers models. Importing this package registers it with the Auto classes."""
 
-from transformers import AttentionInterface, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskedImageModeling
+from transformers import AttentionInterface, AutoConfig, AutoModel, AutoModelForMaskedImageModeling
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+# From its own module: in front of it Transformers 5.17 puts a dummy where torchvision is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 from .attention import torch_varlen_attention_forward
