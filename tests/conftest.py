@@ -3,6 +3,13 @@
 from pathlib import Path
 
 import pytest
+from PIL import ImageFile
+
+
+@pytest.fixture(autouse=True)
+def _truncated_pictures_are_errors(monkeypatch):
+    """Pillow's own default; importing lmms-eval, as some tests of a process do, turns it off for the whole process."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 @pytest.fixture(scope="session")

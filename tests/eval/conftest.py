@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets.config
-import lmms_eval.api.task  # noqa: F401  (see LOAD_TRUNCATED_IMAGES)
 import pytest
 from datasets import Dataset
-from PIL import Image, ImageDraw, ImageFile
+from PIL import Image, ImageDraw
 
 from finecap.records import FINECAP_FEATURES, Record, region, validate_record
-
-# lmms-eval's import turns this on for the whole process; other rooms' tests of truncated pictures run in it too.
-ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 WIDTH, HEIGHT = 112, 84
 COLOURS = ("red", "green", "blue", "white")
