@@ -1,8 +1,8 @@
 """`make demo`: corpus, fine-tuning, evaluation seen and blind, report; the whole path on two CPU cores.
 
 It starts from the nano checkpoint in `model_cards/finevit-vl-nano`, which this project trained with its own scripts on
-dense tasks over other rows of the same generators. What the generators hold out is held out by value whatever the
-seed, so no question of the test split has its answer in the training of either.
+dense tasks over other rows of the same generators. The generators hold out by the hash of a value, a pair or
+an arrangement (see the corpus's card), whatever the seed, so what is test here was not in the training of either.
 """
 
 import json
