@@ -2,6 +2,7 @@
 
 import io
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -88,7 +89,10 @@ def test_packed_rows_have_the_loss_of_padded_rows(model, processor, samples, max
     assert sum_of_losses(model, bleeding) != pytest.approx(sum_of_losses(model, padded), rel=1e-4)
 
 
-def test_isolated_turns_have_the_loss_of_separate_one_turn_samples(model, processor, samples):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_isolated_turns_have_the_loss_of_separate_one_turn_samples(model, processor, samples, attention, request):
+    request.addfinalizer(partial(model.set_attn_implementation, model.config._attn_implementation))
+    model.set_attn_implementation(attention)
     isolated = SFTCollator(processor, mixture=MIXTURE, isolate_turns=True)
     shared = SFTCollator(processor, mixture=MIXTURE)
     separate = 0.0
