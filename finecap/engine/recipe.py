@@ -1,0 +1,177 @@
+"""The recipe: everything that decides what a run makes, read from YAML and checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from finecap.engine.captioners import Budget, Captioner
+from finecap.engine.passes import Pass
+from finecap.engine.pipeline import PASSES
+
+CONFIG = ConfigDict(extra="forbid")
+# Sections and fields that say how a run is carried out, not what it makes: they may change between two starts.
+OPERATIONAL = {"in_flight", "endpoints", "api_key_env", "timeout_s", "max_attempts", "patience_s", "push_to_hub"}
+HASH_LENGTH = 10
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Recipe:
+    """What a run makes.
+
+    Attributes:
+        passes: options of each pass that runs, by name, in the engine's order.
+        functions: passes that somebody's own function takes the place of, by name: "package.module:function".
+        captioners: the ensemble; which one captions an image is drawn by weight, `seed` and the image's key.
+        budget: where the run stops, whatever is left to do.
+        seed: of every draw.
+        rows_per_shard: images in a shard; what is lost when a worker dies.
+    """
+
+    passes: dict[str, Any]
+    functions: dict[str, str] = field(default_factory=dict)
+    captioners: tuple[Captioner, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    rows_per_shard: int = 1000
+
+    def enabled(self) -> tuple[Pass, ...]:
+        """The passes of this recipe in order."""
+        return tuple(self.resolve(step) for step in PASSES if step.name in self.passes)
+
+    def resolve(self, step: Pass) -> Pass:
+        """The pass with its parents narrowed to those of this recipe and its function replaced if the recipe says so.
+
+        Raises:
+            ValueError: the named function does not exist.
+        """
+        step = replace(step, parents=self._parents(step))
+        dotted = self.functions.get(step.name)
+        return replace(step, run=_function(dotted)) if dotted else step
+
+    def _parents(self, step: Pass) -> tuple[str, ...]:
+        by_name = {other.name: other for other in PASSES}
+        found: list[str] = []
+        for name in step.parents:
+            found += [name] if name in self.passes else self._parents(by_name[name])
+        return tuple(dict.fromkeys(found))
+
+    def step(self, name: str) -> Pass:
+        """The pass of this name, as this recipe runs it."""
+        return next(step for step in self.enabled() if step.name == name)
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """All passes before this one, in order."""
+        before = {name}
+        for step in reversed(self.enabled()):
+            if step.name in before:
+                before |= set(step.parents)
+        return tuple(step.name for step in self.enabled() if step.name in before - {name})
+
+    def pass_key(self, name: str) -> str:
+        """Name and hash of a pass: the name of its folder."""
+        step = self.step(name)
+        content = {
+            "pass": name,
+            "function": self.functions.get(name),
+            "options": _without_operational(asdict(self.passes[name])),
+            "parents": [self.pass_key(parent) for parent in step.parents],
+            "seed": self.seed,
+            "rows_per_shard": self.rows_per_shard,
+            "captioners": _without_operational([asdict(one) for one in self.captioners])
+            if getattr(self.passes[name], "CAPTIONS", False)
+            else None,
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{name}-{digest[:HASH_LENGTH]}"
+
+
+def _without_operational(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_operational(item) for key, item in value.items() if key not in OPERATIONAL}
+    if isinstance(value, list | tuple):
+        return [_without_operational(item) for item in value]
+    return value
+
+
+def _function(dotted: str) -> Any:
+    module, _, name = dotted.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{dotted!r}: no such function ({error}); write it as package.module:function") from error
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ValueError: no such file, no mapping, an unknown section or key, a value of the wrong type, a pass without what
+            it needs; the message names the key.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such recipe")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of sections, see training_scripts/recipes")
+    return recipe_from(content, str(path))
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from the mapping that the YAML file holds: the fields of `Recipe` except `passes`, and one section for
+    each pass. A pass that is not optional runs even without its section; `name: false` leaves an optional one out,
+    `function:` inside a section names a function to run in its place.
+
+    Raises:
+        ValueError: see `load_recipe`.
+    """
+    known = {step.name: step for step in PASSES}
+    general = {item.name for item in fields(Recipe)} - {"passes", "functions"}
+    unknown = sorted(set(content) - set(known) - general)
+    if unknown:
+        raise ValueError(f"{where}: unknown section {unknown[0]!r}; known are {', '.join([*known, *sorted(general)])}")
+    passes, functions = {}, {}
+    for name, step in known.items():
+        section = content.get(name, False if step.optional else {})
+        if section is False:
+            continue
+        section = dict(section or {})
+        if "function" in section:
+            functions[name] = section.pop("function")
+        passes[name] = _checked(step.options, section, f"{where}: {name}")
+    rest = {key: value for key, value in content.items() if key in general}
+    recipe = _checked(Recipe, {**rest, "passes": passes, "functions": functions}, where)
+    _check_columns(recipe, where)
+    return recipe
+
+
+def _checked(kind: type, value: Mapping[str, Any], where: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}.{place}: {first['msg']}, got {first['input']!r}"[:500]) from None
+
+
+def _check_columns(recipe: Recipe, where: str) -> None:
+    """Every pass finds the columns it reads."""
+    there = {"key", "bytes", "url"}
+    for step in recipe.enabled():
+        missing = [name for name in step.reads if name not in there and not name.endswith("?")]
+        if missing:
+            maker = next(other.name for other in PASSES if missing[0] in other.columns.names)
+            raise ValueError(f"{where}: {step.name} needs the section {maker!r} (it makes the column {missing[0]!r})")
+        there |= set(step.columns.names)

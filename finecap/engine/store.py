@@ -1,0 +1,137 @@
+"""The run's folder: where each output lies, how it gets there whole, and who is working on it.
+
+    OUT/recipe.yaml                                   what was asked for, resolved
+    OUT/plan.json                                     the shards of the input
+    OUT/passes/<pass>-<hash>/<shard>.parquet          a finished pass over a shard; existing is the checkpoint
+    OUT/passes/<pass>-<hash>/<shard>.journal.jsonl    paid answers of an unfinished one
+    OUT/passes/<pass>-<hash>/<shard>.error.json       why it was set aside
+    OUT/passes/<pass>-<hash>/reduced.parquet          what a pass over the whole collection found
+    OUT/dataset/                                      the finished dataset
+
+The hash covers the pass's options and everything before it, so a changed recipe never mixes with old output.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from finecap.engine.errors import StopRun
+
+# What no second try mends: no space, quota, read-only file system, no permission.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Store:
+    """Paths of a run."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def folder(self, pass_key: str) -> Path:
+        """The folder of one pass; `pass_key` is its name and hash."""
+        return self.out / "passes" / pass_key
+
+    def output(self, pass_key: str, shard: str) -> Path:
+        return self.folder(pass_key) / f"{shard}.parquet"
+
+    def journal(self, pass_key: str, shard: str) -> Path:
+        return self.folder(pass_key) / f"{shard}.journal.jsonl"
+
+    def error(self, pass_key: str, shard: str) -> Path:
+        return self.folder(pass_key) / f"{shard}.error.json"
+
+    def reduced(self, pass_key: str) -> Path:
+        return self.folder(pass_key) / "reduced.parquet"
+
+
+@contextmanager
+def committed(path: Path) -> Generator[Path]:
+    """Write aside, sync, rename: `path` appears whole or not at all.
+
+    Yields:
+        The path to write to. It is removed when the block raises.
+
+    Raises:
+        StopRun: the disk is full or cannot be written; says where.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise_disk_error(error, path)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def raise_disk_error(error: OSError, path: Path) -> None:
+    """Raise StopRun if `error` says that the disk is full or cannot be written; else return."""
+    if error.errno in DISK_ERRORS:
+        raise StopRun(
+            f"{path.parent}: cannot be written ({os.strerror(error.errno)}). Finished shards and paid answers are "
+            "kept; make room or mend the permissions, then run the same command again."
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with committed(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+
+
+@contextmanager
+def claimed(path: Path) -> Generator[bool]:
+    """Claim the work on output `path` among all processes that share the folder; the death of the owner frees it.
+
+    Yields:
+        False when another process is at work on it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise_disk_error(error, path)
+        raise
+    mine = False
+    try:
+        mine = _lock(descriptor, lock)
+        yield mine
+    finally:
+        if mine:
+            lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, lock: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    # The owner before removes the file when done: a lock on a removed file keeps nobody out.
+    return lock.exists() and os.stat(lock).st_ino == os.fstat(descriptor).st_ino

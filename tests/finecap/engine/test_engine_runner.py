@@ -1,0 +1,114 @@
+"""A pass over a shard: live rows in, an aligned file out, or nothing at all."""
+
+import dataclasses
+import errno
+
+import pyarrow.parquet as pq
+import pytest
+
+from finecap.engine import runner
+from finecap.engine.errors import StopRun
+from finecap.engine.recipe import Recipe, recipe_from
+from finecap.engine.runner import Run, read_stats, run_shard
+from finecap.engine.shards import Shard
+from finecap.engine.store import Store, committed
+
+SHARD = Shard("00000-abc", "folder", ("a", "b", "c"))
+
+
+def ingest(rows, options, context):
+    for row in rows:
+        bad = row["key"] == "b"
+        yield {
+            "key": row["key"],
+            "id": row["key"],
+            "image": row["bytes"],
+            "reject": "broken: no picture" if bad else None,
+        }
+
+
+def measure(rows, options, context):
+    for row in rows:
+        context.counters["seen"] += 1
+        yield {"key": row["key"], "branch": f"{len(row['image'])}"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    items = [{"key": key, "bytes": key.encode() * 3, "url": None} for key in "abc"]
+    monkeypatch.setattr(runner, "read_shard", lambda shard: iter(items))
+    recipe = recipe_from(
+        {
+            "ingest": {"source": "s", "license": "l", "function": f"{__name__}:ingest"},
+            "filter": {"function": f"{__name__}:measure"},
+        }
+    )
+    return Run(recipe, Store(tmp_path), (SHARD,))
+
+
+def test_a_rejected_row_keeps_its_place_and_is_never_shown_again(run):
+    first = run_shard(run, "ingest", SHARD, {})
+    second = run_shard(run, "filter", SHARD, {})
+
+    assert (first.rows, first.rejects) == (3, {"broken": 1})
+    assert (second.rows, second.counters) == (2, {"seen": 2})
+    table = pq.read_table(run.output("filter", SHARD.name))
+    assert table["key"].to_pylist() == ["a", "b", "c"]
+    assert table["branch"].to_pylist() == ["3", None, "3"]
+    assert read_stats(run.output("filter", SHARD.name)) == second
+
+
+def test_what_exists_is_not_done_again(run, monkeypatch):
+    stats = run_shard(run, "ingest", SHARD, {})
+    monkeypatch.setattr(runner, "read_shard", lambda shard: pytest.fail("read again"))
+    assert run_shard(run, "ingest", SHARD, {}) == stats
+
+
+@pytest.mark.parametrize("fault", ["lost", "doubled", "swapped"])
+def test_a_pass_that_loses_doubles_or_swaps_rows_commits_nothing(run, monkeypatch, fault):
+    run_shard(run, "ingest", SHARD, {})
+
+    def broken(rows, options, context):
+        results = [{"key": row["key"], "branch": "x"} for row in rows]
+        yield from {"lost": results[:1], "doubled": [*results, results[-1]], "swapped": results[::-1]}[fault]
+
+    original = Recipe.step
+    step = dataclasses.replace(run.recipe.step("filter"), run=broken)
+    monkeypatch.setattr(Recipe, "step", lambda self, name: step if name == "filter" else original(self, name))
+    with pytest.raises(RuntimeError, match="filter returned"):
+        run_shard(run, "filter", SHARD, {})
+    assert [path.name for path in run.output("filter", "x").parent.iterdir()] == []
+
+
+def test_a_changed_option_gets_a_new_folder_and_an_operational_one_does_not(run):
+    def key(name, **changes):
+        content = {"ingest": {"source": "s", "license": "l"}, "recaption": {}}
+        for section, value in changes.items():
+            content[section] = value
+        return recipe_from(content).pass_key(name)
+
+    assert key("filter") != key("filter", filter={"min_short_side": 10})
+    assert key("dedup") != key("dedup", filter={"min_short_side": 10})
+    assert key("ingest") == key("ingest", filter={"min_short_side": 10})
+    assert key("recaption") == key("recaption", recaption={"in_flight": 7})
+    assert key("recaption") == key("recaption", budget={"tokens": 5})
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_nothing(tmp_path):
+    def fill() -> None:
+        with committed(tmp_path / "x" / "file") as aside:
+            aside.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StopRun, match="No space left"):
+        fill()
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_every_unknown_key_is_named():
+    with pytest.raises(ValueError, match="unknown section 'filtre'"):
+        recipe_from({"ingest": {"source": "s", "license": "l"}, "filtre": {}})
+    with pytest.raises(ValueError, match=r"filter\.min_side"):
+        recipe_from({"ingest": {"source": "s", "license": "l"}, "filter": {"min_side": 1}})
+    with pytest.raises(ValueError, match="phrases needs the section 'recaption'"):
+        recipe_from({"ingest": {"source": "s", "license": "l"}, "phrases": {}})
