@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from datasets import Features, Image, List, Value
 
@@ -26,6 +26,7 @@ FINECAP_FEATURES = Features(
         "split": Value("string"),
         "global_caption": Value("string"),
         "captioner": Value("string"),
+        "captions": List({"style": Value("string"), "text": Value("string"), "captioner": Value("string")}),
         "regions": List(
             {
                 "bbox": List(Value("float32"), length=4),
@@ -38,6 +39,13 @@ FINECAP_FEATURES = Features(
             }
         ),
         "qa": List({"question": Value("string"), "answers": List(Value("string")), "kind": Value("string")}),
+        "provenance": {
+            "phrases": Value("string"),
+            "boxes": Value("string"),
+            "ocr": Value("string"),
+            "checks": List(Value("string")),
+            "flags": List(Value("string")),
+        },
     }
 )
 
@@ -66,9 +74,32 @@ class QA(TypedDict):
     kind: str
 
 
+class Caption(TypedDict):
+    """One of several captions of a picture; `style` is for instance "short" or "dense"."""
+
+    style: str
+    text: str
+    captioner: str
+
+
+class Provenance(TypedDict):
+    """How the caption engine knows what a record says; None in records that are exact by construction.
+
+    `phrases`, `boxes`, `ocr`: name and version of what found them. `checks`: what was verified ("regrounded", "numbers
+    against OCR", ...); `flags`: what the checks found wrong.
+    """
+
+    phrases: str | None
+    boxes: str | None
+    ocr: str | None
+    checks: list[str]
+    flags: list[str]
+
+
 class Record(TypedDict):
     """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as
-    `datasets.Image` stores it.
+    `datasets.Image` stores it. Records that a generator makes leave `captions` and `provenance` out; they are stored as
+    nothing.
     """
 
     id: str
@@ -82,6 +113,8 @@ class Record(TypedDict):
     captioner: str | None
     regions: list[Region]
     qa: list[QA]
+    captions: NotRequired[list[Caption]]
+    provenance: NotRequired[Provenance | None]
 
 
 def region(
