@@ -83,11 +83,11 @@ class Recipe:
         content = {
             "pass": name,
             "function": self.functions.get(name),
-            "options": _without_operational(asdict(self.passes[name])),
+            "options": _decisive(asdict(self.passes[name])),
             "parents": [self.pass_key(parent) for parent in step.parents],
             "seed": self.seed,
             "rows_per_shard": self.rows_per_shard,
-            "captioners": _without_operational([asdict(one) for one in self.captioners])
+            "captioners": _decisive([asdict(one) for one in self.captioners])
             if getattr(self.passes[name], "CAPTIONS", False)
             else None,
         }
@@ -95,11 +95,14 @@ class Recipe:
         return f"{name}-{digest[:HASH_LENGTH]}"
 
 
-def _without_operational(value: Any) -> Any:
+def _decisive(value: Any) -> Any:
+    """What decides the output: no operational fields, and the content of a file in place of its name."""
     if isinstance(value, Mapping):
-        return {key: _without_operational(item) for key, item in value.items() if key not in OPERATIONAL}
+        return {key: _decisive(item) for key, item in value.items() if key not in OPERATIONAL}
     if isinstance(value, list | tuple):
-        return [_without_operational(item) for item in value]
+        return [_decisive(item) for item in value]
+    if isinstance(value, Path) and value.is_file():
+        return hashlib.sha256(value.read_bytes()).hexdigest()
     return value
 
 
@@ -155,6 +158,19 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     recipe = _checked(Recipe, {**rest, "passes": passes, "functions": functions}, where)
     _check_columns(recipe, where)
     return recipe
+
+
+def mapping_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, every default written out; `recipe_from` makes the same recipe of it."""
+    content = TypeAdapter(Recipe).dump_python(recipe, mode="json", exclude={"passes", "functions"})
+    for step in PASSES:
+        if step.name not in recipe.passes:
+            content[step.name] = False
+            continue
+        content[step.name] = TypeAdapter(step.options).dump_python(recipe.passes[step.name], mode="json")
+        if step.name in recipe.functions:
+            content[step.name]["function"] = recipe.functions[step.name]
+    return content
 
 
 def _checked(kind: type, value: Mapping[str, Any], where: str) -> Any:

@@ -1,0 +1,192 @@
+"""Supervised worker processes on one machine: a dead worker's task is offered again, a failing one set aside."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from finecap.engine.errors import StopRun
+from finecap.engine.runner import Run, ShardStats
+from finecap.engine.scheduler import Schedule, Task, run_task
+from finecap.engine.store import write_json
+
+# How long to wait before asking again for a shard that a process of another run of the same folder works on.
+BUSY_SECONDS = 1.0
+
+Report = Callable[[Schedule, ShardStats | None], None]
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+
+
+def run_locally(
+    run: Run,
+    workers: int,
+    tries: int = 3,
+    only: Collection[str] | None = None,
+    report: Report | None = None,
+) -> Schedule:
+    """Do everything of a run that is not done, in `workers` processes.
+
+    Args:
+        tries: how often a task is begun before it is set aside with its error.
+        only: names of the passes to do.
+        report: called with the schedule and the statistics of each finished task (and once at the start).
+
+    Returns:
+        The schedule, finished; `set_aside` holds what failed for good, which a later start tries again.
+
+    Raises:
+        StopRun: the run as a whole cannot go on; workers are ended, paid answers are in their journals.
+    """
+    schedule = Schedule(run, tries, only)
+    if report:
+        report(schedule, None)
+    crew = _Crew(run, max(1, min(workers, schedule.left)))
+    try:
+        while schedule.left:
+            _hand_out(schedule, crew)
+            for worker in crew.reported(timeout=BUSY_SECONDS):
+                _take(schedule, crew, worker, report)
+    finally:
+        crew.end()
+    return schedule
+
+
+def _hand_out(schedule: Schedule, crew: _Crew) -> None:
+    for due, waiting in [entry for entry in crew.resting if entry[0] <= time.monotonic()]:
+        crew.resting.remove((due, waiting))
+        schedule.put_back(waiting)
+    idle = [worker for worker in crew.workers if worker.task is None]
+    for worker, task in zip(idle, schedule.ready(), strict=False):
+        crew.start(worker, task)
+    if all(worker.task is None for worker in crew.workers) and schedule.left and not crew.resting:
+        blocked = "\n".join(
+            f"  {task.step} {task.shard}: {_last(error)}" for task, error in schedule.set_aside.items()
+        )
+        raise StopRun(
+            f"{schedule.left} tasks wait for shards that were set aside after {schedule.tries} tries; mend the cause "
+            f"and run the same command again, or leave those shards out with --leave-out-failed:\n{blocked}"
+        )
+
+
+def _take(schedule: Schedule, crew: _Crew, worker: _Worker, report: Report | None) -> None:
+    task, (kind, value) = crew.receive(worker)
+    if kind == "stop":
+        raise StopRun(value)
+    if kind == "busy":
+        crew.resting.append((time.monotonic() + BUSY_SECONDS, task))
+    elif kind == "failed":
+        if not schedule.failed(task, value):
+            _write_error(schedule.run, task, schedule.failures[task])
+    else:
+        schedule.finished(task)
+        if report:
+            report(schedule, value)
+
+
+def _write_error(run: Run, task: Task, errors: list[str]) -> None:
+    shard = "reduced" if task.shard is None else run.shards[task.shard].name
+    path = run.store.error(run.recipe.pass_key(task.step), shard)
+    write_json(path, {"step": task.step, "shard": shard, "errors": errors})
+
+
+def _last(error: str) -> str:
+    return error.strip().splitlines()[-1]
+
+
+class _Crew:
+    """The worker processes. Not `multiprocessing.Pool`, which waits for ever when one of its workers is killed."""
+
+    def __init__(self, run: Run, size: int) -> None:
+        self._run = run
+        self._spawn = multiprocessing.get_context("spawn")
+        self.workers = [self._hire() for _ in range(size)]
+        self.resting: list[tuple[float, Task]] = []
+
+    def _hire(self) -> _Worker:
+        ours, theirs = self._spawn.Pipe()
+        process = self._spawn.Process(target=_work, args=(self._run, theirs), daemon=False)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def start(self, worker: _Worker, task: Task) -> None:
+        worker.task = task
+        try:
+            worker.pipe.send(task)
+        except OSError:  # it died idle; `receive` will find out and hire another
+            return
+
+    def reported(self, timeout: float) -> list[_Worker]:
+        """Workers that said something or died while at work."""
+        busy = [worker for worker in self.workers if worker.task]
+        if not busy:
+            time.sleep(timeout)
+            return []
+        heard = wait([worker.pipe for worker in busy], timeout)
+        return [worker for worker in busy if worker.pipe in heard]
+
+    def receive(self, worker: _Worker) -> tuple[Task, tuple[str, Any]]:
+        """The task and what became of it; a worker that died is replaced."""
+        task, worker.task = worker.task, None
+        assert task is not None
+        try:
+            return task, worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            self.workers[self.workers.index(worker)] = self._hire()
+            return task, ("failed", f"the worker died with exit code {worker.process.exitcode}")
+
+    def end(self) -> None:
+        """End every worker, at work or not."""
+        for worker in self.workers:
+            worker.pipe.close()
+            if worker.task:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.kill()
+
+
+def _work(run: Run, pipe: Connection) -> None:
+    """A worker: do tasks until the supervisor closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    models: dict[str, Any] = {}
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            stats = run_task(run, task, models)
+            answer: tuple[str, Any] = ("busy", None) if stats is None else ("done", stats)
+        except StopRun as error:
+            answer = ("stop", str(error))
+        except Exception:
+            answer = ("failed", traceback.format_exc())
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        print("finecap: the supervisor died; worker ends", file=sys.stderr)
+        os._exit(1)

@@ -1,0 +1,89 @@
+"""Beginning a run, and finding it again from its folder on any machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from finecap.engine.recipe import Recipe, load_recipe, mapping_of
+from finecap.engine.runner import Run
+from finecap.engine.shards import Shard, plan_shards
+from finecap.engine.store import Store, write_json, write_text
+
+PLAN, RECIPE = "plan.json", "recipe.yaml"
+
+
+def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
+    """Begin a run, or go on with the one in `out`: write its recipe and the plan of its shards.
+
+    A run is one collection: what is dropped as a duplicate, and what is sampled, depends on all of it.
+
+    Raises:
+        ValueError: the input cannot be read, or is not the one that the run in `out` began with.
+        StopRun: `out` cannot be written.
+    """
+    shards = tuple(plan_shards(source, recipe.rows_per_shard))
+    plan = out / PLAN
+    if plan.is_file():
+        known = _read_plan(plan)
+        left_out = set(known["left_out"])
+        names = [shard.name for shard in shards]
+        before = [shard["name"] for shard in known["shards"]]
+        if names != before and known["rows_per_shard"] == recipe.rows_per_shard:
+            raise ValueError(
+                f"{out}: the run in this folder began with other input ({len(set(before) - set(names))} of "
+                f"{len(before)} shards are gone or changed, {len(set(names) - set(before))} are new). A run is one "
+                "collection; give the new input an --out of its own."
+            )
+        if names == before:
+            shards = tuple(shard for shard in shards if shard.name not in left_out)
+            write_text(out / RECIPE, _yaml(recipe))
+            return Run(recipe, Store(out), shards)
+    _write_plan(plan, recipe, shards, [])
+    write_text(out / RECIPE, _yaml(recipe))
+    return Run(recipe, Store(out), shards)
+
+
+def load_run(out: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (out / PLAN).is_file() or not (out / RECIPE).is_file():
+        raise ValueError(f"{out}: no run of the caption engine is here ({PLAN} or {RECIPE} is missing)")
+    plan = _read_plan(out / PLAN)
+    left_out = set(plan["left_out"])
+    shards = TypeAdapter(tuple[Shard, ...]).validate_python(plan["shards"])
+    recipe = load_recipe(out / RECIPE)
+    return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
+
+
+def leave_out(run: Run, names: list[str]) -> Run:
+    """The run without shards that failed for good, now and whenever it is started again; their images are in neither
+    the records nor the rejects.
+    """
+    plan = _read_plan(run.store.out / PLAN)
+    plan["left_out"] = sorted({*plan["left_out"], *names})
+    write_json(run.store.out / PLAN, plan)
+    return Run(run.recipe, run.store, tuple(shard for shard in run.shards if shard.name not in set(names)))
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_plan(path: Path, recipe: Recipe, shards: tuple[Shard, ...], left_out: list[str]) -> None:
+    write_json(
+        path,
+        {"rows_per_shard": recipe.rows_per_shard, "left_out": left_out, "shards": [asdict(shard) for shard in shards]},
+    )
+
+
+def _yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(mapping_of(recipe), sort_keys=False, allow_unicode=True)
