@@ -43,7 +43,14 @@ PASSES = (
         recaption.run,
     ),
     Pass("phrases", phrases.Options, phrases.COLUMNS, ("global_caption", "branch"), ("recaption",), phrases.run),
-    Pass("boxes", boxes.Options, boxes.COLUMNS, ("image", "width", "height", "phrases"), ("phrases",), boxes.run),
+    Pass(
+        "boxes",
+        boxes.Options,
+        boxes.COLUMNS,
+        ("image", "width", "height", "branch", "phrases"),
+        ("phrases",),
+        boxes.run,
+    ),
     Pass(
         "balance",
         balance.Options,

@@ -119,15 +119,15 @@ class ZeroShotDetector:
         used, since they join tokens of several phrases, and cut phrases, wherever the text threshold happens to fall.
         """
         import torch
-        from transformers.image_transforms import center_to_corners_format
 
         inputs = self._processor(images=image, text=prompt.text, return_tensors="pt").to(self._model.device)
         outputs = self._model(**inputs)
         tokens = self._tokens(prompt)
         probabilities = outputs.logits[0].sigmoid()
         scores, phrases = torch.stack([probabilities[:, place].amax(-1) for place in tokens], -1).max(-1)
+        center, sides = outputs.pred_boxes[0].split(2, -1)
         size = torch.tensor([image.width, image.height] * 2, device=scores.device)
-        boxes = center_to_corners_format(outputs.pred_boxes[0]) * size
+        boxes = torch.cat([center - sides / 2, center + sides / 2], -1) * size
         keep = scores >= min_score
         rows = zip(boxes[keep].tolist(), phrases[keep].tolist(), scores[keep].tolist(), strict=True)
         return [Detection(tuple(box), prompt.phrases[phrase], score) for box, phrase, score in rows]
@@ -148,6 +148,8 @@ class ZeroShotDetector:
         used = limit
         for index, phrase in asked:
             phrase, length = self._cut(phrase, limit - 1)
+            if not length:
+                continue
             if used + length + 1 > limit:
                 prompts.append(Prompt("", [], []))
                 used = 0
