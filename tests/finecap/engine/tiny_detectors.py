@@ -1,0 +1,82 @@
+"""Folders of small random zero-shot detectors, with their processors, as `from_pretrained` reads them."""
+
+import string
+
+import torch
+from transformers import (
+    BertTokenizerFast,
+    CLIPTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessor,
+    Owlv2Processor,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+WORDS = ("a", "the", "red", "blue", "car", "bus", "dog", "black", "white", "tree", "of", "with", "wheel", "house")
+
+
+def save_grounding_dino(folder, max_text_len=256):
+    """Grounding DINO with 16 queries; full stop, [CLS] and [SEP] at the ids that its code has written in it."""
+    torch.manual_seed(0)
+    config = GroundingDinoConfig(
+        backbone_config={
+            "model_type": "swin",
+            "window_size": 7,
+            "embed_dim": 8,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 1, 1, 1],
+            "image_size": 64,
+            "out_indices": [2, 3, 4],
+        },
+        text_config={
+            "model_type": "bert",
+            "vocab_size": 1200,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+        },
+        **dict(d_model=32, encoder_layers=1, encoder_ffn_dim=16, encoder_attention_heads=2),
+        **dict(decoder_layers=2, decoder_ffn_dim=16, decoder_attention_heads=2),
+        **dict(num_queries=16, num_feature_levels=4, encoder_n_points=2, decoder_n_points=2),
+        max_text_len=max_text_len,
+    )
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    image_processor = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
+    GroundingDinoProcessor(image_processor, _bert_tokenizer(folder)).save_pretrained(folder)
+    return folder
+
+
+def save_owlv2(folder):
+    """OWLv2 with 16 patches, whose text tower reads 16 tokens as that of the real ones."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config={**tower, "vocab_size": 600, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0},
+        vision_config={**tower, "image_size": 64, "patch_size": 16},
+        projection_dim=16,
+    )
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), _clip_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def _bert_tokenizer(folder):
+    words = [f"[unused{index}]" for index in range(1100)]
+    words[0], words[100], words[101], words[102], words[103] = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+    words[1012], words[1029] = ".", "?"
+    words += dict.fromkeys([*WORDS, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)])
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(words))
+    return BertTokenizerFast(str(vocabulary), do_lower_case=True, model_max_length=512)
+
+
+def _clip_tokenizer():
+    letters = list(bytes_to_unicode().values())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=16)
