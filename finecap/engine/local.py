@@ -48,7 +48,8 @@ def run_locally(
         report: called with the schedule and the statistics of each finished task (and once at the start).
 
     Returns:
-        The schedule, finished; `set_aside` holds what failed for good, which a later start tries again.
+        The schedule when nothing more can be done: `set_aside` holds what failed `tries` times, which a later start
+        tries again, and `left` counts the tasks that wait for those.
 
     Raises:
         StopRun: the run as a whole cannot go on; workers are ended, paid answers are in their journals.
@@ -58,8 +59,7 @@ def run_locally(
         report(schedule, None)
     crew = _Crew(run, max(1, min(workers, schedule.left)))
     try:
-        while schedule.left:
-            _hand_out(schedule, crew)
+        while _hand_out(schedule, crew):
             for worker in crew.reported(timeout=BUSY_SECONDS):
                 _take(schedule, crew, worker, report)
     finally:
@@ -67,21 +67,15 @@ def run_locally(
     return schedule
 
 
-def _hand_out(schedule: Schedule, crew: _Crew) -> None:
+def _hand_out(schedule: Schedule, crew: _Crew) -> bool:
+    """Give idle workers what is ready; False when nothing is under way and nothing can start."""
     for due, waiting in [entry for entry in crew.resting if entry[0] <= time.monotonic()]:
         crew.resting.remove((due, waiting))
         schedule.put_back(waiting)
     idle = [worker for worker in crew.workers if worker.task is None]
     for worker, task in zip(idle, schedule.ready(), strict=False):
         crew.start(worker, task)
-    if all(worker.task is None for worker in crew.workers) and schedule.left and not crew.resting:
-        blocked = "\n".join(
-            f"  {task.step} {task.shard}: {_last(error)}" for task, error in schedule.set_aside.items()
-        )
-        raise StopRun(
-            f"{schedule.left} tasks wait for shards that were set aside after {schedule.tries} tries; mend the cause "
-            f"and run the same command again, or leave those shards out with --leave-out-failed:\n{blocked}"
-        )
+    return bool(crew.resting) or any(worker.task for worker in crew.workers)
 
 
 def _take(schedule: Schedule, crew: _Crew, worker: _Worker, report: Report | None) -> None:
@@ -103,10 +97,6 @@ def _write_error(run: Run, task: Task, errors: list[str]) -> None:
     shard = "reduced" if task.shard is None else run.shards[task.shard].name
     path = run.store.error(run.recipe.pass_key(task.step), shard)
     write_json(path, {"step": task.step, "shard": shard, "errors": errors})
-
-
-def _last(error: str) -> str:
-    return error.strip().splitlines()[-1]
 
 
 class _Crew:

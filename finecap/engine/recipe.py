@@ -20,7 +20,16 @@ from finecap.engine.pipeline import PASSES
 
 CONFIG = ConfigDict(extra="forbid")
 # Sections and fields that say how a run is carried out, not what it makes: they may change between two starts.
-OPERATIONAL = {"in_flight", "endpoints", "api_key_env", "timeout_s", "max_attempts", "patience_s", "push_to_hub"}
+OPERATIONAL = {
+    "in_flight",
+    "threads",
+    "endpoints",
+    "api_key_env",
+    "timeout_s",
+    "max_attempts",
+    "patience_s",
+    "push_to_hub",
+}
 HASH_LENGTH = 10
 
 

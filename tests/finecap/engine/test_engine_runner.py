@@ -8,7 +8,7 @@ import pytest
 
 from finecap.engine import runner
 from finecap.engine.errors import StopRun
-from finecap.engine.recipe import Recipe, recipe_from
+from finecap.engine.recipe import Recipe, mapping_of, recipe_from
 from finecap.engine.runner import Run, read_stats, run_shard
 from finecap.engine.shards import Shard
 from finecap.engine.store import Store, committed
@@ -112,3 +112,31 @@ def test_every_unknown_key_is_named():
         recipe_from({"ingest": {"source": "s", "license": "l"}, "filter": {"min_side": 1}})
     with pytest.raises(ValueError, match="phrases needs the section 'recaption'"):
         recipe_from({"ingest": {"source": "s", "license": "l"}, "phrases": {}})
+
+
+def test_a_recipe_survives_its_own_yaml_with_the_same_hashes():
+    content = {
+        "ingest": {"source": "s", "license": "l"},
+        "recaption": {"styles": ["dense"], "function": f"{__name__}:measure"},
+        "captioners": [{"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"], "weight": 2}],
+        "budget": {"dollars": 3.5},
+    }
+    recipe = recipe_from(content)
+    again = recipe_from(mapping_of(recipe))
+    assert again == recipe
+    assert [again.pass_key(step.name) for step in again.enabled()] == [
+        recipe.pass_key(step.name) for step in recipe.enabled()
+    ]
+    assert "phrases" not in recipe.passes
+
+
+def test_a_template_is_known_by_its_content(tmp_path):
+    def key(words):
+        path = tmp_path / "prompts.yaml"
+        path.write_text(words)
+        return recipe_from({"ingest": {"source": "s", "license": "l"}, "recaption": {"prompts": str(path)}}).pass_key(
+            "recaption"
+        )
+
+    assert key("Describe.") == key("Describe.")
+    assert key("Describe.") != key("Describe it.")
