@@ -38,7 +38,8 @@ class Prompt(NamedTuple):
 
 class ZeroShotDetector:
     """A model and its processor, on the GPU if there is one, in float32: in half precision the sides of a box in a
-    large picture move by pixels. One picture at a time, in a thread, so that the event loop lives.
+    large picture move by pixels. One picture at a time, in a thread, so that the event loop lives; fast tokenizers do
+    not bear two threads.
     """
 
     def __init__(self, model: Any, processor: Any, name: str, min_score: float) -> None:
@@ -74,16 +75,14 @@ class ZeroShotDetector:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return cls(model, processor, f"{model.config.model_type} {folder.name} {_weights_hash(folder)}", min_score)
 
-    async def detect(self, image: Image.Image, phrases: Sequence[str]) -> list[Detection]:
-        """See `Detector.detect`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self.find, image, phrases, self._min_score
-        )
+    async def detect(
+        self, image: Image.Image, phrases: Sequence[str], min_score: float | None = None
+    ) -> list[Detection]:
+        """See `Detector.detect`; `min_score` in place of the one that was given at the start."""
+        limit = self._min_score if min_score is None else min_score
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._find, image, phrases, limit)
 
-    def find(self, image: Image.Image, phrases: Sequence[str], min_score: float) -> list[Detection]:
-        """Boxes with a score of at least `min_score`. Not to be called from two threads at once: fast tokenizers are
-        not safe there.
-        """
+    def _find(self, image: Image.Image, phrases: Sequence[str], min_score: float) -> list[Detection]:
         import torch
 
         asked = [(index, _clean(phrase)) for index, phrase in enumerate(phrases) if _clean(phrase)]
