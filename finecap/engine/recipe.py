@@ -24,6 +24,7 @@ OPERATIONAL = {
     "in_flight",
     "threads",
     "endpoints",
+    "url",
     "api_key_env",
     "timeout_s",
     "max_attempts",
