@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 CONFIG = ConfigDict(extra="forbid")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -37,6 +44,49 @@ class Captioner:
     max_attempts: int = 6
     patience_s: float = 600.0
 
+    def __post_init__(self) -> None:
+        if not self.name or not self.model:
+            raise ValueError("a captioner needs a name (what records call it) and a model (what its servers call it)")
+        if not self.endpoints:
+            raise ValueError(f"captioner {self.name}: no endpoints; write base URLs such as http://gpu1:8000/v1")
+        for url in self.endpoints:
+            _check_endpoint(self.name, url)
+        if len(set(self.endpoints)) < len(self.endpoints):
+            raise ValueError(f"captioner {self.name}: the same endpoint twice")
+        # A key written here by mistake would end up in the run's folder; the message must not repeat it either.
+        if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError(
+                f"captioner {self.name}: api_key_env is the name of an environment variable, not the key itself"
+            )
+        for field in ("weight", "timeout_s", "max_attempts"):
+            if not 0 < getattr(self, field) < float("inf"):
+                raise ValueError(f"captioner {self.name}: {field} must be above 0, got {getattr(self, field)}")
+        for field in (
+            "dollars_per_million_prompt_tokens",
+            "dollars_per_million_completion_tokens",
+            "temperature",
+            "patience_s",
+        ):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"captioner {self.name}: {field} must be 0 or more, got {getattr(self, field)}")
+
+
+def _check_endpoint(name: str, url: str) -> None:
+    where = f"captioner {name}: endpoint"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{where} is no URL ({error}); write a base URL such as http://gpu1:8000/v1") from None
+    if "@" in parts.netloc:
+        raise ValueError(f"{where} holds a user name or password; keys come from the variable named by api_key_env")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{where} {url!r} is no http(s) URL; write a base URL such as http://gpu1:8000/v1")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{where} {url!r} has a query or fragment; write a base URL such as http://gpu1:8000/v1")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError(f"{where} {url!r}: leave /chat/completions out, it is added")
+
 
 @dataclass(frozen=True, config=CONFIG)
 class Budget:
@@ -44,3 +94,29 @@ class Budget:
 
     tokens: int | None = None
     dollars: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("tokens", "dollars"):
+            if (value := getattr(self, field)) is not None and not value >= 0:
+                raise ValueError(f"budget: {field} must be 0 or more, got {value}")
+
+
+def draw_captioner(captioners: Sequence[Captioner], seed: int, key: str) -> Captioner:
+    """The captioner of the image `key`: a draw by weight that depends on names, weights, `seed` and `key` alone.
+
+    Weighted rendezvous hashing: each captioner draws for itself, so when one is added, taken away or weighed anew,
+    only images that it gains or loses change hands.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not captioners:
+        raise ValueError("the recipe has no captioners; write at least one in its section 'captioners'")
+    return min(captioners, key=lambda one: (_arrival(one, seed, key), one.name))
+
+
+def _arrival(captioner: Captioner, seed: int, key: str) -> float:
+    """Exponential waiting time with rate `weight`: the first of several comes from each in proportion to its rate."""
+    digest = hashlib.sha256(f"captioner\0{captioner.name}\0{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
+    uniform = (int.from_bytes(digest[:7], "big") + 1) / (2**56 + 1)
+    return -math.log(uniform) / captioner.weight
