@@ -1,28 +1,123 @@
-"""Pass 2: drop small, long, blurred, badly exposed and colourless pictures; documents take their own branch."""
+"""Pass 2: drop small, long, blurred, badly exposed and colourless pictures; documents take their own branch.
+
+What is measured is kept in columns, so that thresholds can be chosen anew from the outputs alone. All of it is taken
+from the picture shrunk to a short side of 448 pixels, so that a threshold does not depend on the resolution.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
+from PIL import Image
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from finecap.engine.images import opened, shrunk_rgb
 from finecap.engine.passes import Context, Row
 
-COLUMNS = pa.schema([("branch", pa.string())])  # "photo" or "document"
+COLUMNS = pa.schema(
+    [
+        ("branch", pa.string()),  # "photo" or "document"
+        ("sharpness", pa.float32()),  # variance of the Laplacian of 8-bit luminance
+        ("luminance", pa.float32()),  # mean, 0 to 1
+        ("dark", pa.float32()),  # share of pixels with luminance at most 5 of 255
+        ("bright", pa.float32()),  # share of pixels with luminance at least 250 of 255
+        ("saturation", pa.float32()),  # mean of HSV's S, 0 to 1
+        ("background", pa.float32()),  # share of pixels within 8 of the most frequent luminance
+        ("strokes", pa.float32()),  # share of neighbours in a row that differ by more than 64 of 255
+    ]
+)
+MEASURED_SIDE = 448
+CLIPPED_DARK, CLIPPED_BRIGHT = 5, 250
+BACKGROUND_WIDTH, STROKE_STEP = 8, 64
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
     """Thresholds. Attributes:
-    min_short_side, min_aspect, max_aspect: FineViT, filter of FineCap-450M.
+    min_short_side, min_aspect, max_aspect: FineViT, filter of FineCap-450M; width / height.
+    min_sharpness: photographs below are blurred.
+    min_luminance, max_luminance, max_dark, max_bright: photographs outside are under- or overexposed.
+    min_saturation: photographs below are colourless; 0 lets grey photographs pass.
+    document_background, document_strokes: a picture that has at least this much of both is document-like and is spared
+        all rules but the shortest side. More than 1 for the first turns the branch off.
     """
 
     min_short_side: int = 448
     min_aspect: float = 1 / 3
     max_aspect: float = 3.0
+    min_sharpness: float = 50.0
+    min_luminance: float = 0.06
+    max_luminance: float = 0.94
+    max_dark: float = 0.7
+    max_bright: float = 0.7
+    min_saturation: float = 0.0
+    document_background: float = 0.35
+    document_strokes: float = 0.02
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
-    raise NotImplementedError
+    """Measures and branch of each picture, and a reject for those that fail a rule."""
+    pixels = context.recipe.passes["ingest"].max_pixels
+    for row in rows:
+        with opened(row["image"], pixels) as image:
+            found = measures(shrunk_rgb(image, MEASURED_SIDE))
+        found["branch"] = branch(found, options)
+        yield {"key": row["key"], **found, "reject": verdict(row["width"], row["height"], found, options)}
+
+
+def measures(image: Image.Image) -> Row:
+    """The figures of `COLUMNS` except the branch, of an RGB picture that is shrunk to its measured size."""
+    grey = image.convert("L")
+    values = np.asarray(grey).astype(np.int16)
+    shares = np.asarray(grey.histogram(), dtype=np.float64) / values.size
+    saturations = np.asarray(image.convert("HSV").histogram()[256:512], dtype=np.float64) / values.size
+    near = np.convolve(shares, np.ones(2 * BACKGROUND_WIDTH + 1), mode="same")
+    return {
+        "sharpness": _laplacian_variance(values),
+        "luminance": float(shares @ np.arange(256) / 255),
+        "dark": float(shares[: CLIPPED_DARK + 1].sum()),
+        "bright": float(shares[CLIPPED_BRIGHT:].sum()),
+        "saturation": float(saturations @ np.arange(256) / 255),
+        "background": float(near[shares.argmax()]),
+        "strokes": float((np.abs(np.diff(values, axis=1)) > STROKE_STEP).mean()) if values.shape[1] > 1 else 0.0,
+    }
+
+
+def _laplacian_variance(values: np.ndarray) -> float:
+    if min(values.shape) < 3:
+        return 0.0
+    centre = values[1:-1, 1:-1]
+    around = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:]
+    return float((around - 4 * centre).var())
+
+
+def branch(found: Row, options: Options) -> str:
+    """ "document" for one flat background with many hard strokes on it, else "photo"."""
+    flat = found["background"] >= options.document_background
+    return "document" if flat and found["strokes"] >= options.document_strokes else "photo"
+
+
+def verdict(width: int, height: int, found: Row, options: Options) -> str | None:
+    """The first rule that a picture breaks, as a reject reason."""
+    if min(width, height) < options.min_short_side:
+        return f"too small: short side {min(width, height)} < {options.min_short_side}"
+    if found["branch"] == "document":
+        return None
+    if not options.min_aspect <= width / height <= options.max_aspect:
+        return f"aspect ratio: {width / height:.2f} not in {options.min_aspect:.2f} to {options.max_aspect:.2f}"
+    rules = (
+        ("blurred", "sharpness", options.min_sharpness, np.inf),
+        ("underexposed", "luminance", options.min_luminance, np.inf),
+        ("underexposed", "dark", 0.0, options.max_dark),
+        ("overexposed", "luminance", 0.0, options.max_luminance),
+        ("overexposed", "bright", 0.0, options.max_bright),
+        ("colourless", "saturation", options.min_saturation, np.inf),
+    )
+    for kind, name, low, high in rules:
+        if not low <= found[name] <= high:
+            limit = f"< {low:g}" if found[name] < low else f"> {high:g}"
+            return f"{kind}: {name} {found[name]:.3g} {limit}"
+    return None

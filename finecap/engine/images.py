@@ -109,6 +109,21 @@ def thumbnail_grey(image: Image.Image, side: int) -> Image.Image:
     return image if image.mode == "L" else _to_rgb(image).convert("L")
 
 
+def shrunk_rgb(image: Image.Image, short_side: int) -> Image.Image:
+    """An opened picture as RGB with at most this short side, for measuring; a JPEG is scaled down while it is decoded.
+    EXIF orientation is not applied.
+    """
+    width, height = image.size
+    if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+        image.draft("RGB", (short_side, short_side))
+    image.load()
+    image, scale = _to_rgb(image), short_side / min(width, height)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
 def scaled_jpeg(image: Image.Image, max_side: int, quality: int = 90) -> bytes:
     """A picture as JPEG for a captioner, its longer side at most `max_side` pixels; never enlarged."""
     image = image.convert("RGB")
