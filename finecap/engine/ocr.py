@@ -6,13 +6,10 @@ rapidocr carries the models (PP-OCRv6 small) in its package and runs them with o
 from __future__ import annotations
 
 import io
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pydantic import ConfigDict, Field
@@ -20,7 +17,9 @@ from pydantic.dataclasses import dataclass
 
 from finecap.engine.errors import StopRun
 from finecap.engine.passes import Context, Row
-from finecap.engine.reading_order import reading_order
+
+if TYPE_CHECKING:
+    from finecap.engine.ocr_reader import Line
 
 COLUMNS = pa.schema(
     [
@@ -54,78 +53,17 @@ class Options:
     threads: int = Field(default=1, ge=1)
 
 
-class Piece(NamedTuple):
-    """A word or a line as it was read; the box in whole pixels, x2 and y2 exclusive, inside the picture."""
-
-    bbox: tuple[int, int, int, int]
-    text: str
-    score: float
-
-
-class Line(NamedTuple):
-    """A line and its words, from left to right."""
-
-    whole: Piece
-    words: tuple[Piece, ...]
-
-
-class Reader:
-    """PaddleOCR's detection and recognition models in one process.
-
-    Its third model, which turns lines that stand on their head, is left out: pictures are upright, and it turned about
-    one long line of print in a hundred that stood right (measured in benchmarks/engine_quality.py).
-
-    Attributes:
-        name: package, version and models, for the record.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        """Load the models.
-
-        Raises:
-            StopRun: rapidocr or onnxruntime is not installed.
-        """
-        try:
-            from rapidocr import RapidOCR
-        except ImportError as error:
-            raise StopRun(f"the ocr pass needs rapidocr and onnxruntime ({error}): install finevit[engine]") from error
-        self._ocr = RapidOCR(
-            params={
-                "Global.log_level": "error",
-                "Global.use_cls": False,
-                "Global.text_score": 0.0,  # low scores are dropped, and counted, by the pass
-                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            }
-        )
-        self.name = _name(self._ocr.cfg)
-
-    def read(self, image: Image.Image) -> list[Line]:
-        """The lines of a picture in reading order.
-
-        Args:
-            image: RGB, upright.
-        """
-        pixels = np.asarray(image)
-        found: Any = self._ocr(np.ascontiguousarray(pixels[:, :, ::-1]), return_word_box=True)
-        if found.boxes is None:
-            return []
-        lines = []
-        words = _by_line(found.txts, found.word_results)
-        for quad, text, score, parts in zip(found.boxes, found.txts, found.scores, words, strict=True):
-            box = upright_box(quad, image.size)
-            if box is None or not text.strip():
-                continue
-            boxes = [(upright_box(corners, image.size), word, sure) for word, sure, corners in parts]
-            pieces = tuple(Piece(inner, word, float(sure)) for inner, word, sure in boxes if inner and word.strip())
-            lines.append(Line(Piece(box, text.strip(), float(score)), pieces))
-        return [lines[index] for index in reading_order([line.whole.bbox for line in lines])]
-
-
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
     """See the module. A picture on which the models fail is counted and gets no texts and no `ocr_engine`; it is not
     rejected, as the record is as good as one made without this pass.
+
+    Raises:
+        StopRun: rapidocr or onnxruntime is not installed.
     """
+    try:
+        from finecap.engine.ocr_reader import Reader
+    except ImportError as error:
+        raise StopRun(f"the ocr pass needs rapidocr and onnxruntime ({error}): install finevit[engine]") from error
     reader = context.load("ocr", lambda: Reader(options.threads))
     for row in rows:
         result: Row = {"key": row["key"], "texts": [], "ocr_engine": None, "reject": None}
@@ -153,39 +91,3 @@ def as_texts(lines: Iterable[Line], min_score: float, counters: Counter[str]) ->
         counters["lines"] += 1
         counters["words"] += len(line.words)
     return texts
-
-
-def upright_box(quad: Any, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """The smallest upright box around four corners, cut to the picture.
-
-    Args:
-        quad: (4, 2) corners x, y in pixels.
-        size: width and height of the picture.
-
-    Returns:
-        None if nothing of it lies inside.
-    """
-    corners = np.asarray(quad, np.float64)
-    x1, y1 = (max(0, math.floor(value)) for value in corners.min(axis=0))
-    x2, y2 = (min(limit, math.ceil(value)) for value, limit in zip(corners.max(axis=0), size, strict=True))
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-
-
-def _by_line(lines: Sequence[str], groups: Sequence[Any] | None) -> list[Sequence[Any]]:
-    """The words of each line: rapidocr leaves out the group of a line for which it found none, and has none at all if
-    it is unsure of the first.
-    """
-    waiting = [group for group in groups or () if group and len(group[0]) == 3]
-    result: list[Sequence[Any]] = []
-    for line in lines:
-        letters = "".join(line.split())
-        mine = bool(waiting) and "".join("".join(word.split()) for word, _, _ in waiting[0]) == letters
-        result.append(waiting.pop(0) if mine else ())
-    return result
-
-
-def _name(config: Any) -> str:
-    models = [
-        f"{part.ocr_version.value} {part.model_type.value} {part.task_type.value}" for part in (config.Det, config.Rec)
-    ]
-    return f"rapidocr {version('rapidocr')}: {', '.join(models)}"
