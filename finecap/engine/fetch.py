@@ -1,0 +1,156 @@
+"""Fetching a picture that the input only links to, without ever reaching into a private network.
+
+Links in a data set are strangers' text. A fetch from inside a cluster could otherwise read what only the cluster may:
+other machines, or the metadata service that hands out credentials (server-side request forgery).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+MAX_REDIRECTS = 5
+CHUNK = 2**16
+# Prefixes under which an IPv6 address stands for the IPv4 address in its last 32 bits: NAT64 (RFC 6052).
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+Allowed = Callable[[str], bool]
+
+
+class FetchError(ValueError):
+    """A picture that could not be fetched; the text is "kind: detail", fit for `reject`, and holds no query string."""
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public Internet, also the one inside an IPv6 address that stands for it.
+
+    Anything that is not an IP address in its usual spelling ("2130706433", "0x7f.1") is not.
+    """
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    # `is_global` holds for multicast, and `is_reserved` for NAT64.
+    if not ip.is_global or ip.is_multicast or (ip.is_reserved and ip not in NAT64):
+        return False
+    return all(is_public(str(inner)) for inner in _inside(ip))
+
+
+def _inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    if ip in NAT64:
+        return [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)]
+    return [inner for inner in (ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())) if inner is not None]
+
+
+async def fetch_image(url: str, max_bytes: int, timeout_s: float = 30.0, allowed: Allowed = is_public) -> bytes:
+    """The bytes behind a link.
+
+    The check is made on the very address that is connected to, for every redirect again, so a name that answers
+    differently the second time gains nothing. Proxies, cookies, `.netrc` and credentials in links are not used.
+
+    Args:
+        max_bytes: longer bodies are refused as soon as that is known.
+        timeout_s: of the whole fetch with its redirects.
+        allowed: says of an IP address whether it may be connected to.
+
+    Raises:
+        FetchError: "url refused", "fetch failed" or "too large", with details.
+    """
+    try:
+        async with asyncio.timeout(timeout_s), _session(allowed) as session:
+            return await _follow(session, url, max_bytes)
+    except FetchError:
+        raise
+    except TimeoutError:
+        raise FetchError(f"fetch failed: nothing complete within {timeout_s:g} s") from None
+    except aiohttp.InvalidURL:
+        raise FetchError("url refused: no valid link") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise FetchError(f"fetch failed: {type(error).__name__}") from error
+
+
+def _session(allowed: Allowed) -> aiohttp.ClientSession:
+    def checked_socket(info: tuple) -> socket.socket:
+        family, kind, protocol, _, address = info
+        _check(address[0], allowed)
+        return socket.socket(family, kind, protocol)
+
+    connector = aiohttp.TCPConnector(
+        resolver=_Resolver(allowed), use_dns_cache=False, force_close=True, socket_factory=checked_socket
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # A compressed body could unfold to any size; pictures are compressed already.
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity", "User-Agent": "finecap"},
+    )
+
+
+class _Resolver(AbstractResolver):
+    """Names whose addresses are all allowed. Literal addresses do not come here, but all pass `checked_socket`."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await aiohttp.ThreadedResolver().resolve(host, port, family)
+        for one in found:
+            _check(one["host"], self._allowed)
+        return found
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _check(address: str, allowed: Allowed) -> None:
+    if not allowed(address):
+        raise FetchError(f"url refused: {address} is no public address")
+
+
+async def _follow(session: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes:
+    """Redirects are followed by hand, so that each link is checked."""
+    here = _checked_link(URL(url))
+    for _ in range(MAX_REDIRECTS + 1):
+        async with session.get(here, allow_redirects=False) as response:
+            if response.status not in (301, 302, 303, 307, 308):
+                return await _read(response, max_bytes)
+            there = _checked_link(here.join(URL(response.headers.get("Location", ""))))
+        if here.scheme == "https" and there.scheme == "http":
+            raise FetchError("url refused: it redirects from https to http")
+        here = there
+    raise FetchError(f"fetch failed: more than {MAX_REDIRECTS} redirects")
+
+
+def _checked_link(url: URL) -> URL:
+    if url.scheme not in ("http", "https") or not url.host:
+        raise FetchError(f"url refused: {url.scheme[:20] or 'no'} scheme, expected http or https")
+    if url.user is not None or url.password is not None:
+        raise FetchError("url refused: it holds a user name or password")
+    return url
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if response.status != 200:
+        raise FetchError(f"fetch failed: status {response.status}")
+    parts, size = [], response.content_length or 0
+    if size <= max_bytes:
+        size = 0
+        async for part in response.content.iter_chunked(CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > max_bytes:
+                break
+    if size > max_bytes:
+        raise FetchError(f"too large: more than {max_bytes} bytes")
+    return b"".join(parts)
