@@ -19,8 +19,7 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\
 LOOP_PERIOD = 40
 LOOP_TIMES = 4
 LOOP_WORDS = 12
-# A sentence of so many words said so often, or an answer that deflate shrinks so far. Text made by rules (the charts of
-# the embedded corpus) reaches 4.4, prose stays under 2.5.
+# A sentence of so many words said so often, or an answer that deflate shrinks so far.
 SENTENCE_WORDS = 4
 SENTENCE_TIMES = 3
 MAX_COMPRESSION = 6.0
@@ -87,7 +86,9 @@ _LABEL = (
     rf"(?:here(?:'s|’s| is| are)|this is|below is|the following is)\b[^\n:.]{{0,60}}?\b{_NOUN}\b[^\n:.]{{0,60}}:\s*"
     rf"|[*#_ ]{{0,4}}(?:[a-z]+ )?(?:image |picture )?{_NOUN}[*_ ]{{0,3}}:[*_ ]{{0,3}}\s*"
 )
-_PREAMBLE = re.compile(rf"\A\s*(?:{_ASSENT})?(?:{_LABEL})|\A\s*{_ASSENT}(?=here(?:'s|’s| is| are)\b|\n)", re.IGNORECASE)
+_PREAMBLE = re.compile(
+    rf"\A\s*(?:{_ASSENT})?(?:{_LABEL})|\A\s*{_ASSENT}(?=here(?:'s|’s| is| are)\b|\n)", re.IGNORECASE
+)
 _EXCLAIMED = re.compile(r"\A\s*(?:sure(?: thing)?|certainly|of course|absolutely|okay|got it)!\s+", re.IGNORECASE)
 _CLOSING = re.compile(
     r"\s*(?:let me know if|(?:i )?hope (?:this|that) helps|feel free to|if you(?:'d| would| need| have| want)|"
@@ -130,8 +131,23 @@ def _unfenced(text: str) -> str:
 
 # --- no caption at all
 
-_NULL = {"", "none", "null", "n a", "na", "nan", "unknown", "no caption", "no description", "image", "caption", "empty"}
-_SORRY = r"(?:i(?:'m| am|’m) (?:very |so |really )?(?:sorry|afraid)|my apologies|i apologi[sz]e|(?:we(?:'re| are) )?sorry)"
+_NULL = {
+    "",
+    "none",
+    "null",
+    "n a",
+    "na",
+    "nan",
+    "unknown",
+    "no caption",
+    "no description",
+    "image",
+    "caption",
+    "empty",
+}
+_SORRY = (
+    r"(?:i(?:'m| am|’m) (?:very |so |really )?(?:sorry|afraid)|my apologies|i apologi[sz]e|(?:we(?:'re| are) )?sorry)"
+)
 _CANNOT = (
     r"(?:(?:i|we)(?:'m| am|’m| are)? (?:can(?:no|')?t|can not|can’t|could(?:n't| not)|(?:do|did)(?:n't|n’t| not)|"
     r"won't|will not|(?:not|un)(?: )?able to|not (?:allowed|comfortable|permitted))\b)"
@@ -143,15 +159,18 @@ _REFUSALS = [
     r"have the ability|caption|interpret|determine|continue|do that|do this|discuss|recogni[sz]e|make out)\b",
     r"(?:as|being) an? (?:ai|artificial intelligence|(?:large )?language|text-based)\b",
     r"i(?:'m| am|’m) (?:just |only )?an? (?:ai|(?:large )?language model|text-based)\b",
-    r"(?:there (?:is|was|appears to be|seems to be) no image|no image (?:was|has been|is) (?:provided|attached|uploaded)"
-    r"|(?:please|could you|can you) (?:please )?(?:provide|upload|attach|share|send|resend)\b.{0,30}\b(?:image|picture|photo))",
+    r"(?:there (?:is|was|appears to be|seems to be) no image\b(?! on| in|-)"
+    r"|no image (?:was|has been|is) (?:provided|attached|uploaded)"
+    r"|(?:please|could you|can you) (?:please )?(?:provide|upload|attach|share|send|resend)\b.{0,30}"
+    r"\b(?:image|picture|photo))",
     r"(?:it )?(?:looks|seems|appears) like (?:there is|there's|you|the|no).{0,30}\bimage\b.{0,40}"
     r"(?:not|didn't|no |missing|upload|attach|load)",
     r"(?:this|the) (?:image|content|request) (?:violates|goes against|may violate)",
     r"(?:很?抱歉|对不起|對不起|我(?:无法|無法|不能)|作为一个?(?:ai|人工智能|语言模型)|作為一個?(?:ai|人工智能))",
     r"(?:申し訳(?:あり|ござい)|すみませんが|ごめんなさい|(?:죄송|미안)(?:하|합))",
     r"(?:lo siento|lo lamento|no puedo (?:ayudar|describir|ver|proporcionar)|como (?:un )?modelo de lenguaje)",
-    r"(?:(?:je suis )?désolée?,|je (?:ne peux pas|regrette|suis dans l'impossibilité)|en tant qu['’](?:ia|intelligence|modèle))",
+    r"(?:(?:je suis )?désolée?,|je (?:ne peux pas|regrette|suis dans l'impossibilité)"
+    r"|en tant qu(?:['’](?:ia|intelligence)|e modèle))",
     r"(?:es tut mir leid|tut mir leid|entschuldigung,|ich kann (?:leider|das bild|dieses bild|ihnen|dir|keine?n?)\b"
     r"|als (?:ki|sprachmodell)\b)",
     r"(?:desculpe|sinto muito|não posso (?:ajudar|descrever)|não consigo|mi dispiace|non posso (?:aiutar|descriver)"
@@ -217,7 +236,7 @@ def cut_to_sentence(text: str) -> str | None:
 _OVERRIDE = (
     r"(?:ignore|disregard|forget|override|skip)\s+(?:all\s+|any\s+|everything\s+|the\s+|your\s+|of\s+|these\s+)*"
     r"(?:previous|prior|above|earlier|preceding|other|system|original)?\s*"
-    r"(?:instructions?|prompts?|directions?|rules?|commands?|requests?|guidelines|text|before)"
+    r"(?:instructions?|prompts?|directions?|rules?|commands?|requests?|guidelines|text|before|above)"
     r"|(?:do\s+not|don't|don’t|never)\s+(?:describe|caption|mention)\b"
     r"|you\s+(?:are\s+now|must\s+now)\b|new\s+instructions?\b|system\s*(?:prompt|message|override)\b"
 )
@@ -232,7 +251,8 @@ _INSTRUCTION = re.compile(rf"\b(?:{_OVERRIDE}|{_DEMAND})", re.IGNORECASE)
 _DEMANDED = re.compile(rf"\b{_DEMAND}(?P<payload>[\"“‘'][^\"”’']+[\"”’']|[^.!?\n]+)", re.IGNORECASE)
 _OBEDIENT = re.compile(
     r"\A\W*(?:ok(?:ay)?\b|sure\b|understood|acknowledged|yes,|as (?:you )?(?:requested|instructed|asked)"
-    r"|i (?:will|shall|have|obey|am now|was told)\b|i(?:'ll|’ll|'m now)\b|(?:my )?(?:system prompt|previous instructions))",
+    r"|i (?:will|shall|have|obey|am now|was told)\b|i(?:'ll|’ll|'m now)\b"
+    r"|(?:my )?(?:system prompt|previous instructions))",
     re.IGNORECASE,
 )
 # What is left of a caption without what the picture told it to say must describe something.

@@ -1,4 +1,4 @@
-"""Draws that depend on a seed and a name alone: the same in any process, in any order, however the rows are sharded."""
+"""Draws fixed by a seed and a name alone: the same in any process and order, however the rows are sharded."""
 
 from __future__ import annotations
 

@@ -11,54 +11,76 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve dozen dozens hundreds thousands"
-DETERMINERS = frozenset(
-    "a an the this that these those some any no each every both either neither all another other such same various "
-    "several many few most more much numerous multiple different certain my your his her its our their whose which "
-    f"what single individual additional {_NUMBERS}".split()
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text that is a list of words."""
+    return frozenset(text.split())
+
+
+DETERMINERS = word_set(
+    """
+    a an the this that these those some any no each every both either neither all another other such same various
+    several many few most more much numerous multiple different certain my your his her its our their whose which
+    what single individual additional zero one two three four five six seven eight nine ten eleven twelve dozen
+    dozens hundreds thousands
+    """
 )
-PRONOUNS = frozenset(
-    "i me we us you he him she it they them one ones who whom that this these those which what each another others "
-    "some all both several many few most none someone something everyone everything itself himself herself themselves "
-    "there here".split()
+PRONOUNS = word_set(
+    """
+    i me we us you he him she it they them one ones who whom that this these those which what each another others
+    some all both several many few most none someone something everyone everything itself himself herself
+    themselves there here
+    """
 )
-_FUNCTION = frozenset(
-    "of in on at by with from to into onto over under above below between among amongst behind beside besides beneath "
-    "near next through throughout across along around against toward towards within without inside outside upon up "
-    "down off out for about as like than per via beyond during before after until while despite amid amidst atop "
-    "alongside underneath including featuring towards and or but nor so yet if when where because since although "
-    "though whereas then not also too very just only even still almost nearly approximately both together apart away "
-    "however additionally overall suggesting likely perhaps maybe possibly slightly partially partly mostly mainly "
-    "how why well again ahead aside nearby further forward backward upward downward instead rather quite".split()
+_FUNCTION = word_set(
+    """
+    of in on at by with from to into onto over under above below between among amongst behind beside besides
+    beneath near next through throughout across along around against toward towards within without inside outside
+    upon up down off out for about as like than per via beyond during before after until while despite amid amidst
+    atop alongside underneath including featuring towards and or but nor so yet if when where because since
+    although though whereas then not also too very just only even still almost nearly approximately both together
+    apart away however additionally overall suggesting likely perhaps maybe possibly slightly partially partly
+    mostly mainly how why well again ahead aside nearby further forward backward upward downward instead rather
+    quite
+    """
 )
-_BE_AND_MODALS = frozenset(
-    "is are was were be been being am has have had having do does did can could may might must shall should will "
-    "would isn't aren't doesn't don't can't".split()
+_BE_AND_MODALS = word_set(
+    """
+    is are was were be been being am has have had having do does did can could may might must shall should will
+    would isn't aren't doesn't don't can't
+    """
 )
-_VERBS = (
-    "add adorn allow appear arrange attach balance be bear blend blur bring build buy capture carry cast catch chase "
-    "climb come consist contain contrast convey cover create cross dangle depict display dominate draw dress eat emerge "
-    "enhance enjoy evoke exude face fall feature fill flank float flow fly follow form frame gaze give glow go grasp "
-    "graze grow hang highlight hold illuminate include indicate interact jump keep kick lay lead lean lie line live "
-    "look make merge mount move occupy offer open overlook paint park perch pile place play point pose position print "
-    "provide pull push put read reach reflect relax represent resemble rest reveal ride rise run sail say scatter seem "
-    "separate serve set shine show sit sleep smile span spread stack stand stare start stay stop stretch suggest "
-    "support surround swim swing take talk throw tie touch tower travel try turn use visit wait walk watch wear work "
-    "write connect complement emphasize showcase illustrate describe encircle label list compare peak drop total"
-).split()
-_IRREGULAR = (
-    "sat stood lay lain held hung worn wore seen shown lit made taken built grown spread set put cut drawn written "
-    "thrown left laid tied dressed ran ate flew kept seated situated located lined filled decorated adorned"
-).split()
+_VERBS = word_set(
+    """
+    add adorn allow appear arrange attach balance be bear blend blur bring build buy capture carry cast catch chase
+    climb come consist contain contrast convey cover create cross dangle depict display dominate draw dress eat
+    emerge enhance enjoy evoke exude face fall feature fill flank float flow fly follow form frame gaze give glow
+    go grasp graze grow hang highlight hold illuminate include indicate interact jump keep kick lay lead lean lie
+    line live look make merge mount move occupy offer open overlook paint park perch pile place play point pose
+    position print provide pull push put read reach reflect relax represent resemble rest reveal ride rise run sail
+    say scatter seem separate serve set shine show sit sleep smile span spread stack stand stare start stay stop
+    stretch suggest support surround swim swing take talk throw tie touch tower travel try turn use visit wait walk
+    watch wear work write connect complement emphasize showcase illustrate describe encircle label list compare
+    peak drop total
+    """
+)
+_IRREGULAR = word_set(
+    """
+    sat stood lay lain held hung worn wore seen shown lit made taken built grown spread set put cut drawn written
+    thrown left laid tied dressed ran ate flew kept seated situated located lined filled decorated adorned
+    """
+)
 # Nouns more often than verbs in captions, though they look like an inflected verb.
-_NOUNS = frozenset(
-    "building buildings painting paintings drawing drawings ceiling lighting clothing railing railings wing wings ring "
-    "rings king string strings spring swing swings sign evening morning bed shed seed weed red bread thread reed "
-    "awning awnings writing lettering marking markings opening dressing icing topping toppings stuffing earring "
-    "earrings wedding parking crossing landing being thing things pudding duckling dumpling dumplings sibling stand "
-    "stands line lines face faces frame frames park parks work works set sets play bow boat light lights display "
-    "displays drop drops label labels peak peaks total tower towers point points pile piles stack stacks form cover "
-    "covers print prints turn paint cross field watch feature features look list lists".split()
+_NOUNS = word_set(
+    """
+    building buildings painting paintings drawing drawings ceiling lighting clothing railing railings wing wings
+    ring rings king string strings spring swing swings sign evening morning bed shed seed weed red bread thread
+    reed awning awnings writing lettering marking markings opening dressing icing topping toppings stuffing earring
+    earrings wedding parking crossing landing being thing things pudding duckling dumpling dumplings sibling stand
+    stands line lines face faces frame frames park parks work works set sets play bow boat light lights display
+    displays drop drops label labels peak peaks total tower towers point points pile piles stack stacks form cover
+    covers print prints turn paint cross field watch feature features look list lists
+    """
 )
 _FUNCTION_SUFFIX = re.compile(r"(?:[a-z]{3,}ly)\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
@@ -87,7 +109,11 @@ _LEMMAS = {
     "ties": "tie",
     "pies": "pie",
 }
-_SAME = frozenset("glasses jeans pants shorts trousers scissors clothes sunglasses goggles binoculars series".split())
+_SAME = word_set(
+    """
+    glasses jeans pants shorts trousers scissors clothes sunglasses goggles binoculars series
+    """
+)
 
 
 class Chunk(NamedTuple):
@@ -158,4 +184,4 @@ def _inflections(verb: str) -> list[str]:
     return [verb, third, verb + "ed", verb + "ing", doubled + "ed", doubled + "ing"]
 
 
-_INFLECTED = frozenset([form for verb in _VERBS for form in _inflections(verb)] + _IRREGULAR)
+_INFLECTED = _IRREGULAR.union(*map(_inflections, _VERBS))

@@ -1,17 +1,17 @@
-"""Pass 5: noun phrases of the global caption (FineViT, step 3 of its data pipeline; that it is spaCy is our choice)."""
+"""Pass 5: noun phrases of the global caption (FineViT, step 3 of its data pipeline; spaCy is our choice for it)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import tee
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.errors import StopRun
-from finecap.engine.noun_rules import DETERMINERS, PRONOUNS, rule_chunks
+from finecap.engine.noun_rules import DETERMINERS, PRONOUNS, rule_chunks, word_set
 from finecap.engine.passes import Context, Row
 
 if TYPE_CHECKING:
@@ -26,14 +26,16 @@ COLUMNS = pa.schema(
 )
 RULES = "rules 1"
 # What a caption speaks of but no detector can put a box around: the picture itself, its parts, its mood.
-UNBOXABLE = frozenset(
-    "image picture photo photograph shot view scene background foreground setting composition frame perspective angle "
-    "focus depth field center centre middle left right top bottom side corner edge front back rear end distance "
-    "position space lighting atmosphere mood ambiance ambience style tone color colour hue shade contrast texture "
-    "detail sense feeling impression effect focal overall kind type sort variety range series number amount pair lot "
-    "group couple set row part portion piece bit way time day addition contrast appearance presence theme subject "
-    "emphasis clarity quality resolution caption description text something anything nothing everything someone "
-    "anyone everyone one other another each".split()
+UNBOXABLE = word_set(
+    """
+    image picture photo photograph shot view scene background foreground setting composition frame perspective
+    angle focus depth field center centre middle left right top bottom side corner edge front back rear end
+    distance position space lighting atmosphere mood ambiance ambience style tone color colour hue shade contrast
+    texture detail sense feeling impression effect focal overall kind type sort variety range series number amount
+    pair lot group couple set row part portion piece bit way time day addition contrast appearance presence theme
+    subject emphasis clarity quality resolution caption description text something anything nothing everything
+    someone anyone everyone one other another each
+    """
 )
 
 

@@ -42,7 +42,7 @@ PASSES = (
         ("dedup",),
         recaption.run,
     ),
-    Pass("phrases", phrases.Options, phrases.COLUMNS, ("global_caption", "branch"), ("recaption",), phrases.run),
+    Pass("phrases", phrases.Options, phrases.COLUMNS, ("global_caption",), ("recaption",), phrases.run),
     Pass(
         "boxes",
         boxes.Options,

@@ -1,16 +1,31 @@
-"""Pass 4: global captions by an ensemble of captioners."""
+"""Pass 4: global captions by an ensemble of captioners.
+
+Which captioner an image gets, and which wording it is asked with, is drawn by weight from the recipe's seed and the
+image's key, so that no single style dominates (FineViT, Stage II: three captioners mixed; null and duplicate captions
+dropped). Refusals and repetition loops are dropped as well.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from finecap.engine.caption_checks import check_caption, normalised
+from finecap.engine.captioners import draw_captioner
+from finecap.engine.concurrency import event_loop, map_bounded
+from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
 from finecap.engine.passes import Context, Row
+from finecap.engine.prompt_templates import Templates, global_prompt, load_templates
+
+if TYPE_CHECKING:
+    from finecap.engine.client import ChatClient
 
 COLUMNS = pa.schema(
     [
@@ -19,6 +34,10 @@ COLUMNS = pa.schema(
         ("captioner", pa.string()),
     ]
 )
+# The style that becomes the record's global caption.
+GLOBAL = "dense"
+# Ingest has refused what is too large.
+ANY_SIZE = 2**62
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -31,11 +50,99 @@ class Options:
     """
 
     CAPTIONS: ClassVar[bool] = True
-    styles: tuple[str, ...] = ("short", "dense")
+    styles: tuple[str, ...] = ("short", GLOBAL)
     prompts: Path | None = None
-    max_side: int = 1344
-    in_flight: int = 32
+    max_side: int = Field(default=1344, ge=1)
+    in_flight: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if GLOBAL not in self.styles or len(set(self.styles)) < len(self.styles):
+            raise ValueError(f"styles must name {GLOBAL!r}, which becomes the global caption, and each style once")
+        load_templates(self.prompts, self.styles)
+        return self
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
-    raise NotImplementedError
+    """See the module. An image without its dense caption is rejected, as "no caption: why" or "captioner failed: why";
+    another caption that cannot be used is left out and counted, as "captions dropped: why".
+
+    Raises:
+        StopRun: no captioner can be asked any more.
+    """
+    from finecap.engine.client import chat_client
+
+    templates = load_templates(options.prompts, options.styles)
+    client = chat_client(context)
+    ask = partial(_caption, client=client, templates=templates, options=options, context=context)
+    results = map_bounded(ask, rows, options.in_flight, event_loop(context))
+    seen: set[str] = set()
+    for result in results:
+        _drop_duplicates(result, seen, context)
+        yield result
+
+
+async def _caption(row: Row, client: ChatClient, templates: Templates, options: Options, context: Context) -> Row:
+    """All captions of one image, one request after the other; the dense one first, for without it none is needed."""
+    from finecap.engine.client import RequestRejected
+
+    key, seed = row["key"], context.recipe.seed
+    captioner = draw_captioner(context.recipe.captioners, seed, key)
+    result: Row = {"key": key, "captions": [], "global_caption": None, "captioner": captioner.name, "reject": None}
+    try:
+        image = await asyncio.to_thread(_picture, row.pop("image"), options.max_side)
+    except BadPicture as error:
+        return {**result, "reject": str(error)}
+    found: dict[str, str] = {}
+    for style in sorted(options.styles, key=lambda name: name != GLOBAL):
+        template = templates.styles[style]
+        try:
+            answer = await client.ask(
+                captioner,
+                global_prompt(templates, style, row["branch"], seed, key),
+                [image],
+                key=f"{key}|{style}",
+                journal=context.journal,
+                counters=context.counters,
+                max_tokens=template.max_tokens,
+                temperature=template.temperature,
+            )
+        except RequestRejected as error:
+            context.counters["captions dropped: captioner failed"] += 1
+            if style == GLOBAL:
+                return {**result, "reject": f"captioner failed: {error}"}
+            continue
+        checked = check_caption(answer.text, answer.finish_reason)
+        context.counters.update(f"captions mended: {name}" for name in checked.mended)
+        if checked.text is not None:
+            found[style] = checked.text
+            continue
+        context.counters[f"captions dropped: {checked.problem}"] += 1
+        if style == GLOBAL:
+            return {**result, "reject": f"no caption: {checked.problem}"}
+    captions = [
+        {"style": style, "text": found[style], "captioner": captioner.name}
+        for style in options.styles
+        if style in found
+    ]
+    return {**result, "captions": captions, "global_caption": found[GLOBAL]}
+
+
+def _picture(data: bytes, max_side: int) -> bytes:
+    return scaled_jpeg(open_rgb(data, ANY_SIZE), max_side)
+
+
+def _drop_duplicates(result: Row, seen: set[str], context: Context) -> None:
+    """A caption that an earlier image of the shard has is dropped; so is one that repeats the image's dense one."""
+    kept = {}
+    for caption in sorted(result["captions"], key=lambda one: one["style"] != GLOBAL):
+        text = normalised(caption["text"])
+        if text in seen:
+            context.counters["captions dropped: duplicate"] += 1
+        else:
+            seen.add(text)
+            kept[caption["style"]] = caption
+    if result["global_caption"] is not None and GLOBAL not in kept:
+        result |= {"captions": [], "global_caption": None, "reject": "no caption: duplicate"}
+    else:
+        result["captions"] = [caption for caption in result["captions"] if caption["style"] in kept]
