@@ -1,9 +1,17 @@
 """What tests of more than one room share."""
 
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import ImageFile
+
+NANO = Path(__file__).parents[1] / "model_cards" / "finevit-vl-nano"
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +38,30 @@ def nano_corpus(tmp_path_factory) -> Path:
     records = datasets.Dataset.from_list(rows, features=FINECAP_FEATURES)
     records.to_parquet(str(out / "data" / "train-00000-of-00001.parquet"))
     return out
+
+
+@pytest.fixture(scope="session")
+def nano_server(tmp_path_factory) -> Iterator[str]:
+    """Base URL of a real `finevit serve` of the nano checkpoint, in a process of its own on a free port; clients call
+    the model `str(NANO)`.
+    """
+    log = tmp_path_factory.mktemp("serve") / "serve.log"
+    command = [sys.executable, "-m", "finevit", "serve", str(NANO), "--device", "cpu", "--host", "127.0.0.1"]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*command, "--port", "0"], stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield f"{_address(process, log)}/v1"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _address(process: subprocess.Popen, log: Path) -> str:
+    """Where uvicorn listens, once it says so."""
+    for _ in range(1200):
+        if found := re.search(r"running on (http://\S+)", log.read_text()):
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
