@@ -4,12 +4,16 @@ verify pass for whole captions.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from PIL import Image
 
+from finecap.engine.captioners import Captioner
+from finecap.engine.concurrency import event_loop
+from finecap.engine.errors import StopRun
 from finecap.engine.passes import Context
 
 if TYPE_CHECKING:
@@ -73,4 +77,28 @@ def load_detector(options: Options, context: Context) -> Detector:
 
         folder, min_score = Path(options.detector), options.min_score
         return context.load("detector", lambda: ZeroShotDetector.from_folder(folder, min_score))
-    raise NotImplementedError
+    if options.url is not None:
+        from finecap.engine.served_detector import ServedDetector
+
+        url, min_score, loop = options.url, options.min_score, event_loop(context)
+        return context.load("detector", lambda: loop.run_until_complete(ServedDetector.open(url, min_score)))
+    from finecap.engine.client import chat_client
+    from finecap.engine.grounding import GroundingCaptioner
+
+    captioner = _captioner(options.captioner, context)
+    # Not kept: journal and counters are those of this shard.
+    return GroundingCaptioner(chat_client(context), captioner, options.box_format, context.journal, context.counters)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """An RGB picture as it is sent to a detector elsewhere, all but lossless."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def _captioner(name: str | None, context: Context) -> Captioner:
+    known = {captioner.name: captioner for captioner in context.recipe.captioners}
+    if name not in known:
+        raise StopRun(f"boxes.captioner: {name!r} is none of the recipe's captioners: {', '.join(known) or 'none'}")
+    return known[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from PIL import Image
 
 from finecap.engine.captioners import Captioner
 from finecap.engine.client import ChatClient, RequestRejected
-from finecap.engine.detectors import Detection, DetectionFailed
+from finecap.engine.detectors import Detection, DetectionFailed, jpeg
 from finecap.engine.journal import Journal
 from finecap.prompts import GROUNDING_PRE_PROMPT
 
@@ -30,7 +29,7 @@ PROMPT = (
     '[{{"bbox_2d": [x1, y1, x2, y2], "label": "the category as it stands in the list"}}]'
 )
 # Qwen2.5-VL answers in pixels of the picture as its processor resizes it: to multiples of 28 and about a megapixel. So
-# it gets one that needs no resizing, of at most 980 pixels a side: its pixels are read like thousandths, by one parser.
+# it gets one that needs no resizing, of at most 980 pixels a side, whose pixels the parser can read as thousandths.
 PIXEL_STEP, PIXEL_SIDE = 28, 980
 TOKENS_PER_PHRASE, MOST_TOKENS = 128, 4096
 
@@ -57,9 +56,7 @@ class GroundingCaptioner:
         if not phrases:
             return []
         shown = _to_pixel_steps(image) if self._format == "pixels" else image
-        buffer = io.BytesIO()
-        shown.save(buffer, "JPEG", quality=95, subsampling=0)
-        picture = buffer.getvalue()
+        picture = jpeg(shown)
         if self._format == "finevit":
             return [
                 Detection(found.box, index, None)

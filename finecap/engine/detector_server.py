@@ -1,0 +1,129 @@
+"""A zero-shot detector behind a URL, for runs whose workers have no GPU.
+
+    python -m finecap.engine.detector_server FOLDER --port 9000
+
+    POST /detect  {"image": data URL, "phrases": [text, ...], "min_score": 0.3}
+                  -> {"detector": name, "detections": [{"bbox": [x1, y1, x2, y2], "phrase": index, "score": 0.9}, ...]}
+    GET /health   -> {"detector": name}
+
+A request that can never succeed is answered with 400 or 413 and {"error": {"message": ...}}.
+There is no key: let it listen where only the run's workers reach it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from aiohttp import web
+from PIL import Image
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from finecap.engine.errors import StopRun
+from finecap.engine.zero_shot import ZeroShotDetector
+
+# A picture of the engine is far smaller; more is a mistake or an attack.
+MAX_BODY_BYTES = 64 * 2**20
+MAX_PIXELS = 100_000_000
+# So many pictures are read and decoded at a time, one of them by the model; the bodies of others are not read yet.
+MAX_IN_HAND = 4
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Question:
+    """Body of POST /detect."""
+
+    image: str
+    phrases: Annotated[list[Annotated[str, Field(max_length=4000)]], Field(max_length=1000)]
+    min_score: Annotated[float, Field(ge=0, le=1)]
+
+
+class _Refused(ValueError):
+    """The request is wrong; the text says how."""
+
+
+def application(detector: ZeroShotDetector) -> web.Application:
+    """The server around a loaded detector, for `aiohttp.web`."""
+    places = asyncio.Semaphore(MAX_IN_HAND)
+
+    async def detect(request: web.Request) -> web.Response:
+        async with places:
+            question = _question(await request.read())
+            image = await asyncio.to_thread(_picture, question.image)
+            found = await detector.detect(image, question.phrases, question.min_score)
+        return web.json_response({"detector": detector.name, "detections": [item._asdict() for item in found]})
+
+    async def health(request: web.Request) -> web.Response:
+        return web.json_response({"detector": detector.name})
+
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+    app.router.add_post("/detect", detect)
+    app.router.add_get("/health", health)
+    return app
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except _Refused as error:
+        return _error(400, str(error))
+    except web.HTTPClientError as error:
+        return _error(error.status, error.text or error.reason)
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=status)
+
+
+def _question(body: bytes) -> Question:
+    try:
+        return TypeAdapter(Question).validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _Refused(f"{place or 'body'}: {first['msg']}") from None
+
+
+def _picture(url: str) -> Image.Image:
+    head, _, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise _Refused("image: expected a data URL, data:image/...;base64,...")
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        if image.width * image.height > MAX_PIXELS:
+            raise _Refused(f"image: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+        return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _Refused(f"image: not a picture that can be read ({error})") from error
+    except ValueError as error:
+        raise error if isinstance(error, _Refused) else _Refused(f"image: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(prog="detector_server", description="Serve a zero-shot object detector.")
+    parser.add_argument("folder", type=Path, help="a zero-shot object detector of Transformers and its processor")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
+    parser.add_argument("--port", type=int, default=9000)
+    options = parser.parse_args(arguments)
+    try:
+        detector = ZeroShotDetector.from_folder(options.folder, 0.0)
+    except StopRun as error:
+        print(error, file=sys.stderr)
+        return 2
+    web.run_app(application(detector), host=options.host, port=options.port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
