@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 import torch
-from PIL import Image
-from tiny_detectors import save_grounding_dino, save_owlv2
+from tiny_detectors import noise_picture, save_grounding_dino, save_owlv2, widest_gap
 
 from finecap.engine.errors import StopRun
 from finecap.engine.zero_shot import ZeroShotDetector
@@ -26,7 +25,7 @@ def owlv2(tmp_path_factory):
 
 @pytest.fixture
 def picture():
-    return Image.effect_noise((200, 120), 90).convert("RGB")
+    return noise_picture()
 
 
 def find(detector, picture, phrases):
@@ -160,8 +159,8 @@ def test_models_that_read_each_phrase_alone(owlv2, picture, monkeypatch):
 def test_the_threshold_is_kept_and_nothing_is_asked_without_phrases(owlv2, grounding_dino, picture, monkeypatch):
     for folder in (owlv2, grounding_dino):
         everything = find(ZeroShotDetector.from_folder(folder, 0.0), picture, PHRASES)
-        middle = sorted(item.score for item in everything)[8]
-        strict = ZeroShotDetector.from_folder(folder, middle - 1e-6)
+        middle = widest_gap([item.score for item in everything])
+        strict = ZeroShotDetector.from_folder(folder, middle)
         assert {item.phrase for item in everything} <= {0, 1, 2}
         assert len(everything) == 16
         assert 0 < len(find(strict, picture, PHRASES)) < 16

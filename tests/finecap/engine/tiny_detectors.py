@@ -2,7 +2,9 @@
 
 import string
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import (
     BertTokenizerFast,
     CLIPTokenizer,
@@ -71,6 +73,18 @@ def save_owlv2(folder):
     Owlv2ForObjectDetection(config).save_pretrained(folder)
     Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), _clip_tokenizer()).save_pretrained(folder)
     return folder
+
+
+def noise_picture():
+    """200x120, always the same."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8))
+
+
+def widest_gap(scores):
+    """The middle of the widest gap between two scores: a threshold that no rounding moves a box across."""
+    scores = np.sort(scores)
+    place = np.diff(scores).argmax()
+    return float(scores[place : place + 2].mean())
 
 
 def _bert_tokenizer(folder):
