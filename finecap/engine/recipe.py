@@ -30,6 +30,7 @@ OPERATIONAL = {
     "max_attempts",
     "patience_s",
     "push_to_hub",
+    "memory",
     "webdataset",
 }
 HASH_LENGTH = 10
