@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-CONFIG = ConfigDict(extra="forbid")
+# A key that was written into the recipe by mistake must not be repeated by the error.
+CONFIG = ConfigDict(extra="forbid", hide_input_in_errors=True)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,7 +54,6 @@ class Captioner:
             _check_endpoint(self.name, url)
         if len(set(self.endpoints)) < len(self.endpoints):
             raise ValueError(f"captioner {self.name}: the same endpoint twice")
-        # A key written here by mistake would end up in the run's folder; the message must not repeat it either.
         if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
             raise ValueError(
                 f"captioner {self.name}: api_key_env is the name of an environment variable, not the key itself"

@@ -7,25 +7,22 @@ the whole run as `StopRun`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
-import json
 import os
 import random
 import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 
 from finecap.engine.captioners import Budget, Captioner
+from finecap.engine.chat_format import chat_body, error_text, read_completion, retry_after
 from finecap.engine.endpoints import Endpoint, Endpoints
 from finecap.engine.errors import StopRun
 from finecap.engine.journal import Journal
@@ -41,7 +38,6 @@ REFUSED_TO_STOP = 20
 # Bodies above this go to aiohttp as a stream: it would copy and send larger bytes in one piece.
 STREAM_BYTES = 2**20
 WORDS_TO_TOKENS = 4 / 3
-MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 # The server refuses this client, or does not know what is asked for: no other request would fare better.
 HOPELESS = {
     401: "the key is wrong",
@@ -105,7 +101,7 @@ class _Call:
     captioner: Captioner
     state: _State
     body: bytes
-    secret: str | None
+    secret: str | None = field(repr=False)
     counters: Counter[str]
     tries: int = 0
     waits: int = 0
@@ -168,7 +164,7 @@ class ChatClient:
         if known is not None:
             counters["answers from the journal"] += 1
             return Answer(**known)
-        body = _body(captioner, prompt, images, max_tokens, temperature)
+        body = chat_body(captioner, prompt, images, max_tokens, temperature)
         call = _Call(captioner, self._state(captioner), body, _secret(captioner), counters)
         while isinstance(outcome := await self._try(call), _Failed):
             await self._before_next_try(call, outcome)
@@ -215,13 +211,13 @@ class ChatClient:
         if status == HTTPStatus.OK:
             return self._completion(call, endpoint, raw)
         call.counters[str(status)] += 1
-        text = call.clean(f"{status} {_error_text(raw)}")
+        text = call.clean(f"{status} {error_text(raw)}")
         if status >= 500 or status in TRY_AGAIN:
             if status < 500:
                 call.state.endpoints.answered(endpoint)
             if "insufficient_quota" in text:  # what OpenAI calls no credit left, under status 429
                 raise StopRun(f"captioner {call.captioner.name}: {text} ({endpoint.url})")
-            if (seconds := _retry_after(headers)) is not None:
+            if (seconds := retry_after(headers)) is not None:
                 call.state.endpoints.rest(endpoint, seconds, text)
             return _Failed(text, down=status >= 500, unseen=status in (429, 503))
         call.state.endpoints.answered(endpoint)
@@ -250,17 +246,12 @@ class ChatClient:
 
     def _completion(self, call: _Call, endpoint: Endpoint, raw: bytes) -> Answer | _Failed:
         """Read and pay an answer with status 200."""
-        try:
-            content = json.loads(raw)
-        except (ValueError, RecursionError):
-            content = None
-        text, finish_reason = _first_choice(content)
-        usage = _usage(content)
+        text, finish_reason, usage = read_completion(raw)
         if text is None:
             if usage:
                 self._pay(call, *usage)
             call.counters["malformed answers"] += 1
-            return _Failed(f"malformed answer {call.clean(raw[:400].decode('utf-8', 'replace'))!r}", down=True)
+            return _Failed(f"malformed answer {call.clean(raw.decode('utf-8', 'replace')[:2000])!r}", down=True)
         if usage is None:
             call.counters["answers without usage"] += 1
             usage = 0, round(len(text.split()) * WORDS_TO_TOKENS)
@@ -337,28 +328,6 @@ def _secret(captioner: Captioner) -> str | None:
     return secret
 
 
-def _body(
-    captioner: Captioner, prompt: str, images: Sequence[bytes], max_tokens: int, temperature: float | None
-) -> bytes:
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _data_url(one)}} for one in images]
-    content: Any = [*parts, {"type": "text", "text": prompt}] if parts else prompt
-    request = {
-        "model": captioner.model,
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": max_tokens,
-        "temperature": captioner.temperature if temperature is None else temperature,
-        "stream": False,
-    }
-    return json.dumps(request).encode()
-
-
-def _data_url(image: bytes) -> str:
-    for magic, media_type in MEDIA_TYPES.items():
-        if image.startswith(magic):
-            return f"data:{media_type};base64,{base64.b64encode(image).decode()}"
-    raise ValueError(f"captioners are sent JPEG or PNG pictures, got one that begins with {image[:8]!r}")
-
-
 def _connection_failure(call: _Call, error: Exception) -> _Failed:
     unseen = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     if isinstance(error, TimeoutError):
@@ -385,56 +354,6 @@ def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Excepti
     if not call.state.answered and call.state.refused >= REFUSED_TO_STOP:
         return StopRun(f"{who}: the first {call.state.refused} requests were all refused; the last one with {text!r}")
     return RequestRejected(f"captioner refused the request: {text}")
-
-
-def _error_text(raw: bytes) -> str:
-    """The message of an OpenAI-style error, else the beginning of the body."""
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw[:2000].decode("utf-8", "replace")
-    error = content.get("error", content) if isinstance(content, dict) else content
-    if isinstance(error, dict):
-        named = [error.get(name) for name in ("code", "message", "detail")]
-        return " ".join(text for text in named if isinstance(text, str)) or str(error)
-    return str(error)
-
-
-def _first_choice(content: Any) -> tuple[str | None, str | None]:
-    """Text and finish reason; the text is None when the answer is not a chat completion."""
-    try:
-        choice = content["choices"][0]
-        text, finish_reason = choice["message"].get("content", ""), choice.get("finish_reason")
-    except (TypeError, KeyError, IndexError, AttributeError):
-        return None, None
-    if isinstance(text, list):  # parts, as some servers answer
-        text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
-    if text is not None and not isinstance(text, str):
-        return None, None
-    return text or "", finish_reason if isinstance(finish_reason, str) else None
-
-
-def _usage(content: Any) -> tuple[int, int] | None:
-    usage = content.get("usage") if isinstance(content, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if all(isinstance(count, int) and 0 <= count < 2**40 for count in counts):
-        return counts
-    return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from a number or a date."""
-    value = headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 def _close_at_end(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:

@@ -107,7 +107,7 @@ class Ledger:
         start = time.monotonic()
         if start >= self._next_look:
             if self._file is not None:
-                os.fdatasync(self._file)
+                os.fsync(self._file)
             self._others = _sum(path for path in self._path.parent.glob("*.txt") if path != self._path)
             took = time.monotonic() - start
             self._next_look = start + max(REFRESH_SECONDS, took / REFRESH_SHARE)
