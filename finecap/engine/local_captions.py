@@ -175,7 +175,7 @@ class _Captioning:
                 temperature=local.temperature,
             )
         except (BadPicture, RequestRejected) as error:
-            return self._dropped(f"captioner failed: {str(error).split(':')[0]}")
+            return self._dropped(str(error).split(":")[0])
         checked = check_caption(answer.text, answer.finish_reason)
         self.context.counters.update(f"captions mended: {name}" for name in checked.mended)
         if checked.text is None:

@@ -64,8 +64,8 @@ class Options:
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
-    """See the module. An image without its dense caption is rejected, as "no caption: why" or "captioner failed: why";
-    another caption that cannot be used is left out and counted, as "captions dropped: why".
+    """See the module. An image without its dense caption is rejected, as "no caption: why" or with what the client says of
+    the failed request; another caption that cannot be used is left out and counted, as "captions dropped: why".
 
     Raises:
         StopRun: no captioner can be asked any more.
@@ -110,7 +110,7 @@ async def _caption(row: Row, client: ChatClient, templates: Templates, options: 
         except RequestRejected as error:
             context.counters["captions dropped: captioner failed"] += 1
             if style == GLOBAL:
-                return {**result, "reject": f"captioner failed: {error}"}
+                return {**result, "reject": str(error)}
             continue
         checked = check_caption(answer.text, answer.finish_reason)
         context.counters.update(f"captions mended: {name}" for name in checked.mended)

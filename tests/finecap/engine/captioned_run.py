@@ -1,0 +1,58 @@
+"""A run whose first passes are these functions, for tests of the passes that ask captioners."""
+
+import io
+import random
+
+from PIL import Image
+
+from finecap.engine import runner
+from finecap.engine.recipe import recipe_from
+from finecap.engine.runner import Run, run_shard
+from finecap.engine.shards import Shard
+from finecap.engine.store import Store
+
+SHARD = Shard("00000-abc", "folder", ("x",))
+SIZE = (64, 48)
+
+
+def picture(key):
+    """A small JPEG that no other key has."""
+    image = Image.frombytes("RGB", SIZE, random.Random(key).randbytes(3 * SIZE[0] * SIZE[1]))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def ingest(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"], "image": row["bytes"], "width": SIZE[0], "height": SIZE[1]}
+
+
+def photos(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"], "branch": "photo"}
+
+
+def nothing(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"]}
+
+
+BEFORE = {
+    "ingest": {"source": "s", "license": "l", "function": f"{__name__}:ingest"},
+    "filter": {"function": f"{__name__}:photos"},
+    "dedup": {"function": f"{__name__}:nothing"},
+}
+
+
+def captioned_run(monkeypatch, out, server, keys, names=("a", "b"), **sections):
+    """A run over pictures called `keys`, captioned by `server` under several names, with all before recaption done."""
+    pictures = {key: picture(key) for key in keys}
+    monkeypatch.setattr(
+        runner, "read_shard", lambda _: ({"key": key, "bytes": pictures[key], "url": None} for key in keys)
+    )
+    captioners = [{"name": name, "model": name, "endpoints": [server.url], "timeout_s": 0.5} for name in names]
+    run = Run(recipe_from({**BEFORE, "captioners": captioners, **sections}), Store(out), (SHARD,))
+    for name in BEFORE:
+        run_shard(run, name, SHARD, {})
+    return run
