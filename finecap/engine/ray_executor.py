@@ -92,12 +92,7 @@ class _Driver:
 
     def _take(self, done: Any) -> None:
         task = self._running.pop(done)
-        kind: str
-        value: Any
-        try:
-            kind, value = self._ray.get(done)
-        except self._ray.exceptions.RayError as error:  # the worker or its node died, or could not start
-            kind, value = "failed", str(error)
+        kind, value = self._outcome(done)
         if kind == "stop":
             raise StopRun(value)
         if kind == "busy":
@@ -109,6 +104,12 @@ class _Driver:
             self._schedule.finished(task)
             if self._report:
                 self._report(self._schedule, value)
+
+    def _outcome(self, done: Any) -> tuple[str, Any]:
+        try:
+            return self._ray.get(done)
+        except self._ray.exceptions.RayError as error:  # the worker or its node died, or could not start
+            return "failed", str(error)
 
 
 def _attempt(run: Run, task: Task) -> tuple[str, Any]:

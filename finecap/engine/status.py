@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finecap.engine.pack import NOTHING_TO_SAY
 from finecap.engine.passes import Pass
 from finecap.engine.runner import STATS_KEY, Run, ShardStats
 from finecap.engine.runs import PLAN
@@ -182,11 +183,13 @@ def _summarise_pass(run: Run, step: Pass, outputs: dict[str, _Output]) -> PassSu
         summary.seconds += one.stats.seconds
         rejects.update(one.stats.rejects)
         counters.update(one.stats.counters)
+    if silent := counters.pop(NOTHING_TO_SAY, 0):
+        rejects["nothing to say"] += silent
     summary.rejects, summary.counters = dict(rejects.most_common()), dict(sorted(counters.items()))
     summary.wall_seconds = _union((one.committed - one.stats.seconds, one.committed) for one in outputs.values())
     if summary.wall_seconds > 0:
         summary.rows_per_second = summary.rows / summary.wall_seconds
-        tokens = counters["prompt_tokens"] + counters["completion_tokens"]
+        tokens = counters["prompt tokens"] + counters["completion tokens"]
         summary.tokens_per_second = tokens / summary.wall_seconds
     for path in _entries(run, step):
         if path.name.endswith(".error.json"):
@@ -249,14 +252,16 @@ def _problems(steps: tuple[Pass, ...], there: dict[str, _Output], ancestors: dic
         most = min(there[name].stats.rows - _dropped(there[name]) for name in step.parents)
         least = images - sum(_dropped(there[name]) for name in ancestors[step.name] if name in there)
         one = there[step.name]
-        if not least <= one.stats.rows <= most or one.rows != (images if step.aligned else one.stats.rows):
+        written = images if step.aligned else one.stats.rows - _dropped(one)
+        if not least <= one.stats.rows <= most or one.rows != written:
             alive = f"{most}" if least == most else f"{least} to {most}"
             found.append(f"{step.name} saw {one.stats.rows} rows and wrote {one.rows}; {alive} of {images} were alive")
     return found
 
 
 def _dropped(one: _Output) -> int:
-    return sum(one.stats.rejects.values())
+    """Images that a pass dropped; packing says so among its counters."""
+    return sum(one.stats.rejects.values()) + one.stats.counters.get(NOTHING_TO_SAY, 0)
 
 
 def _left_out(run: Run) -> list[str]:
