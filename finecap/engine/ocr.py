@@ -5,17 +5,16 @@ rapidocr carries the models (PP-OCRv6 small) in its package and runs them with o
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from PIL import Image
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.errors import StopRun
+from finecap.engine.images import BadPicture, open_rgb
 from finecap.engine.passes import Context, Row
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ COLUMNS = pa.schema(
         ("ocr_engine", pa.string()),
     ]
 )
+
+ANY_SIZE = 2**62  # ingest has refused what is too large
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -67,9 +68,11 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     reader = context.load("ocr", lambda: Reader(options.threads))
     for row in rows:
         result: Row = {"key": row["key"], "texts": [], "ocr_engine": None, "reject": None}
-        image = Image.open(io.BytesIO(row["image"])).convert("RGB")
         try:
-            lines = reader.read(image)
+            lines = reader.read(open_rgb(row["image"], ANY_SIZE))
+        except BadPicture as error:
+            yield {**result, "texts": None, "reject": str(error)}
+            continue
         except Exception as error:  # whatever onnxruntime and OpenCV raise on a picture that they cannot take
             context.counters[f"ocr failed: {type(error).__name__}"] += 1
             yield result
