@@ -56,3 +56,15 @@ def captioned_run(monkeypatch, out, server, keys, names=("a", "b"), **sections):
     for name in BEFORE:
         run_shard(run, name, SHARD, {})
     return run
+
+
+def run_pass(run, name):
+    """`run_shard` in a worker of its own, which closes its connections."""
+    models = {}
+    try:
+        return run_shard(run, name, SHARD, models)
+    finally:
+        if "chat client" in models:
+            models["event loop"].run_until_complete(models["chat client"].close())
+        if "event loop" in models:
+            models["event loop"].close()

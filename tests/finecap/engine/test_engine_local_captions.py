@@ -5,7 +5,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from captioned_run import SHARD, SIZE, captioned_run
+from captioned_run import SHARD, SIZE, captioned_run, run_pass
 from faulty_server import FaultyServer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from PIL import Image
 from finecap.engine import client as client_module
 from finecap.engine.errors import StopRun
 from finecap.engine.local_captions import Options, crop_box, thousandths
-from finecap.engine.runner import read_stats, run_shard
+from finecap.engine.runner import read_stats
 from finecap.engine.text_regions import is_text_region, texts_inside, with_read_quotations
 
 KEYS = [f"image-{number}" for number in range(6)]
@@ -69,7 +69,7 @@ def local_run(monkeypatch, out, server, **sections):
     run = captioned_run(monkeypatch, out, server, KEYS, **before)
     for name in before:
         if name != "local_captions":
-            run_shard(run, name, SHARD, {})
+            run_pass(run, name)
     return run
 
 
@@ -85,7 +85,7 @@ def short_waits(monkeypatch):
 def test_each_object_is_shown_with_the_whole_picture_and_its_context(tmp_path, monkeypatch):
     with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
         run = local_run(monkeypatch, tmp_path, server, local_captions={"min_crop": 1, "margin": 0})
-        stats = run_shard(run, "local_captions", SHARD, {})
+        stats = run_pass(run, "local_captions")
 
     assert stats.rejects == {}
     assert [[entry["object"] for entry in row] for row in entries_of(run)] == [[0, 1, 2]] * 5 + [[]]
@@ -101,7 +101,7 @@ def test_each_object_is_shown_with_the_whole_picture_and_its_context(tmp_path, m
 def test_the_captioner_is_that_of_the_image(tmp_path, monkeypatch):
     with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
         run = local_run(monkeypatch, tmp_path, server)
-        run_shard(run, "local_captions", SHARD, {})
+        run_pass(run, "local_captions")
     models = {}
     for asked in server.asked:
         models.setdefault(asked.images[0], set()).add(asked.body["model"])
@@ -112,7 +112,7 @@ def test_the_captioner_is_that_of_the_image(tmp_path, monkeypatch):
 def test_only_balanced_objects_are_asked_for(tmp_path, monkeypatch):
     with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
         run = local_run(monkeypatch, tmp_path, server, balance={"function": f"{__name__}:kept"})
-        run_shard(run, "local_captions", SHARD, {})
+        run_pass(run, "local_captions")
     assert [[entry["object"] for entry in row] for row in entries_of(run)] == [[1]] * 5 + [[]]
     assert len(server.asked) == 5
 
@@ -125,7 +125,7 @@ def test_text_comes_from_ocr_and_an_object_without_caption_keeps_it(tmp_path, mo
 
     with FaultyServer(reply=reply) as server:
         run = local_run(monkeypatch, tmp_path, server)
-        stats = run_shard(run, "local_captions", SHARD, {})
+        stats = run_pass(run, "local_captions")
     caption = 'A red road sign with the word "STOP" in white letters on it.'
     for row in entries_of(run)[:5]:
         assert [(entry["object"], entry["caption"], entry["text"]) for entry in row] == [(1, caption, "STOP\nHERE")]
@@ -135,7 +135,7 @@ def test_text_comes_from_ocr_and_an_object_without_caption_keeps_it(tmp_path, mo
 
     with FaultyServer(reply=lambda asked: "word " * 81) as server:
         run = local_run(monkeypatch, tmp_path / "mute", server)
-        stats = run_shard(run, "local_captions", SHARD, {})
+        stats = run_pass(run, "local_captions")
     assert entries_of(run)[0] == [{"object": 1, "caption": None, "text": "STOP\nHERE", "captioner": None}]
     assert stats.counters["local captions dropped: repetition"] == 15
 
@@ -144,7 +144,7 @@ def test_failed_objects_are_counted_and_the_limit_counts_requests(tmp_path, monk
     faults = {"error": 0.1, "busy": 0.1, "lost": 0.05, "malformed": 0.05, "bad": 0.2}
     with FaultyServer(seed=2, latency=0.01, reply=lambda a: CAPTION.format(a.identity[:6]), **faults) as server:
         run = local_run(monkeypatch, tmp_path, server, local_captions={"in_flight": 4})
-        stats = run_shard(run, "local_captions", SHARD, {})
+        stats = run_pass(run, "local_captions")
     assert stats.rejects == {}
     failed = stats.counters["local captions dropped: captioner refused the request"]
     captioned = sum(entry["caption"] is not None for row in entries_of(run) for entry in row)
@@ -164,9 +164,9 @@ def test_a_run_that_dies_pays_for_no_answer_twice(tmp_path, monkeypatch):
 
         server.reply = last
         with pytest.raises(StopRun):
-            run_shard(run, "local_captions", SHARD, {})
+            run_pass(run, "local_captions")
         server.status, server.reply = None, lambda asked: CAPTION.format(asked.identity[:6])
-        run_shard(run, "local_captions", SHARD, {})
+        run_pass(run, "local_captions")
     assert server.paid_twice == 0
     assert len(server.answers) == 15
     assert read_stats(run.output("local_captions", SHARD.name)).counters["answers from the journal"] == 7

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from captioned_run import SHARD, captioned_run
+from captioned_run import SHARD, captioned_run, run_pass
 from faulty_server import FaultyServer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ from finecap.engine import client as client_module
 from finecap.engine.errors import StopRun
 from finecap.engine.prompt_templates import fence_marker, load_templates, local_prompt
 from finecap.engine.recipe import recipe_from
-from finecap.engine.runner import read_stats, run_shard
+from finecap.engine.runner import read_stats
 
 KEYS = [f"image-{number}" for number in range(40)]
 
@@ -45,7 +45,7 @@ def test_every_picture_ends_once_with_captions_or_with_a_reason(tmp_path, monkey
     faults = {"error": 0.05, "busy": 0.05, "lost": 0.03, "cut": 0.03, "malformed": 0.03, "empty": 0.05, "null": 0.03}
     with FaultyServer(seed=3, bad=0.05, hang=0.02, **faults) as server:
         run = captioned_run(monkeypatch, tmp_path, server, KEYS, recaption={"in_flight": 8})
-        stats = run_shard(run, "recaption", SHARD, {})
+        stats = run_pass(run, "recaption")
 
     rows = rows_of(run)
     assert [row["key"] for row in rows] == KEYS
@@ -68,7 +68,7 @@ def test_captions_that_are_none_are_dropped_with_their_reason(tmp_path, monkeypa
     bad = ["I'm sorry, but I can't help with that.", "", "a red square " * 60, "Sure! Here is a caption:\n\nA square."]
     with FaultyServer(reply=by_picture(bad)) as server:
         run = captioned_run(monkeypatch, tmp_path, server, KEYS[:6], recaption={"in_flight": 1})
-        stats = run_shard(run, "recaption", SHARD, {})
+        stats = run_pass(run, "recaption")
     rejects = [row["reject"] for row in rows_of(run)]
     assert rejects == ["no caption: refusal", "no caption: empty", "no caption: repetition", None, None, None]
     assert rows_of(run)[3]["global_caption"] == "A square."
@@ -81,7 +81,7 @@ def test_captions_that_are_none_are_dropped_with_their_reason(tmp_path, monkeypa
 def test_of_equal_captions_the_first_stays(tmp_path, monkeypatch):
     with FaultyServer(reply=by_picture(["One grey square.", "one grey SQUARE"])) as server:
         run = captioned_run(monkeypatch, tmp_path, server, KEYS[:3], recaption={"in_flight": 1})
-        stats = run_shard(run, "recaption", SHARD, {})
+        stats = run_pass(run, "recaption")
     first, second, third = rows_of(run)
     assert [caption["style"] for caption in first["captions"]] == ["dense"]
     assert (second["reject"], second["global_caption"], second["captions"]) == ("no caption: duplicate", None, [])
@@ -96,7 +96,7 @@ def test_captioners_and_wordings_are_mixed_by_seed_and_key_alone(tmp_path, monke
             run = captioned_run(
                 monkeypatch, tmp_path / out, server, KEYS, ("a", "b", "c"), recaption={"in_flight": in_flight}
             )
-            run_shard(run, "recaption", SHARD, {})
+            run_pass(run, "recaption")
         sent.append((Counter((asked.body["model"], asked.prompt) for asked in server.asked), rows_of(run)))
     assert sent[0][0] == sent[1][0]
     models, wordings = (Counter(pair[part] for pair in sent[0][0]) for part in (0, 1))
@@ -122,10 +122,10 @@ def test_a_run_that_dies_pays_for_no_answer_twice(tmp_path, monkeypatch, good, i
 
         server.reply = last
         with pytest.raises(StopRun):
-            run_shard(run, "recaption", SHARD, {})
+            run_pass(run, "recaption")
         assert not run.output("recaption", SHARD.name).exists()
         server.status, server.reply = None, answer
-        run_shard(run, "recaption", SHARD, {})
+        run_pass(run, "recaption")
 
     kept = read_stats(run.output("recaption", SHARD.name)).counters.get("answers from the journal", 0)
     assert server.paid_twice <= in_flight - 1
