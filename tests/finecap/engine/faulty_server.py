@@ -19,6 +19,8 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -54,7 +56,7 @@ class FaultyServer:
         lost: the connection is cut before the answer. cut: in the middle of its body.
         malformed: no JSON. choiceless: JSON without choices.
         empty, null: an answer whose content is "" or null.
-        bad: share of the requests (by what they ask) that are answered 400 whenever they are asked.
+        bad: share of the requests that are answered 400 whenever they are asked, by any of these servers.
         latency, jitter: seconds an answer takes, and at most as much more.
         key: what "Authorization: Bearer" must hold, else 401 (which echoes what was sent).
         models: names it knows, else 404; None for any.
@@ -102,6 +104,13 @@ class FaultyServer:
         self._thread.join()
         self._loop.close()
 
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """The server is gone inside the block (connections cut, port closed) and back, on the same port, after it."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        yield
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
@@ -128,13 +137,13 @@ class FaultyServer:
         await asyncio.gather(*hanging, return_exceptions=True)
 
     def _draw(self, *what: object) -> float:
-        digest = hashlib.sha256(":".join(map(str, (self.seed, *what))).encode()).digest()
+        digest = hashlib.sha256(":".join(map(str, what)).encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     def _fault(self, identity: str, before: int) -> str | None:
         if self._draw("bad", identity) < self.bad:
             return "bad"
-        draw = self._draw("fault", identity, before)
+        draw = self._draw("fault", self.seed, identity, before)
         for name in FAULTS:
             draw -= getattr(self, name)
             if draw < 0:
@@ -155,7 +164,7 @@ class FaultyServer:
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
-            await asyncio.sleep(self.latency + self.jitter * self._draw("jitter", identity, before))
+            await asyncio.sleep(self.latency + self.jitter * self._draw("jitter", self.seed, identity, before))
             return await self._respond(asked, request)
         finally:
             self.in_flight -= 1
