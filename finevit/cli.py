@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finevit", description="FineViT and FineViT-VL: build, train, measure, ask.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_corpus(commands)
+    _add_caption(commands)
     _add_eval(commands)
     _add_report(commands)
     _add_ask(commands)
@@ -56,6 +57,25 @@ def _add_corpus(commands: argparse._SubParsersAction) -> None:
     build.add_argument("--seed", type=int, default=0)
     build.add_argument("--workers", type=int, help="processes; all cores by default")
     build.set_defaults(run=_corpus_build)
+
+
+def _add_caption(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "caption",
+        help="from images to FineCap records; `caption status DIR` tells how far a run is",
+        usage="finevit caption RECIPE --in IMAGES --out DIR [options]\n       finevit caption status DIR [--json]",
+    )
+    command.add_argument("recipe", help="recipe (YAML), or the word: status")
+    command.add_argument("directory", nargs="?", type=Path, help="with status: the run's folder")
+    command.add_argument("--in", dest="source", type=Path, help="folder of pictures, parquet or WebDataset files")
+    command.add_argument("--out", type=Path, help="the run's folder; the same again goes on where it ended")
+    command.add_argument("--executor", choices=("local", "ray", "slurm"), default="local")
+    command.add_argument("--workers", type=int, help="processes, or CPUs of a local Ray; all cores by default")
+    command.add_argument("--tries", type=int, default=3, help="before a shard is set aside with its error")
+    command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
+    command.add_argument("--leave-out-failed", action="store_true", help="go on for good without shards that failed")
+    command.add_argument("--json", action="store_true", help="print status or price as JSON")
+    command.set_defaults(run=_caption)
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -119,6 +139,26 @@ def _corpus_build(arguments: argparse.Namespace) -> None:
     a = arguments
     result = build_corpus(a.out, a.size, a.seed, a.difficulty, a.kinds, a.workers)
     print(f"{result.out}: {result.rows} rows, {result.rows_written} new, {result.rows_per_second:.0f} rows/s")
+
+
+def _caption(arguments: argparse.Namespace) -> None:
+    from finecap.engine import command
+
+    a = arguments
+    if a.recipe == "status":
+        if a.directory is None:
+            raise ValueError("status of which run? Give its folder: finevit caption status DIR")
+        print(command.status(a.directory, a.json))
+        return
+    if a.source is None or a.out is None:
+        raise ValueError("give the images with --in and the run's folder with --out")
+    if a.executor == "slurm":
+        print(command.submit(Path(a.recipe), a.source, a.out, a.workers or 1, a.tries))
+    else:
+        run = command.caption(
+            Path(a.recipe), a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
+        )
+        print(command.status(run.store.out, a.json))
 
 
 def _eval(arguments: argparse.Namespace) -> None:
