@@ -14,7 +14,8 @@ import numpy as np
 Box = tuple[int, int, int, int]
 # Ink differs from the paper by at least this part of the largest difference within the line.
 INK = 0.3
-# A ruled line spans so much of a text line's box and is at most so high; likewise upright, in parts of the height.
+# What spans so much of a line's box and is at most so high is a ruled line and not a letter; so is what is thin, in
+# parts of the height, and reaches the edge: boxes have a margin.
 RULE_LENGTH, RULE_HEIGHT, RULE_WIDTH = 0.8, 0.4, 0.2
 
 
@@ -33,11 +34,13 @@ def ink_mask(crop: np.ndarray, quad: np.ndarray) -> np.ndarray:
     difference = np.abs(colors - np.median(colors.reshape(-1, 3), axis=0)).max(axis=2)
     inside = cv2.fillConvexPoly(np.zeros(difference.shape, np.uint8), np.round(quad).astype(np.int32), 1)
     ink = (difference >= INK * max(difference.max(), 1)) & inside.astype(bool)
-    height, width = ink.shape
-    _, parts, figures, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
+    count, parts, figures, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
     wide, high = figures[:, cv2.CC_STAT_WIDTH], figures[:, cv2.CC_STAT_HEIGHT]
+    height, width = ink.shape
+    core = cv2.erode(inside, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    at_edge = np.isin(np.arange(count), parts[core == 0])
     ruled = (wide >= RULE_LENGTH * width) & (high <= RULE_HEIGHT * height)
-    ruled |= (high >= height) & (wide <= RULE_WIDTH * height)
+    ruled |= at_edge & (np.minimum(wide, high) <= RULE_WIDTH * height)
     ruled[0] = True  # part 0 is the paper
     letters = ~ruled[parts]
     return letters if letters.any() else ink
@@ -58,23 +61,31 @@ def tight(ink: np.ndarray, box: Box) -> Box:
 
 
 def words_in_ink(ink: np.ndarray, box: Box, words: Sequence[Box]) -> list[Box]:
-    """Tight boxes of the words of a line that runs from left to right: the line is cut in the widest gap of ink
-    between the middles of two neighbours.
+    """Tight boxes of the words of a line: it is cut in the widest gap of ink between the middles of two neighbours.
 
     Args:
-        ink: (h, w) bool, of the line's box.
+        ink: (h, w) bool, of the line's box; a line that is higher than wide runs up or down.
         box: of the line, in whole pixels of the picture.
-        words: their loose boxes from left to right.
+        words: their loose boxes as they follow each other.
 
     Returns:
-        As many boxes; the loose ones if the line cannot be cut between them.
+        As many boxes, in the same order; the loose ones if the line cannot be cut between them.
     """
+    if ink.shape[0] > ink.shape[1]:
+        return [_swapped(word) for word in words_in_ink(ink.T, _swapped(box), [_swapped(word) for word in words])]
+    if words and words[0] > words[-1]:
+        return words_in_ink(ink, box, words[::-1])[::-1]
     empty = np.logical_not(ink.any(axis=0))
     spans = [(left - box[0], right - box[0]) for left, _, right, _ in words]
     edges = [0, *(_cut(empty, one, other) for one, other in pairwise(spans)), ink.shape[1]]
     if not words or any(start >= end for start, end in pairwise(edges)):
         return list(words)
     return [tight(ink[:, start:end], (box[0] + start, box[1], box[0] + end, box[3])) for start, end in pairwise(edges)]
+
+
+def _swapped(box: Box) -> Box:
+    """With rows for columns."""
+    return box[1], box[0], box[3], box[2]
 
 
 def _cut(empty: np.ndarray, one: tuple[int, int], other: tuple[int, int]) -> int:

@@ -111,14 +111,12 @@ def _line(pixels: np.ndarray, quad: np.ndarray, text: str, score: float, words: 
     if box is None or not text:
         return None
     ink = ink_mask(pixels[box[1] : box[3], box[0] : box[2]], quad - np.array(box[:2]))
-    found = [(word, float(sure), upright_box(corners, size)) for word, sure, corners in words if word.strip()]
-    boxes = [loose for _, _, loose in found if loose]
-    if len(boxes) < len(found):
-        found, boxes = [], []
-    if _runs_across(box) and boxes == sorted(boxes):
-        boxes = words_in_ink(ink, box, boxes)
-    pieces = tuple(Piece(inner, word, sure) for (word, sure, _), inner in zip(found, boxes, strict=True))
-    return Line(Piece(tight(ink, box), text, score), pieces)
+    loose = [upright_box(corners, size) for _, _, corners in words]
+    boxes = words_in_ink(ink, box, [corners for corners in loose if corners])
+    if len(boxes) < len(words):
+        return Line(Piece(tight(ink, box), text, score), ())
+    pieces = (Piece(inner, word, float(sure)) for inner, (word, sure, _) in zip(boxes, words, strict=True))
+    return Line(Piece(tight(ink, box), text, score), tuple(pieces))
 
 
 def upright_box(quad: Any, size: tuple[int, int]) -> Box | None:
@@ -154,8 +152,3 @@ def words_of_lines(lines: Sequence[str], groups: Sequence[Any] | None) -> list[S
 
 def _letters(text: str) -> str:
     return "".join(text.split())
-
-
-def _runs_across(box: Box) -> bool:
-    """rapidocr turns lines that are higher than this before it reads them."""
-    return box[3] - box[1] < 1.5 * (box[2] - box[0])
