@@ -126,11 +126,11 @@ def verdict(width: int, height: int, found: Row, options: Options) -> str | None
     if not options.min_aspect <= width / height <= options.max_aspect:
         return f"aspect ratio: {width / height:.2f} not in {options.min_aspect:.2f} to {options.max_aspect:.2f}"
     rules = (
-        ("blurred", "sharpness", options.min_sharpness, np.inf),
         ("underexposed", "luminance", options.min_luminance, np.inf),
         ("underexposed", "dark", 0.0, options.max_dark),
         ("overexposed", "luminance", 0.0, options.max_luminance),
         ("overexposed", "bright", 0.0, options.max_bright),
+        ("blurred", "sharpness", options.min_sharpness, np.inf),  # after exposure: a dark picture has no edges either
         ("colourless", "saturation", options.min_saturation, np.inf),
     )
     for kind, name, low, high in rules:
