@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.concurrency import event_loop, map_bounded
 from finecap.engine.detectors import Detection, DetectionFailed, load_detector
+from finecap.engine.images import BadPicture, open_rgb
 from finecap.engine.nms import class_aware_nms
 from finecap.engine.passes import Context, Row
 
@@ -36,6 +35,7 @@ COLUMNS = pa.schema(
         ("detector", pa.string()),
     ]
 )
+ANY_SIZE = 2**31  # ingest refused pixel bombs
 # Thinner boxes have nothing to describe in them.
 MIN_SIDE = 1.0
 
@@ -91,10 +91,10 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
         phrases = row["phrases"] or []
         if not phrases or (row["branch"] == "document" and not options.documents):
             return result
-        image = Image.open(io.BytesIO(row["image"])).convert("RGB")
         try:
+            image = open_rgb(row.pop("image"), ANY_SIZE)
             found = await detector.detect(image, [phrase["text"] for phrase in phrases])
-        except DetectionFailed as error:
+        except (BadPicture, DetectionFailed) as error:
             return {**result, "objects": None, "reject": str(error)}
         objects = select(found, phrases, (row["width"], row["height"]), options, context.counters)
         return {**result, "objects": objects, "detector": detector.name}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import io
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.errors import StopRun
+from finecap.engine.images import open_rgb
 from finecap.engine.zero_shot import ZeroShotDetector
 
 # A picture of the engine is far smaller; more is a mistake or an attack.
@@ -99,14 +99,9 @@ def _picture(url: str) -> Image.Image:
     if not (head.startswith("data:image/") and head.endswith(";base64")):
         raise _Refused("image: expected a data URL, data:image/...;base64,...")
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
-        if image.width * image.height > MAX_PIXELS:
-            raise _Refused(f"image: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
-        return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _Refused(f"image: not a picture that can be read ({error})") from error
-    except ValueError as error:
-        raise error if isinstance(error, _Refused) else _Refused(f"image: {error}") from error
+        return open_rgb(base64.b64decode(data, validate=True), MAX_PIXELS)
+    except ValueError as error:  # no base64, or a BadPicture
+        raise _Refused(f"image: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

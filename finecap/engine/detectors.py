@@ -4,7 +4,6 @@ verify pass for whole captions.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,6 +13,7 @@ from PIL import Image
 from finecap.engine.captioners import Captioner
 from finecap.engine.concurrency import event_loop
 from finecap.engine.errors import StopRun
+from finecap.engine.images import encoded
 from finecap.engine.passes import Context
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ def load_detector(options: Options, context: Context) -> Detector:
 
 def jpeg(image: Image.Image) -> bytes:
     """An RGB picture as it is sent to a detector elsewhere, all but lossless."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+    return encoded(image, "JPEG", quality=95, subsampling=0)
 
 
 def _captioner(name: str | None, context: Context) -> Captioner:

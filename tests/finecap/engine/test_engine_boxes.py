@@ -105,6 +105,11 @@ def test_a_picture_that_the_detector_fails_on_is_rejected_and_the_others_go_on(c
     assert [len(item["objects"] or []) for item in results] == [2, 0, 2]
 
 
+def test_a_picture_that_cannot_be_read_is_rejected(context):
+    (result,) = run([row("a") | {"image": picture()[:-40]}], context)
+    assert result["reject"].startswith(("truncated: ", "corrupt: "))
+
+
 @pytest.mark.parametrize(
     ("bbox", "score", "counter"),
     [
