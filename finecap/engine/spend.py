@@ -16,7 +16,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from finecap.engine.captioners import Captioner
@@ -39,7 +39,12 @@ class Spend:
     nanodollars: int = 0
 
     def __add__(self, other: Spend) -> Spend:
-        return Spend(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Spend(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.nanodollars + other.nanodollars,
+        )
 
     @property
     def tokens(self) -> int:
@@ -121,7 +126,12 @@ class Ledger:
 
 
 def _slot(spend: Spend) -> bytes:
-    numbers = b"%20d %20d %20d %20d " % astuple(spend)
+    numbers = b"%20d %20d %20d %20d " % (
+        spend.requests,
+        spend.prompt_tokens,
+        spend.completion_tokens,
+        spend.nanodollars,
+    )
     return numbers + b"%08x\n" % zlib.crc32(numbers)
 
 
