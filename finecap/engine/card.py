@@ -51,7 +51,7 @@ def write_card(run: Run, stats: Mapping[str, Any], folder: Path) -> None:
     """Write README.md, with the header that the Hub reads, and the charts it shows.
 
     Args:
-        stats: of `dataset_stats`, and `images` of `publish.reject_stats`.
+        stats: of `dataset_stats`, and `images` of `publish.image_stats`.
         folder: the dataset's.
     """
     charts = {}
@@ -100,12 +100,12 @@ def _totals(stats: Mapping[str, Any]) -> dict[str, int]:
     return {name: sum(split[name] for split in stats["splits"].values()) for name in names}
 
 
-def _public(value: Any, name: str = "") -> Any:
-    """The recipe without what says where it ran: URLs, folders of this machine, operational fields."""
+def _public(value: Any) -> Any:
+    """The recipe without what says where it ran: operational fields, such as addresses, and folders of a machine."""
     if isinstance(value, Mapping):
-        return {key: _public(item, key) for key, item in value.items() if key not in OPERATIONAL and key != "url"}
+        return {key: _public(item) for key, item in value.items() if key not in OPERATIONAL}
     if isinstance(value, list):
-        return [_public(item, name) for item in value]
+        return [_public(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -14,10 +14,10 @@ from finecap.engine.store import write_text
 from finecap.engine.templates import render
 
 # Pixels: the longer side of an embedded picture, and what tiny pictures are enlarged to.
-LONG_SIDE, SMALL_SIDE = 640, 320
+LONG_SIDE, SMALL_SIDE = 640, 400
 TEXT_KINDS = ("text", "document_text", "chart")
-# Distinguishable on light and dark pictures alike (Okabe and Ito's colours without black and yellow).
-COLORS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#3f7fff")
+# To be seen on light and dark pictures alike, and none near the blue-green of texts.
+COLORS = ("#e69f00", "#e2622a", "#d874ad", "#35a853", "#a78bfa", "#6c94ff")
 NOT_SAID = {"phrases": None, "boxes": None, "ocr": None, "checks": [], "flags": []}
 CHIP = (20, 17)  # width and height of a number on the picture, pixels
 

@@ -33,7 +33,8 @@ from finecap.engine.dataset_stats import dataset_stats
 from finecap.engine.errors import StopRun
 from finecap.engine.gallery import write_gallery
 from finecap.engine.pack import COLUMNS, NOTHING_TO_SAY
-from finecap.engine.runner import WRITE_ROWS, Run, read_stats
+from finecap.engine.runner import WRITE_ROWS, Run
+from finecap.engine.status import summarise
 from finecap.engine.store import claimed, raise_disk_error, write_json
 from finecap.engine.webdataset import export_webdataset
 
@@ -90,7 +91,7 @@ def _publish(run: Run, outputs: list[Path], out: Path) -> None:
     (aside / "data").mkdir(parents=True)
     packed, chosen = _survey(outputs, run.recipe.seed)
     files = _write_data(packed, aside / "data")
-    stats = {"images": reject_stats(run), **dataset_stats(outputs, aside / ".scratch")}
+    stats = {"images": image_stats(run), **dataset_stats(outputs, aside / ".scratch")}
     shutil.rmtree(aside / ".scratch", ignore_errors=True)
     write_json(aside / "stats.json", stats)
     write_card(run, stats, aside)
@@ -187,30 +188,27 @@ def _read_places(places: list[Place]) -> Iterator[dict[str, Any]]:
                 row -= rows
 
 
-def reject_stats(run: Run) -> dict[str, Any]:
-    """Where the images went: how many came in, became records, or were rejected by which pass for what.
+def image_stats(run: Run) -> dict[str, Any]:
+    """Where the images went and what was paid for them.
 
     Returns:
-        `images`, `records`, `rejects` ({pass: {kind: how many}}) and `counters` ({pass: {name: figure}}).
+        `images` = `records` + the sum of `rejects` ({pass: {kind: how many}}); `counters` ({pass: {name: figure}});
+        `left_out`, shards whose images are in neither; `requests`, `prompt_tokens`, `completion_tokens`.
     """
-    rejects: dict[str, Counter[str]] = {}
-    counters: dict[str, Counter[str]] = {}
-    images = 0
-    for step in run.recipe.enabled():
-        rejects[step.name], counters[step.name] = Counter(), Counter()
-        for shard in run.shards:
-            stats = read_stats(run.output(step.name, shard.name))
-            rejects[step.name].update(stats.rejects)
-            counters[step.name].update(stats.counters)
-            images += 0 if step.parents else stats.rows
-    silent = counters["pack"].pop(NOTHING_TO_SAY, 0)
-    if silent:
+    summary = summarise(run)
+    rejects = {one.name: dict(one.rejects) for one in summary.passes}
+    counters = {one.name: dict(one.counters) for one in summary.passes}
+    if silent := counters["pack"].pop(NOTHING_TO_SAY, 0):
         rejects["pack"][NOTHING_TO_SAY.removeprefix("rejected: ")] = silent
     return {
-        "images": images,
-        "records": counters["pack"]["records"],
-        "rejects": {name: dict(counts.most_common()) for name, counts in rejects.items() if counts},
-        "counters": {name: dict(sorted(counts.items())) for name, counts in counters.items() if counts},
+        "images": summary.images,
+        "records": summary.records,
+        "rejects": {name: kinds for name, kinds in rejects.items() if kinds},
+        "counters": {name: figures for name, figures in counters.items() if figures},
+        "left_out": summary.left_out,
+        "requests": summary.requests,
+        "prompt_tokens": summary.prompt_tokens,
+        "completion_tokens": summary.completion_tokens,
     }
 
 
@@ -229,7 +227,6 @@ def push(folder: Path, repo_id: str) -> str:
         ValueError: no dataset in the folder, a bad name, no token, offline, or what the Hub answers.
     """
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if not (folder / "README.md").is_file() or not (folder / "data").is_dir():
         raise ValueError(f"{folder}: no published dataset is here (README.md or data/ is missing)")
@@ -249,6 +246,6 @@ def push(folder: Path, repo_id: str) -> str:
             commit_message="FineCap records",
             delete_patterns=["data/*", "webdataset/*", "charts/*"],
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # lost connections are of whichever HTTP library the Hub's client uses
         raise ValueError(f"{repo_id}: the upload failed, run the same command again to go on: {error}") from error
     return str(url)
