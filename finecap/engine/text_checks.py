@@ -41,7 +41,7 @@ _ESTIMATE = re.compile(
     re.IGNORECASE,
 )
 _COUNTED = re.compile(
-    r"\s+(?:(?:or|to|and)\s+\d+\s+)?(?:[a-z][\w-]*,?\s+){0,3}?"
+    r"\s+(?:(?:or|to)\s+\d+\s+)?(?:[a-z][\w-]*,?\s+){0,3}?"
     r"(?:[a-z][\w-]*[^\Ws](?<!ou)(?<!i)s\b|people|persons?|men\b|women|children|sheep|fish|geese|feet|teeth|mice|deer|cattle|dice)"
 )
 _SHARE = re.compile(r"\s*(?:%|percent|per cent)\s+of\s+the\s+(?:image|picture|photo|frame|page|scene|width|height)")
