@@ -44,46 +44,56 @@ _FUNCTION = word_set(
     quite
     """
 )
-_BE_AND_MODALS = word_set(
+_COPULAS = word_set("is are was were be been being am seem seems appear appears look looks become becomes")
+_AUXILIARIES = word_set(
     """
-    is are was were be been being am has have had having do does did can could may might must shall should will
-    would isn't aren't doesn't don't can't
+    has have had having do does did can could may might must shall should will would isn't aren't doesn't don't
+    can't
     """
 )
+# Words that captions use as verbs alone, and those that are nouns as well.
 _VERBS = word_set(
     """
-    add adorn allow appear arrange attach balance be bear blend blur bring build buy capture carry cast catch chase
-    climb come consist contain contrast convey cover create cross dangle depict display dominate draw dress eat
-    emerge enhance enjoy evoke exude face fall feature fill flank float flow fly follow form frame gaze give glow
-    go grasp graze grow hang highlight hold illuminate include indicate interact jump keep kick lay lead lean lie
-    line live look make merge mount move occupy offer open overlook paint park perch pile place play point pose
-    position print provide pull push put read reach reflect relax represent resemble rest reveal ride rise run sail
-    say scatter seem separate serve set shine show sit sleep smile span spread stack stand stare start stay stop
-    stretch suggest support surround swim swing take talk throw tie touch tower travel try turn use visit wait walk
-    watch wear work write connect complement emphasize showcase illustrate describe encircle label list compare
-    peak drop total
+    add adorn allow arrange attach be bear belong blend bring build buy carry cast catch chase chew climb cling
+    come consist contain convey create dangle depict direct dominate draw eat emerge enhance enjoy evoke exude fall
+    feature feed fill flank float flow fly follow gaze give glow go grasp cost graze grow hang highlight hold
+    illuminate include indicate interact keep lay lead lean lie live make merge moor mount move occupy offer
+    overlook perch pose provide pull push put reach read reflect relax represent resemble reveal ride rise say
+    scatter sell serve shine show sit sleep spread stare start stay suggest support surround swim take talk throw
+    tie travel try use visit wait walk wear write connect complement emphasize showcase illustrate describe
+    encircle compare decorate cut load prepare approach cook hover separate speak stretch bend kneel crouch hug
+    greet tilt adjust examine inspect dry gather
+    """
+)
+_NOUNS_TOO = word_set(
+    """
+    balance blur capture circle contrast cover cross display dress drift drop face form frame guard hand head jump
+    kick label light line list load mark mix open paint park peak photograph pile place plant play point position
+    print raise rest run sail set slide smile smoke span splash stack stand stop swing title total touch tower turn
+    view watch water wave work block label drink fish fly lift race roll rock sign spray type wrap
     """
 )
 _IRREGULAR = word_set(
     """
-    sat stood lay lain held hung worn wore seen shown lit made taken built grown spread set put cut drawn written
-    thrown left laid tied dressed ran ate flew kept seated situated located lined filled decorated adorned
+    sat stood lay lain held hung worn wore seen shown lit made taken built grown spread put cut drawn written
+    thrown laid tied dressed ran ate flew kept seated situated located lined filled decorated adorned titled
+    photographed
     """
 )
-# Nouns more often than verbs in captions, though they look like an inflected verb.
-_NOUNS = word_set(
+# Nouns and adjectives that look like an inflected verb.
+_NO_VERBS = word_set(
     """
     building buildings painting paintings drawing drawings ceiling lighting clothing railing railings wing wings
-    ring rings king string strings spring swing swings sign evening morning bed shed seed weed red bread thread
-    reed awning awnings writing lettering marking markings opening dressing icing topping toppings stuffing earring
-    earrings wedding parking crossing landing being thing things pudding duckling dumpling dumplings sibling stand
-    stands line lines face faces frame frames park parks work works set sets play bow boat light lights display
-    displays drop drops label labels peak peaks total tower towers point points pile piles stack stacks form cover
-    covers print prints turn paint cross field watch feature features look list lists
+    ring rings king string strings spring evening morning bed shed seed weed red bread thread reed awning awnings
+    writing lettering marking markings opening dressing icing topping toppings stuffing earring earrings wedding
+    parking crossing landing thing things pudding duckling dumpling dumplings sibling leaves
     """
 )
-_FUNCTION_SUFFIX = re.compile(r"(?:[a-z]{3,}ly)\Z")
-_TOKEN = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
+_PLURAL_MODIFIERS = word_set("sports arms goods clothes stairs antiques news")
+_SINGULAR = word_set("a an one each every this that another")
+_LIKE_ADVERBS = word_set("family butterfly dragonfly belly jelly lily fly doily holly ally bully fully")
+_ADVERB = re.compile(r"[a-z]{3,}ly\Z")
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|\S")
 _LEMMAS = {
     "men": "man",
     "women": "woman",
@@ -126,35 +136,54 @@ class Chunk(NamedTuple):
 def rule_chunks(caption: str) -> Iterator[Chunk]:
     """Noun phrases of an English caption, in its order, with their determiners."""
     run: list[str] = []
+    predicate = False  # nothing but a copula came before: "is half full" is no noun phrase
     for token in [*_TOKEN.findall(caption), "."]:
         word = token.lower().replace("’", "'")
-        determined = bool(run) and run[-1] in DETERMINERS
-        if word in DETERMINERS and not (run and not determined):
+        if word in DETERMINERS:
+            if run and run[-1] not in DETERMINERS:
+                yield from _chunk(run, predicate)
+                run, predicate = [], False
             run.append(word)
-        elif word in DETERMINERS:
-            yield from _chunk(run)
-            run = [word]
-        elif _breaks(word, determined, started=bool(run)):
-            yield from _chunk(run)
-            run = []
-        elif not _FUNCTION_SUFFIX.match(word) or word in ("family", "butterfly", "belly", "jelly", "lily", "fly"):
+        elif _breaks(word, run, predicate):
+            yield from _chunk(run, predicate)
+            run, predicate = [], word in _COPULAS or (predicate and not run)
+        elif not _ADVERB.match(word) or word in _LIKE_ADVERBS or (run and run[-1] in DETERMINERS):
             run.append(word)
 
 
-def _breaks(word: str, determined: bool, started: bool) -> bool:
+def _breaks(word: str, run: list[str], predicate: bool) -> bool:
     """Does a phrase end before this word? After a determiner a participle is an adjective ("a parked car")."""
-    if not word[0].isalnum() or word in _FUNCTION or word in _BE_AND_MODALS or word in PRONOUNS:
+    if not word[0].isalnum() or word in _CLOSED:
         return True
-    if determined or word in _NOUNS:
+    if (
+        run
+        and (run[-1] in DETERMINERS or _ADVERB.match(run[-1]))
+        and not (run[-1] in ("that", "which") and word in _VERB_FORMS)
+    ):
         return False
-    return word in _INFLECTED or (started and word.endswith("ing"))
+    if word in _NO_VERBS:
+        return False
+    if word in _VERB_FORMS or (word.endswith("ing") and (run or predicate)):
+        return True
+    if len(run) > 1 and run[0] in ("a", "an") and lemma(word) != word and word not in _PLURAL_MODIFIERS:
+        return True  # "a woman ... overtakes": the head of such a phrase is no plural
+    return word in _NOUN_VERB_FORMS and _agrees(word, run, predicate)
 
 
-def _chunk(run: list[str]) -> Iterator[Chunk]:
-    while run and run[-1] not in DETERMINERS and run[-1] in _INFLECTED and run[-1] not in _NOUNS and len(run) > 1:
-        run = run[:-1]
+def _agrees(word: str, run: list[str], predicate: bool) -> bool:
+    """Is a word that may be noun or verb a verb here? "A man hands", "trees line", "is covered", "covered with"."""
+    if word.endswith("ed"):
+        return True
+    if not run or predicate:
+        return word.endswith("ing")
+    if word.endswith("s") and word not in _NOUNS_TOO:
+        return run[0] in _SINGULAR or lemma(run[-1]) != run[-1]
+    return lemma(run[-1]) != run[-1]
+
+
+def _chunk(run: list[str], predicate: bool) -> Iterator[Chunk]:
     content = [word for word in run if word not in DETERMINERS]
-    if content:
+    if content and not (predicate and run == content and lemma(run[-1]) == run[-1]):
         yield Chunk(tuple(run), lemma(run[-1]))
 
 
@@ -184,4 +213,6 @@ def _inflections(verb: str) -> list[str]:
     return [verb, third, verb + "ed", verb + "ing", doubled + "ed", doubled + "ing"]
 
 
-_INFLECTED = _IRREGULAR.union(*map(_inflections, _VERBS))
+_VERB_FORMS = _IRREGULAR.union(*map(_inflections, _VERBS))
+_NOUN_VERB_FORMS = frozenset[str]().union(*map(_inflections, _NOUNS_TOO))
+_CLOSED = _FUNCTION | _COPULAS | _AUXILIARIES | PRONOUNS
