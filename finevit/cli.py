@@ -8,13 +8,14 @@ from pathlib import Path
 
 KINDS = ("doc", "chart", "grounding", "easyvqa")
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError`). Anything else
+        0 when it did what it says; 2 with a message when the user can mend it (a `ValueError`). Anything else
         is a bug or a broken run and raises, which ends the process with 1.
     """
     arguments, rest = _parser().parse_known_args(argv)
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"finevit: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("finevit: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -156,7 +156,8 @@ class _Crew:
 
 def _work(run: Run, pipe: Connection) -> None:
     """A worker: do tasks until the supervisor closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, and ends us with SIGTERM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is half-written is removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     models: dict[str, Any] = {}
     while True:

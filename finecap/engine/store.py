@@ -19,7 +19,7 @@ import json
 import os
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,11 @@ class Store:
 
 
 @contextmanager
-def committed(path: Path) -> Generator[Path]:
+def committed(path: Path, tag: str = "") -> Generator[Path]:
     """Write aside, sync, rename: `path` appears whole or not at all.
+
+    What a killed process left aside is written over by the next one. So two must not write the same path at once:
+    claim it, or give a `tag` of one's own.
 
     Yields:
         The path to write to. It is removed when the block raises.
@@ -62,7 +65,7 @@ def committed(path: Path) -> Generator[Path]:
     Raises:
         StopRun: the disk is full or cannot be written; says where.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    aside = path.with_name(f".{path.name}{tag}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -73,7 +76,8 @@ def committed(path: Path) -> Generator[Path]:
         raise_disk_error(error, path)
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there on a read-only disk, and the error that counts is under way
+            aside.unlink(missing_ok=True)
 
 
 def raise_disk_error(error: OSError, path: Path) -> None:
@@ -95,7 +99,7 @@ def _sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with committed(path) as aside:
+    with committed(path, f".{uuid.uuid4().hex[:12]}") as aside:
         aside.write_text(text, encoding="utf-8")
 
 
