@@ -303,15 +303,15 @@ def format_status(summary: Summary) -> str:
     lines += _details("rejected", {one.name: one.rejects for one in summary.passes})
     lines += _details("counted", {one.name: one.counters for one in summary.passes})
     set_aside = [f"  {one.name} {shard}: {error}" for one in summary.passes for shard, error in one.set_aside.items()]
-    lines += _section("set aside; the same command tries them again", set_aside)
-    lines += _section("left out for good", [f"  {name}" for name in summary.left_out])
-    lines += _section("does not add up; delete these shards and run again", [f"  {text}" for text in summary.problems])
+    lines += _shards("set aside; the same command tries them again", set_aside)
+    lines += _shards("left out for good", [f"  {name}" for name in summary.left_out])
+    lines += _shards("does not add up; delete these shards and run again", [f"  {text}" for text in summary.problems])
     return "\n".join(lines)
 
 
 _HEAD = f"{'pass':<15}{'shards':>15}{'rows':>15}{'rejected':>12}{'rows/s':>10}{'tokens/s':>11}{'worker time':>14}"
-# Of long lists, for instance when an endpoint was down and every shard was set aside, this much is shown.
-LONGEST_LIST = 20
+# Every shard may be set aside, for instance when a detector was down: so many are shown.
+MOST_SHARDS = 20
 
 
 def _state(summary: Summary) -> str:
@@ -349,17 +349,17 @@ def _pass_line(one: PassSummary) -> str:
 
 
 def _details(title: str, figures: dict[str, dict[str, int]]) -> list[str]:
-    return _section(
-        title,
-        [f"  {name + ' ' + kind:<60}{count:>14,}" for name, found in figures.items() for kind, count in found.items()],
-    )
+    lines = [
+        f"  {name + ' ' + kind:<60}{count:>14,}" for name, found in figures.items() for kind, count in found.items()
+    ]
+    return ["", title, *lines] if lines else []
 
 
-def _section(title: str, lines: list[str]) -> list[str]:
+def _shards(title: str, lines: list[str]) -> list[str]:
     if not lines:
         return []
-    more = [f"  and {len(lines) - LONGEST_LIST:,} more"] if len(lines) > LONGEST_LIST + 1 else []
-    return ["", title, *(lines[:LONGEST_LIST] if more else lines), *more]
+    more = [f"  and {len(lines) - MOST_SHARDS:,} more"] if len(lines) > MOST_SHARDS else []
+    return ["", title, *lines[:MOST_SHARDS], *more]
 
 
 def _duration(seconds: float) -> str:
