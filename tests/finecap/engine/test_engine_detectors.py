@@ -4,7 +4,14 @@ import asyncio
 
 import pytest
 import torch
-from tiny_detectors import noise_picture, save_grounding_dino, save_owlv2, widest_gap
+from tiny_detectors import (
+    noise_picture,
+    save_grounding_dino,
+    save_mm_grounding_dino,
+    save_owlv2,
+    save_owlvit,
+    widest_gap,
+)
 
 from finecap.engine.errors import StopRun
 from finecap.engine.zero_shot import ZeroShotDetector
@@ -167,6 +174,16 @@ def test_the_threshold_is_kept_and_nothing_is_asked_without_phrases(owlv2, groun
         assert find(strict, picture, PHRASES) == [item for item in everything if item.score >= middle]
         monkeypatch.setattr(strict._model, "forward", None)
         assert find(strict, picture, []) == []
+
+
+@pytest.mark.parametrize(("save", "kind"), [(save_mm_grounding_dino, "mm-grounding-dino"), (save_owlvit, "owlvit")])
+def test_their_sisters_load_and_answer_too(tmp_path, picture, save, kind):
+    detector = ZeroShotDetector.from_folder(save(tmp_path), 0.0)
+    found = find(detector, picture, PHRASES)
+    assert detector.name.startswith(f"{kind} ")
+    assert len(found) == 16
+    assert {item.phrase for item in found} <= {0, 1, 2}
+    assert len({item.bbox for item in found}) > 1
 
 
 def test_a_name_tells_two_sets_of_weights_apart(grounding_dino, tmp_path):

@@ -12,14 +12,22 @@ from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    OwlViTImageProcessor,
+    OwlViTProcessor,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 WORDS = ("a", "the", "red", "blue", "car", "bus", "dog", "black", "white", "tree", "of", "with", "wheel", "house")
+
+SQUARE = {"height": 64, "width": 64}
 
 
 def save_grounding_dino(folder, max_text_len=256):
@@ -61,18 +69,38 @@ def save_grounding_dino(folder, max_text_len=256):
     return folder
 
 
+def save_mm_grounding_dino(folder):
+    """MM Grounding DINO of the same shape."""
+    save_grounding_dino(folder)
+    shape = GroundingDinoConfig.from_pretrained(folder).to_dict()
+    config = MMGroundingDinoConfig(**{key: shape[key] for key in shape if key not in ("model_type", "architectures")})
+    MMGroundingDinoForObjectDetection(config).save_pretrained(folder)
+    return folder
+
+
 def save_owlv2(folder):
     """OWLv2 with 16 patches, whose text tower reads 16 tokens as that of the real ones."""
     torch.manual_seed(0)
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Owlv2Config(
-        text_config={**tower, "vocab_size": 600, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0},
-        vision_config={**tower, "image_size": 64, "patch_size": 16},
-        projection_dim=16,
-    )
-    Owlv2ForObjectDetection(config).save_pretrained(folder)
-    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), _clip_tokenizer()).save_pretrained(folder)
+    Owlv2ForObjectDetection(Owlv2Config(**_owl_shape())).save_pretrained(folder)
+    Owlv2Processor(Owlv2ImageProcessor(size=SQUARE), _clip_tokenizer()).save_pretrained(folder)
     return folder
+
+
+def save_owlvit(folder):
+    """OWL-ViT of the same shape."""
+    torch.manual_seed(0)
+    OwlViTForObjectDetection(OwlViTConfig(**_owl_shape())).save_pretrained(folder)
+    OwlViTProcessor(OwlViTImageProcessor(size=SQUARE, crop_size=SQUARE), _clip_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def _owl_shape():
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return {
+        "text_config": {**tower, "vocab_size": 600, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0},
+        "vision_config": {**tower, "image_size": 64, "patch_size": 16},
+        "projection_dim": 16,
+    }
 
 
 def noise_picture():
