@@ -15,14 +15,14 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]*|[。！？][”’」』）]*")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\.$")
 
-# A loop: the same words, up to so many of them, again and again, at least so often and over so many words.
+# A loop: the same words, up to so many of them, at least so often in a row and over at least so many words. Signs and
+# songs say things three times, but not at length.
 LOOP_PERIOD = 40
-LOOP_TIMES = 4
-LOOP_WORDS = 12
+LOOPS = ((4, 12), (3, 24))
 # A sentence of so many words said so often, or an answer that deflate shrinks so far.
 SENTENCE_WORDS = 4
 SENTENCE_TIMES = 3
-MAX_COMPRESSION = 6.0
+MAX_COMPRESSION = 10.0
 # A caption cut back to its last full sentence must keep so much of what there was.
 MIN_KEPT = 0.5
 
@@ -159,10 +159,11 @@ _REFUSALS = [
     r"have the ability|caption|interpret|determine|continue|do that|do this|discuss|recogni[sz]e|make out)\b",
     r"(?:as|being) an? (?:ai|artificial intelligence|(?:large )?language|text-based)\b",
     r"i(?:'m| am|’m) (?:just |only )?an? (?:ai|(?:large )?language model|text-based)\b",
-    r"(?:there (?:is|was|appears to be|seems to be) no image\b(?! on| in|-)"
+    r"(?:there (?:is|was|appears to be|seems to be) no image\b(?! on\b|-| in (?!your|the (?:message|chat|prompt)))"
     r"|no image (?:was|has been|is) (?:provided|attached|uploaded)"
     r"|(?:please|could you|can you) (?:please )?(?:provide|upload|attach|share|send|resend)\b.{0,30}"
     r"\b(?:image|picture|photo))",
+    r"(?:it )?(?:looks|seems|appears) (?:like|that) there(?:'s|’s| is| was) no image\b",
     r"(?:it )?(?:looks|seems|appears) like (?:there is|there's|you|the|no).{0,30}\bimage\b.{0,40}"
     r"(?:not|didn't|no |missing|upload|attach|load)",
     r"(?:this|the) (?:image|content|request) (?:violates|goes against|may violate)",
@@ -204,11 +205,12 @@ def is_repetitive(text: str) -> bool:
 
 
 def _has_loop(found: list[str]) -> bool:
-    for period in range(1, min(LOOP_PERIOD, len(found) // LOOP_TIMES) + 1):
+    for period in range(1, min(LOOP_PERIOD, len(found) // LOOPS[-1][0]) + 1):
+        enough = min(max(times * period, least) for times, least in LOOPS)
         run = 0
         for number in range(period, len(found)):
             run = run + 1 if found[number] == found[number - period] else 0
-            if run + period >= max(LOOP_TIMES * period, LOOP_WORDS):
+            if run + period >= enough:
                 return True
     return False
 
@@ -242,7 +244,7 @@ _OVERRIDE = (
 )
 # A verb at the start of a text or a clause: "Answer: 12" and "Output voltage" are what forms and labels say.
 _DEMAND = (
-    r"(?:(?<![^\s.,;:!\"'“])(?:^|(?<=[.,;:!] )|(?<=\band )|(?<=\bthen )|(?<=\bplease )|(?<=\bmust )|(?<=\bto )))"
+    r"(?:\A|(?<=[.,;:!] )|(?<=\band )|(?<=\bthen )|(?<=\bplease )|(?<=\bmust )|(?<=\bnow )|(?<=\bto ))"
     r"(?:reply|respond|answer|output|say|write|repeat|caption(?:\s+this)?|"
     r"describe\s+(?:this|the|it)(?:\s+\w+)?|the\s+caption\s+(?:is|should\s+be|must\s+be))"
     r"(?:\s+(?:only|just|exactly|simply|back|as|with|the|following|words?|phrase|sentence|text|instead|this))*\s*[:,-]*\s*"
@@ -250,8 +252,8 @@ _DEMAND = (
 _INSTRUCTION = re.compile(rf"\b(?:{_OVERRIDE}|{_DEMAND})", re.IGNORECASE)
 _DEMANDED = re.compile(rf"\b{_DEMAND}(?P<payload>[\"“‘'][^\"”’']+[\"”’']|[^.!?\n]+)", re.IGNORECASE)
 _OBEDIENT = re.compile(
-    r"\A\W*(?:ok(?:ay)?\b|sure\b|understood|acknowledged|yes,|as (?:you )?(?:requested|instructed|asked)"
-    r"|i (?:will|shall|have|obey|am now|was told)\b|i(?:'ll|’ll|'m now)\b"
+    r"\A\W*(?:(?:ok(?:ay)?|sure|understood|acknowledged|yes)\s*(?:[,.!:]|\Z)"
+    r"|as (?:you )?(?:requested|instructed|asked)|i (?:will|shall|have|obey|am now|was told)\b|i(?:'ll|’ll|'m now)\b"
     r"|(?:my )?(?:system prompt|previous instructions))",
     re.IGNORECASE,
 )
@@ -275,7 +277,7 @@ def obeys_instruction(caption: str, texts: list[str]) -> bool:
     if not _INSTRUCTION.search(written):
         return False
     said = words(caption)
-    if re.search(_OVERRIDE, written, re.IGNORECASE) and (_OBEDIENT.match(caption) or len(said) < MIN_DESCRIPTION):
+    if re.search(_OVERRIDE, written, re.IGNORECASE) and (_OBEDIENT.match(caption) or len(said) < 2):
         return True
     payloads = [words(match["payload"]) for text in (*texts, written) for match in _DEMANDED.finditer(text)]
     return any(_is_mostly(said, payload) for payload in payloads if payload)
