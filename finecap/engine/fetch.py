@@ -17,7 +17,9 @@ from yarl import URL
 
 MAX_REDIRECTS = 5
 CHUNK = 2**16
-# Prefixes under which an IPv6 address stands for the IPv4 address in its last 32 bits: NAT64 (RFC 6052).
+# What IANA has given out of IPv6. All else, also the ways to write an IPv4 address as IPv6, is refused, except
+# NAT64 (RFC 6052), through which networks without IPv4 reach the rest.
+UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 Allowed = Callable[[str], bool]
@@ -28,7 +30,7 @@ class FetchError(ValueError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public Internet, also the one inside an IPv6 address that stands for it.
+    """Whether an IP address belongs to the public Internet, and so does the IPv4 address that it stands for, if any.
 
     Anything that is not an IP address in its usual spelling ("2130706433", "0x7f.1") is not.
     """
@@ -36,18 +38,13 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    # `is_global` holds for multicast, and `is_reserved` for NAT64.
-    if not ip.is_global or ip.is_multicast or (ip.is_reserved and ip not in NAT64):
-        return False
-    return all(is_public(str(inner)) for inner in _inside(ip))
-
-
-def _inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    if isinstance(ip, ipaddress.IPv4Address):
-        return []
-    if ip in NAT64:
-        return [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)]
-    return [inner for inner in (ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())) if inner is not None]
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip not in UNICAST or (ip.sixtofour and not is_public(str(ip.sixtofour))):
+            return False
+    # `is_global` holds for most of multicast.
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 async def fetch_image(url: str, max_bytes: int, timeout_s: float = 30.0, allowed: Allowed = is_public) -> bytes:

@@ -41,6 +41,21 @@ def captioner(*servers, **options):
     return Captioner("cap", "model-1", urls, **{"timeout_s": 5.0, **options})
 
 
+def context(out, who, models, shard, budget=None):
+    recipe = Recipe(passes={}, captioners=(who,), budget=budget or Budget())
+    return Context(shard, recipe, Journal(out / f"{shard}.jsonl"), None, out, models)
+
+
+def asking_in(here):
+    """What a pass does for one row."""
+
+    async def one(row):
+        options = {"key": row["key"], "journal": here.journal, "counters": here.counters, "max_tokens": 9}
+        return await chat_client(here).ask(here.recipe.captioners[0], row["key"], [JPEG], **options)
+
+    return one
+
+
 class Asking:
     """A client with its journal and counters, as a pass over one shard has them."""
 
@@ -281,16 +296,15 @@ def test_the_key_is_nowhere_but_in_the_request(tmp_path, monkeypatch, caplog, qu
 
 
 def test_a_spent_budget_stops_the_run_and_keeps_what_was_under_way(tmp_path):
-    """Each answer is 109 tokens or so; the overshoot is what was in flight."""
-    with FaultyServer(latency=0.02, jitter=0.02) as server:
-        asking = Asking(tmp_path, captioner(server), Budget(tokens=3000))
-        results = asking.ask_all(range(100), in_flight=8)
-    good = [one for one in results.values() if isinstance(one, Answer)]
-    stops = [one for one in results.values() if isinstance(one, StopRun)]
-    assert len(good) + len(stops) == 100
-    assert 3000 <= spent(tmp_path).tokens < 3000 + 8 * 120
-    assert server.answers.total() == len(good) == len(asking.journal)
-    assert "budget of 3000 tokens spent" in str(stops[0])
+    """Each answer is 109 tokens or so; the overshoot is what was in flight, and no paid answer is thrown away."""
+    with FaultyServer(latency=0.05, jitter=0.05) as server:
+        here = context(tmp_path, captioner(server), {}, "s", Budget(tokens=3000))
+        rows = [{"key": str(number)} for number in range(100)]
+        with pytest.raises(StopRun, match="budget of 3000 tokens spent"):
+            map_bounded(asking_in(here), rows, 8, event_loop(here))
+        event_loop(here).run_until_complete(chat_client(here).close())
+        assert 3000 <= spent(tmp_path).tokens < 3000 + 8 * 120
+        assert server.answers.total() == len(server.asked) == len(here.journal)
 
 
 def test_what_earlier_starts_and_other_workers_paid_counts(tmp_path):
@@ -376,11 +390,6 @@ def test_large_pictures_arrive_whole(tmp_path):
     assert {one.images for one in server.asked} == {(picture,)}
 
 
-def context(out, who, models, shard):
-    recipe = Recipe(passes={}, captioners=(who,))
-    return Context(shard, recipe, Journal(out / f"{shard}.jsonl"), None, out, models)
-
-
 def test_one_client_serves_a_worker_from_shard_to_shard_over_the_same_connections(tmp_path):
     models, peers = {}, set()
 
@@ -393,13 +402,8 @@ def test_one_client_serves_a_worker_from_shard_to_shard_over_the_same_connection
         who = captioner(server)
         for shard in "abc":
             here = context(tmp_path, who, models, shard)
-
-            async def one(row, here=here):
-                options = {"key": row["key"], "journal": here.journal, "counters": here.counters, "max_tokens": 9}
-                return await chat_client(here).ask(who, row["key"], [JPEG], **options)
-
             rows = [{"key": f"{shard}{number}"} for number in range(20)]
-            answers = map_bounded(one, rows, 4, event_loop(here))
+            answers = map_bounded(asking_in(here), rows, 4, event_loop(here))
             assert here.counters["requests"] == 20
             assert len({answer.text for answer in answers}) == 20
         event_loop(here).run_until_complete(chat_client(here).close())
@@ -409,18 +413,13 @@ def test_one_client_serves_a_worker_from_shard_to_shard_over_the_same_connection
 def test_a_worker_that_ends_complains_of_nothing(tmp_path):
     script = f"""
 import sys
-sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from test_engine_client import context, captioner, chat_client, event_loop, map_bounded, JPEG
+sys.path[:0] = {sys.path!r}
+from test_engine_client import asking_in, captioner, context, event_loop, map_bounded
 models = {{}}
-out = Path({str(tmp_path)!r})
 def work():
-    here = context(out, captioner(sys.argv[1]), models, "s")
-    async def one(row):
-        return await chat_client(here).ask(
-            here.recipe.captioners[0], row["key"], [JPEG], key=row["key"], journal=here.journal,
-            counters=here.counters, max_tokens=9)
-    print(len(map_bounded(one, [{{"key": str(n)}} for n in range(5)], 4, event_loop(here))))
+    here = context(Path({str(tmp_path)!r}), captioner(sys.argv[1]), models, "s")
+    print(len(map_bounded(asking_in(here), [{{"key": str(n)}} for n in range(5)], 4, event_loop(here))))
 work()
 """
     with FaultyServer() as server:
