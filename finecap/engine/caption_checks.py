@@ -91,8 +91,9 @@ _PREAMBLE = re.compile(
 )
 _EXCLAIMED = re.compile(r"\A\s*(?:sure(?: thing)?|certainly|of course|absolutely|okay|got it)!\s+", re.IGNORECASE)
 _CLOSING = re.compile(
-    r"\s*(?:let me know if|(?:i )?hope (?:this|that) helps|feel free to|if you(?:'d| would| need| have| want)|"
-    r"would you like (?:me )?|is there anything else)[^\n]*\Z",
+    r"(?:(?<=[.!?…\"”)*])\s+|\n\s*)(?:(?:please )?let me know (?:if|what)|(?:i )?hope (?:this|that|it) helps"
+    r"|(?:please )?feel free to|if you(?:'d| would| need| have| want)[^\n.]{0,80}(?:let me know|feel free|ask)\b"
+    r"|would you like (?:me )?|is there anything else)[^\n\"”»]*\Z",
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»", "「": "」"}
