@@ -211,6 +211,7 @@ class FaultyServer:
         completion = {
             "id": f"chatcmpl-{asked.identity[:8]}",
             "object": "chat.completion",
+            "created": int(asked.at),
             "model": asked.body["model"],
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"},

@@ -359,6 +359,25 @@ def test_a_request_is_what_openai_documents(tmp_path):
     assert pictures["messages"][0]["content"][2] == {"type": "text", "text": "Describe. 0"}
 
 
+def test_openais_own_client_reads_the_same_from_the_same_server(tmp_path):
+    """So that the fake is no private invention of client and server."""
+    import openai
+
+    with FaultyServer(models=("model-1",), key=SECRET, reply=lambda asked: asked.prompt + " 漢字") as server:
+        theirs = openai.OpenAI(base_url=server.url, api_key=SECRET, max_retries=0)
+        messages = [{"role": "user", "content": "Describe. 0"}]
+        read = theirs.chat.completions.create(model="model-1", messages=messages)
+        with pytest.raises(openai.NotFoundError):
+            theirs.chat.completions.create(model="model-2", messages=messages)
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=server.url, api_key="x").chat.completions.create(model="model-1", messages=messages)
+    with FaultyServer(reply=lambda asked: asked.prompt + " 漢字") as server:
+        ours = ask_one(tmp_path, captioner(server), images=())
+    assert ours.text == read.choices[0].message.content
+    assert ours.finish_reason == read.choices[0].finish_reason
+    assert (ours.prompt_tokens, ours.completion_tokens) == (read.usage.prompt_tokens, read.usage.completion_tokens)
+
+
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
