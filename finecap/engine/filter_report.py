@@ -117,10 +117,14 @@ class Histogram:
             "bars": [(photo / top, document / top) for photo, document in zip(*self.counts.values(), strict=True)],
             "at_least": None if self.measure.at_least is None else float(self._place(self.measure.at_least)),
             "at_most": None if self.measure.at_most is None else float(self._place(self.measure.at_most)),
-            "lines": [(float(self._place(limit)), f"{limit:.3g}") for limit in lines],
-            "ticks": [f"{value:.3g}" for value in (low, middle, high)],
+            "lines": [(float(self._place(limit)), _figure(limit)) for limit in lines],
+            "ticks": [_figure(value) for value in (low, middle, high)],
             "top": top,
         }
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class Dropped(NamedTuple):

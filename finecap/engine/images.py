@@ -45,12 +45,13 @@ def opened(data: bytes, max_pixels: int) -> Generator[Image.Image]:
     """The picture with only its header read; whatever goes wrong inside the block is the picture's fault.
 
     A picture that is cut off is an error inside, even if some library of the process allowed it for everybody
-    (`ImageFile.LOAD_TRUNCATED_IMAGES`).
+    (`ImageFile.LOAD_TRUNCATED_IMAGES`). This sets Pillow's global switches for the time of the block: not for threads.
 
     Raises:
         BadPicture: see `open_rgb`.
     """
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels  # Pillow refuses twice as many by itself
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs: refused below; of odd metadata: no matter
@@ -68,7 +69,7 @@ def opened(data: bytes, max_pixels: int) -> Generator[Image.Image]:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise BadPicture(f"{'truncated' if 'truncated' in text.lower() else 'corrupt'}: {text}"[:300]) from error
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = lenient, limit
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
