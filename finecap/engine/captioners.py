@@ -90,7 +90,10 @@ def _check_endpoint(name: str, url: str) -> None:
 
 @dataclass(frozen=True, config=CONFIG)
 class Budget:
-    """Where a run stops; None is without limit. Tokens are prompt and completion together."""
+    """Where a run stops; None is without limit. Tokens are prompt and completion together.
+
+    It is overshot by at most what is in flight in all workers, and what the other workers paid in the last second.
+    """
 
     tokens: int | None = None
     dollars: float | None = None

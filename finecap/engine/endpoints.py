@@ -87,6 +87,8 @@ class Endpoints:
 
     def answered(self, endpoint: Endpoint) -> None:
         """The server is alive, whatever it said: closes the breaker."""
+        if endpoint.opened:
+            endpoint.resume = self._clock()
         endpoint.failures = endpoint.opened = 0
         self._down_since = None
 
