@@ -70,8 +70,8 @@ def dataset_stats(files: Sequence[Path], scratch: Path) -> dict[str, Any]:
             "caption_styles": _tally(base, f"SELECT concat_ws(' by ', c.style, c.captioner) FROM {CAPTIONS}"),
             "regions": _region_kinds(base),
             "categories": _categories(base),
-            "checks": _tally(base, "SELECT unnest(provenance.checks) FROM records"),
-            "flags": _tally(base, "SELECT split_part(unnest(provenance.flags), ':', 1) FROM records"),
+            "checks": _tally(base, _kinds_of("provenance.checks")),
+            "flags": _tally(base, _kinds_of("provenance.flags")),
             "made_by": {
                 name: _tally(base, f"SELECT provenance.{name} FROM records") for name in ("phrases", "boxes", "ocr")
             },
@@ -105,6 +105,14 @@ def _tally(base: duckdb.DuckDBPyConnection, query: str) -> dict[str, int]:
     if len(found) > LISTED:
         tally[f"(others, {len(found) - LISTED} different)"] = sum(count for _, count in found[LISTED:])
     return tally
+
+
+def _kinds_of(notes: str) -> str:
+    """Query of notes without what is particular to one picture: quotes, and words with digits."""
+    note = f"unnest({notes})"
+    return (
+        rf"""SELECT regexp_replace(regexp_replace({note}, '"[^"]*"', '…', 'g'), '\S*\d\S*', '…', 'g') FROM records"""
+    )
 
 
 def _region_kinds(base: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

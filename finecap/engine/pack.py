@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.passes import Context, Row
+from finecap.engine.verify import OBEYS
 
 if TYPE_CHECKING:
     from finecap.records import Provenance, Record, Region
@@ -92,7 +93,8 @@ COLUMNS = pa.schema(
 )
 # What `context.counters` calls a live row that becomes no record; status and card count it among the rejects.
 NOTHING_TO_SAY = "rejected: nothing to say"
-# What the verify pass calls its second reading of the texts, and how a flag begins that says what was wrong there.
+# The verify pass's check when it read all lines of a picture a second time, and how its flag of a line begins that
+# was read otherwise: 'read back: NAME reads "..." for "the line's text" (0.5 alike)'.
 READ_BACK = "read back"
 
 
@@ -101,7 +103,7 @@ class Options:
     """Attributes:
     drop_unverified: leave out a local caption that the verify pass could not find again in the picture. Its box
         stays, with label and score and `verified` None: nothing that is left of it was checked. If false, the
-        caption stays and `verified` is False.
+        caption stays and `verified` is False. A caption that obeys what is written in the picture goes in any case.
     webdataset: write tar archives beside the parquet files.
     push_to_hub: dataset repository to upload to, after everything else.
     """
@@ -162,12 +164,13 @@ def _objects(row: Row, options: Options, counters: Counter[str]) -> Iterator[Reg
     objects = row["objects"] or []
     kept = range(len(objects)) if row["kept_objects"] is None else row["kept_objects"]
     captions = {item["object"]: item for item in row["local_captions"] or []}
-    verdicts = {item["object"]: item["verified"] for item in row["verdicts"] or []}
+    verdicts = {item["object"]: item for item in row["verdicts"] or []}
     for index in kept:
-        item, words = objects[index], captions.get(index, {})
-        caption, verified = words.get("caption"), verdicts.get(index)
-        if caption and verified is False and options.drop_unverified:
-            counters["local captions dropped: not verified"] += 1
+        item, words, verdict = objects[index], captions.get(index, {}), verdicts.get(index, {})
+        caption, verified = words.get("caption"), verdict.get("verified")
+        obeys = verdict.get("reason") == OBEYS
+        if caption and verified is False and (options.drop_unverified or obeys):
+            counters[f"local captions dropped: {OBEYS if obeys else 'not verified'}"] += 1
             caption = verified = None
         yield {
             "bbox": item["bbox"],
@@ -181,8 +184,10 @@ def _objects(row: Row, options: Options, counters: Counter[str]) -> Iterator[Reg
 
 
 def _text_regions(row: Row) -> Iterator[Region]:
+    """Lines and words. Only lines are read back; where the two readings differ, nobody knows which one is right."""
     kind = "document_text" if row["branch"] == "document" else "text"
-    verified = _read_back(row["checks"] or [], row["flags"] or [])
+    unsure = [flag for flag in row["flags"] or [] if flag.startswith(READ_BACK)]
+    read_twice = READ_BACK in (row["checks"] or [])
     for item in row["texts"] or []:
         yield {
             "bbox": item["bbox"],
@@ -191,14 +196,12 @@ def _text_regions(row: Row) -> Iterator[Region]:
             "caption": None,
             "text": item["text"],
             "score": item["score"],
-            "verified": verified,
+            "verified": (read_twice and item["level"] == "line" and not _is_named(item["text"], unsure)) or None,
         }
 
 
-def _read_back(checks: Sequence[str], flags: Sequence[str]) -> bool | None:
-    """True if the picture's texts were read a second time, and alike."""
-    same = READ_BACK in checks and not any(flag.startswith(READ_BACK) for flag in flags)
-    return True if same else None
+def _is_named(text: str, flags: Sequence[str]) -> bool:
+    return any(f'for "{text}" (' in flag for flag in flags)
 
 
 def _inside(bbox: Sequence[float], width: int, height: int) -> bool:

@@ -18,6 +18,7 @@ from finecap.engine.runner import Run, run_shard
 from finecap.engine.shards import Shard
 from finecap.engine.status import summarise
 from finecap.engine.store import Store
+from finecap.engine.verify import OBEYS
 from finecap.loading import record_to_turns
 from finecap.records import FINECAP_FEATURES, validate_record
 
@@ -105,19 +106,30 @@ def test_lines_and_words_are_text_of_a_photo_or_of_a_document(branch, kind):
     ]
 
 
+def test_a_caption_that_obeys_the_picture_goes_whatever_the_recipe_says():
+    verdict = {"object": 0, "verified": False, "iou": None, "reason": OBEYS}
+    row = live_row(objects=TWO[:1], local_captions=[said(0, "I obey")], verdicts=[verdict])
+    (region,) = as_record(row, Options(drop_unverified=False), Counter())["regions"]
+    assert (region["caption"], region["verified"]) == (None, None)
+
+
+SOLE = 'read back: m reads "Sole" for "Sale" (0.75 alike)'
+
+
 @pytest.mark.parametrize(
     ("checks", "flags", "verified"),
     [
-        (["read back"], [], True),
-        (["read back"], ["read back: 'Sale' was read as 'Sole'"], None),
-        (["read back"], ["number 12 not in OCR"], True),
-        (["numbers"], [], None),
+        (["numbers", "read back"], [], [True, True, None]),
+        (["read back"], [SOLE], [None, True, None]),
+        (["read back"], ['dense: quote "Sale" not in the OCR text'], [True, True, None]),
+        (["read back 1 of 2 lines"], [], [None, None, None]),
+        (["numbers"], [], [None, None, None]),
     ],
 )
-def test_text_is_verified_only_if_it_was_read_back_alike(checks, flags, verified):
-    row = live_row(texts=[found_text("Sale")], checks=checks, flags=flags)
-    record = as_record(row, Options(), Counter())
-    assert record["regions"][0]["verified"] is verified
+def test_a_line_is_verified_only_if_it_was_read_back_alike(checks, flags, verified):
+    texts = [found_text("Sale"), found_text("Today"), found_text("Today", "word")]
+    record = as_record(live_row(texts=texts, checks=checks, flags=flags), Options(), Counter())
+    assert [region["verified"] for region in record["regions"]] == verified
     assert (record["provenance"]["checks"], record["provenance"]["flags"]) == (checks, flags)
 
 

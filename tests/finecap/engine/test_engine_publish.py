@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,18 @@ def local_captions(rows, options, context):
         yield {"key": row["key"], "local_captions": said}
 
 
-FUNCTIONS = ("ingest", "recaption", "ocr", "boxes", "local_captions")
+def verify(rows, options, context):
+    for number, row in enumerate(rows):
+        flags = [f"dense: number {number} not in the OCR text", f'object {number}: quote "a {number}" not in it']
+        yield {
+            "key": row["key"],
+            "verdicts": [],
+            "checks": ["numbers", f"read back {number} of 9 lines"],
+            "flags": flags,
+        }
+
+
+FUNCTIONS = ("ingest", "recaption", "ocr", "boxes", "local_captions", "verify")
 
 
 def make_run(folder, monkeypatch, shards=SHARDS, **pack):
@@ -221,6 +233,8 @@ def test_the_figures_are_those_that_counting_the_records_gives(published):
     assert stats["categories"]["different"] == len(labels)
     assert stats["licenses"] == {"CC-BY-4.0": 10}
     assert stats["captioners"] == {"m|1": 10}
+    assert stats["checks"] == {"numbers": 10, "read back … of … lines": 10}
+    assert stats["flags"] == {"dense: number … not in the OCR text": 10, "object … quote … not in it": 10}
     lengths = stats["distributions"]["global caption, words"]
     assert (lengths["min"], lengths["max"], lengths["mean"]) == (words[0], words[-1], round(sum(words) / 10, 3))
     aspect = stats["distributions"]["aspect, width / height"]
@@ -274,17 +288,31 @@ def test_the_card_shows_no_markup_of_the_data_and_no_folder_of_the_machine(publi
         assert (published / chart).read_text().startswith("<svg")
 
 
-def test_the_gallery_shows_data_as_text_and_asks_for_nothing_else(published):
-    from lxml import html
+class Page(HTMLParser):
+    """What a browser would make of a page."""
 
-    page = (published / "gallery.html").read_text()
-    tree = html.fromstring(page)
-    assert len(tree.findall(".//article")) == 10
-    assert {element.tag for element in tree.iter()} & {"script", "img", "iframe", "link"} == set()
-    assert not any(name.startswith("on") for element in tree.iter() for name in element.attrib)
-    links = [value for element in tree.iter() for name, value in element.attrib.items() if name in ("href", "src")]
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.texts = Counter(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_gallery_shows_data_as_text_and_asks_for_nothing_else(published):
+    page = Page()
+    page.feed((published / "gallery.html").read_text())
+    assert page.tags["article"] == 10
+    assert set(page.tags) & {"script", "img", "iframe", "link", "object"} == set()
+    assert {name for name, _ in page.attributes if name.startswith("on")} == set()
+    links = [value for name, value in page.attributes if name in ("href", "src")]
+    assert len(links) == 10
     assert all(link.startswith("data:image/jpeg;base64,") for link in links)
-    assert sum(EVIL in element.text_content() for element in tree.findall(".//article")) == 10
+    assert sum(EVIL in text for text in page.texts) >= 10
 
 
 def test_a_gallery_is_made_of_generated_records_too(tmp_path):
