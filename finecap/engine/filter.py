@@ -27,12 +27,12 @@ COLUMNS = pa.schema(
         ("saturation", pa.float32()),  # mean of HSV's S, 0 to 1
         ("paper", pa.float32()),  # largest share of pixels within 8 of one light luminance (160 or more of 255)
         ("flat", pa.float32()),  # share of pixels that differ by less than 3 of 255 from both next neighbours
-        ("detail", pa.float32()),  # variance of the Laplacian over that of the luminance (plus 25)
+        ("detail", pa.float32()),  # variance of the Laplacian over that of the luminance (plus 100)
     ]
 )
 MEASURED_SIDE = 448
 CLIPPED_DARK, CLIPPED_BRIGHT = 5, 250
-LIGHT, PAPER_WIDTH, FLAT_STEP, NOISE_VARIANCE = 160, 8, 3, 25.0
+LIGHT, PAPER_WIDTH, FLAT_STEP, NOISE_VARIANCE = 160, 8, 3, 100.0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
