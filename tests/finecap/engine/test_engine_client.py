@@ -108,7 +108,7 @@ STORM |= {"empty": 0.01, "null": 0.01, "bad": 0.03, "latency": 0.005, "jitter": 
 def test_in_a_storm_of_faults_every_request_ends_exactly_once_and_is_paid_once(tmp_path):
     """600 requests, 32 in flight, two endpoints; about one answer in seven is one of ten kinds of fault."""
     with FaultyServer(seed=3, **STORM) as a, FaultyServer(seed=4, **STORM) as b:
-        who = captioner(a, b, timeout_s=0.7)
+        who = captioner(a, b, timeout_s=1.5)
         asking = Asking(tmp_path, who)
         results = asking.ask_all(range(600))
 
@@ -184,13 +184,13 @@ def test_when_no_server_answers_the_run_stops_after_the_patience_and_names_it(tm
 
 
 def test_a_rest_that_the_server_asks_for_is_kept_by_all_requests(tmp_path):
-    with FaultyServer(seed=5, busy=0.05, retry_after="1") as server:
+    with FaultyServer(seed=5, busy=0.05, retry_after="2") as server:
         results = Asking(tmp_path, captioner(server)).ask_all(range(40), in_flight=4)
     assert all(isinstance(one, Answer) for one in results.values())
     rests = [one.at for one in server.asked if one.fault == "busy"]
     assert rests
-    # Only what was on its way already may come in the second after a 429.
-    assert max(sum(rest + 0.1 < one.at < rest + 0.9 for one in server.asked) for rest in rests) == 0
+    # Only what was on its way already may come in the two seconds after a 429.
+    assert max(sum(rest + 0.5 < one.at < rest + 1.9 for one in server.asked) for rest in rests) == 0
 
 
 def test_a_rate_limit_costs_no_image_however_often_it_is_met(tmp_path, quick):
