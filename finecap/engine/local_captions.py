@@ -46,6 +46,8 @@ COLUMNS = pa.schema(
 )
 # Ingest has refused what is too large.
 ANY_SIZE = 2**62
+# Of the text in a box, the captioner is told so many characters.
+LONGEST_TEXT = 1000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -159,7 +161,7 @@ class _Captioning:
             "phrase": thing["phrase"] or thing["label"],
             "label": thing["label"],
             "caption": row["global_caption"] or "",
-            "texts": "\n".join(lines),
+            "texts": "\n".join(lines)[:LONGEST_TEXT],
         }
         box = thousandths(thing["bbox"], row["width"], row["height"])
         try:

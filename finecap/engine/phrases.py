@@ -28,11 +28,11 @@ RULES = "rules 1"
 # What a caption speaks of but no detector can put a box around: the picture itself, its parts, its mood.
 UNBOXABLE = word_set(
     """
-    image picture photo photograph shot view scene background foreground setting composition frame perspective
-    angle focus depth field center centre middle left right top bottom side corner edge front back rear end
+    image picture photo photograph shot view scene background foreground setting composition perspective
+    angle focus depth center centre middle left right top bottom side corner edge front back rear end
     distance position space lighting atmosphere mood ambiance ambience style tone color colour hue shade contrast
     texture detail sense feeling impression effect focal overall kind type sort variety range series number amount
-    pair lot group couple set row part portion piece bit way time day addition contrast appearance presence theme
+    pair lot group set row part portion piece bit way time day addition contrast appearance presence theme
     subject emphasis clarity quality resolution caption description text something anything nothing everything
     someone anyone everyone one other another each
     """

@@ -13,7 +13,7 @@ from finecap.engine.noun_rules import word_set
 TEXT_LABELS = word_set(
     """
     banner billboard caption headline heading inscription label letter lettering letters logo menu newspaper nameplate
-    number page paragraph plaque plate poster receipt script sentence sign signage signboard signpost sticker tag text
+    number page paragraph plaque poster receipt script sentence sign signage signboard signpost sticker tag text
     ticker title watermark word words writing
     """
 )

