@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.caption_checks import check_caption, normalised
 from finecap.engine.captioners import draw_captioner
 from finecap.engine.concurrency import event_loop, map_bounded
+from finecap.engine.errors import StopRun
 from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
 from finecap.engine.passes import Context, Row
 from finecap.engine.prompt_templates import Templates, global_prompt, load_templates
@@ -68,10 +69,12 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     the failed request; another caption that cannot be used is left out and counted, as "captions dropped: why".
 
     Raises:
-        StopRun: no captioner can be asked any more.
+        StopRun: there is no captioner, or none can be asked any more.
     """
     from finecap.engine.client import chat_client
 
+    if not context.recipe.captioners:
+        raise StopRun("the recipe has no captioners; write at least one in its section 'captioners'")
     templates = load_templates(options.prompts, options.styles)
     client = chat_client(context)
     ask = partial(_caption, client=client, templates=templates, options=options, context=context)

@@ -135,6 +135,13 @@ def test_a_run_that_dies_pays_for_no_answer_twice(tmp_path, monkeypatch, good, i
     assert all(row["reject"] is None for row in rows_of(run))
 
 
+def test_a_recipe_without_captioners_stops_the_run(tmp_path, monkeypatch):
+    with FaultyServer() as server:
+        run = captioned_run(monkeypatch, tmp_path, server, KEYS[:1], names=(), recaption={})
+        with pytest.raises(StopRun, match="no captioners"):
+            run_pass(run, "recaption")
+
+
 # --- templates
 
 LOCAL = "local: {max_tokens: 9, object: [look], text: [read]}"
