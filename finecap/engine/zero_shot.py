@@ -106,8 +106,10 @@ class ZeroShotDetector:
             text_kwargs={"truncation": True, "padding": "max_length"},
         )
         outputs = self._model(**inputs.to(self._model.device))
+        # OmDet-Turbo's processor suppresses overlaps by itself; here the recipe says how.
+        suppression = {"nms_threshold": 1.0} if self._model.config.model_type == "omdet-turbo" else {}
         found = self._processor.post_process_grounded_object_detection(
-            outputs, threshold=min_score, target_sizes=[(image.height, image.width)]
+            outputs, threshold=min_score, target_sizes=[(image.height, image.width)], **suppression
         )[0]
         rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
         return [Detection(tuple(box), asked[label][0], score) for box, label, score in rows]

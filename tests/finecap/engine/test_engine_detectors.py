@@ -8,6 +8,7 @@ from tiny_detectors import (
     noise_picture,
     save_grounding_dino,
     save_mm_grounding_dino,
+    save_omdet_turbo,
     save_owlv2,
     save_owlvit,
     widest_gap,
@@ -176,7 +177,10 @@ def test_the_threshold_is_kept_and_nothing_is_asked_without_phrases(owlv2, groun
         assert find(strict, picture, []) == []
 
 
-@pytest.mark.parametrize(("save", "kind"), [(save_mm_grounding_dino, "mm-grounding-dino"), (save_owlvit, "owlvit")])
+@pytest.mark.parametrize(
+    ("save", "kind"),
+    [(save_mm_grounding_dino, "mm-grounding-dino"), (save_owlvit, "owlvit"), (save_omdet_turbo, "omdet-turbo")],
+)
 def test_their_sisters_load_and_answer_too(tmp_path, picture, save, kind):
     detector = ZeroShotDetector.from_folder(save(tmp_path), 0.0)
     found = find(detector, picture, PHRASES)

@@ -8,12 +8,16 @@ from PIL import Image
 from transformers import (
     BertTokenizerFast,
     CLIPTokenizer,
+    DetrImageProcessor,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
     MMGroundingDinoConfig,
     MMGroundingDinoForObjectDetection,
+    OmDetTurboConfig,
+    OmDetTurboForObjectDetection,
+    OmDetTurboProcessor,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
@@ -28,21 +32,21 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 WORDS = ("a", "the", "red", "blue", "car", "bus", "dog", "black", "white", "tree", "of", "with", "wheel", "house")
 
 SQUARE = {"height": 64, "width": 64}
+SWIN = {
+    "model_type": "swin",
+    "embed_dim": 8,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [1, 1, 1, 1],
+    "image_size": 64,
+    "out_indices": [2, 3, 4],
+}
 
 
 def save_grounding_dino(folder, max_text_len=256):
     """Grounding DINO with 16 queries; full stop, [CLS] and [SEP] at the ids that its code has written in it."""
     torch.manual_seed(0)
     config = GroundingDinoConfig(
-        backbone_config={
-            "model_type": "swin",
-            "window_size": 7,
-            "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 1, 1],
-            "image_size": 64,
-            "out_indices": [2, 3, 4],
-        },
+        backbone_config={**SWIN, "window_size": 7},
         text_config={
             "model_type": "bert",
             "vocab_size": 1200,
@@ -94,6 +98,35 @@ def save_owlvit(folder):
     return folder
 
 
+def save_omdet_turbo(folder):
+    """OmDet-Turbo with 16 queries."""
+    torch.manual_seed(0)
+    text = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OmDetTurboConfig(
+        image_size=64,
+        backbone_config={**SWIN, "patch_size": 4, "window_size": 2},
+        apply_layernorm_after_vision_backbone=False,
+        text_config={**text, "model_type": "clip_text_model", "vocab_size": 600, "eos_token_id": 513},
+        text_projection_in_dim=24,
+        text_projection_out_dim=24,
+        class_embed_dim=24,
+        task_encoder_hidden_dim=32,
+        num_queries=16,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[16, 32, 64],
+        encoder_dim_feedforward=32,
+        encoder_attention_heads=2,
+        vision_features_channels=[16, 16, 16],
+        decoder_hidden_dim=16,
+        decoder_num_heads=2,
+        decoder_num_layers=2,
+        decoder_dim_feedforward=32,
+    )
+    OmDetTurboForObjectDetection(config).save_pretrained(folder)
+    OmDetTurboProcessor(DetrImageProcessor(size=SQUARE), _clip_tokenizer(77)).save_pretrained(folder)
+    return folder
+
+
 def _owl_shape():
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     return {
@@ -125,7 +158,9 @@ def _bert_tokenizer(folder):
     return BertTokenizerFast(str(vocabulary), do_lower_case=True, model_max_length=512)
 
 
-def _clip_tokenizer():
+def _clip_tokenizer(model_max_length=16):
     letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=16)
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=model_max_length
+    )
