@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from finecap.engine.errors import StopRun
 from finecap.engine.runner import Run, ShardStats
-from finecap.engine.scheduler import Schedule, Task, run_task
+from finecap.engine.scheduler import Schedule, Task
 from finecap.engine.store import write_json
 
 # How long to wait before asking again for a shard that a process of another run of the same folder works on.
 BUSY_SECONDS = 1.0
+# What a worker has to remove its half-written files.
+GRACE_SECONDS = 10.0
 
 Report = Callable[[Schedule, ShardStats | None], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
-    process: BaseProcess
+    process: subprocess.Popen
     pipe: Connection
+    lifeline: int
     task: Task | None = None
+
+    def dismiss(self) -> None:
+        """Let go of its files; closing the lifeline ends it if it should still live."""
+        self.pipe.close()
+        os.close(self.lifeline)
 
 
 def run_locally(
@@ -104,23 +110,29 @@ class _Crew:
 
     def __init__(self, run: Run, size: int) -> None:
         self._run = run
-        self._spawn = multiprocessing.get_context("spawn")
-        self.workers = [self._hire() for _ in range(size)]
         self.resting: list[tuple[float, Task]] = []
+        self.workers: list[_Worker] = []
+        for _ in range(size):
+            self.workers.append(self._hire())
 
     def _hire(self) -> _Worker:
-        ours, theirs = self._spawn.Pipe()
-        process = self._spawn.Process(target=_work, args=(self._run, theirs), daemon=False)
-        process.start()
+        ours, theirs = multiprocessing.Pipe()
+        end, lifeline = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finecap.engine.worker", str(theirs.fileno()), str(end)],
+            pass_fds=(theirs.fileno(), end),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        )
         theirs.close()
-        return _Worker(process, ours)
+        os.close(end)
+        with suppress(OSError):  # it died at once; `receive` will find out
+            ours.send(self._run)
+        return _Worker(process, ours, lifeline)
 
     def start(self, worker: _Worker, task: Task) -> None:
         worker.task = task
-        try:
+        with suppress(OSError):  # it died idle; `receive` will find out and hire another
             worker.pipe.send(task)
-        except OSError:  # it died idle; `receive` will find out and hire another
-            return
 
     def reported(self, timeout: float) -> list[_Worker]:
         """Workers that said something or died while at work."""
@@ -138,46 +150,19 @@ class _Crew:
         try:
             return task, worker.pipe.recv()
         except (EOFError, OSError):
-            worker.process.join()
+            code = worker.process.wait()
+            worker.dismiss()
             self.workers[self.workers.index(worker)] = self._hire()
-            return task, ("failed", f"the worker died with exit code {worker.process.exitcode}")
+            return task, ("failed", f"the worker died with exit code {code}")
 
     def end(self) -> None:
         """End every worker, at work or not."""
         for worker in self.workers:
-            worker.pipe.close()
-            if worker.task:
-                worker.process.terminate()
+            worker.process.terminate()
         for worker in self.workers:
-            worker.process.join(timeout=10)
-            if worker.process.is_alive():
+            try:
+                worker.process.wait(timeout=GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
                 worker.process.kill()
-
-
-def _work(run: Run, pipe: Connection) -> None:
-    """A worker: do tasks until the supervisor closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, and ends us with SIGTERM
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is half-written is removed
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    models: dict[str, Any] = {}
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            stats = run_task(run, task, models)
-            answer: tuple[str, Any] = ("busy", None) if stats is None else ("done", stats)
-        except StopRun as error:
-            answer = ("stop", str(error))
-        except Exception:
-            answer = ("failed", traceback.format_exc())
-        pipe.send(answer)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        print("finecap: the supervisor died; worker ends", file=sys.stderr)
-        os._exit(1)
+                worker.process.wait()
+            worker.dismiss()
