@@ -1,0 +1,267 @@
+"""The caption engine against the least that could do the work, in one run.
+
+    python benchmarks/engine.py             # some eight minutes on two cores; writes results/engine_cpu.json
+    python benchmarks/engine.py --quick     # a smoke test; writes to --out only
+
+1. recaption: rows/s of the pass, committed and journalled, against a bare asyncio + aiohttp loop that decodes, scales,
+   encodes and posts the same pictures in the same way to the same server, in turns (goal: at least 95 %);
+2. clients: CPU-ms per request by HTTP library (engine_http.py);
+3. workers: one, two and four local workers, waiting for a server and decoding pictures; and the same tasks on Ray;
+4. million: status, balance and dedup over a million rows (engine_synthetic.py), seconds and peak memory.
+
+The fake captioner runs in its own process on the same cores. Ingest against a bare decode is engine_ingest.py, the
+quality of OCR, boxes and verification engine_quality.py. On a machine that others use too wall-clock says little, so
+CPU time stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import engine_http
+import engine_synthetic
+from engine_bare import bare_loop
+from engine_server import served
+
+from finecap.engine.local import run_locally
+from finecap.engine.recipe import recipe_from
+from finecap.engine.runner import Run, run_shard
+from finecap.engine.runs import open_run
+
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "immunohistochemistry", "retina")
+# Width and height of the pictures, and the longer side that a captioner gets.
+SIZE, MAX_SIDE = (640, 480), 448
+IN_FLIGHT = 64
+WORKERS_SHARD = 16
+PASSES_BEFORE = ("ingest", "filter", "dedup")
+# Every picture passes: what is measured is the engine, not the filter.
+OPEN_FILTER = {"min_sharpness": 0, "min_luminance": 0, "max_luminance": 1, "max_dark": 1, "max_bright": 1}
+
+
+def write_pictures(folder: Path, count: int, seed: int = 0) -> None:
+    """JPEGs cut out of real photographs, each one of its own."""
+    import numpy as np
+    from PIL import Image
+    from skimage import data as photographs
+
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(seed)
+    sources = [Image.fromarray(getattr(photographs, name)()).convert("RGB") for name in PHOTOGRAPHS]
+    for number in range(count):
+        source = sources[number % len(sources)]
+        side = draw.uniform(0.5, 0.9) * min(source.size)
+        x, y = (draw.uniform(0, length - side) for length in source.size)
+        picture = source.resize(SIZE, Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+        picture.save(folder / f"{number:05d}.jpg", quality=90)
+
+
+def begin(folder: Path, name: str, server: str, rows_per_shard: int, in_flight: int = IN_FLIGHT) -> Run:
+    """A run over the pictures in `folder`/in, with one caption a picture."""
+    recipe = {
+        "seed": 1,
+        "rows_per_shard": rows_per_shard,
+        "ingest": {"source": "scikit-image", "license": "see its documentation"},
+        "filter": OPEN_FILTER,
+        "dedup": {"max_distance": 0},
+        "recaption": {"styles": ["dense"], "max_side": MAX_SIDE, "in_flight": in_flight},
+        "captioners": [{"name": "fake", "model": "fake", "endpoints": [server]}],
+    }
+    return open_run(recipe_from(recipe), folder / "in", folder / name)
+
+
+def recaption(folder: Path, latency_ms: float, repeats: int) -> dict[str, Any]:
+    """The recaption pass over one shard and the bare loop over the same pictures, in turns."""
+    models: dict[str, Any] = {}
+    turns: list[dict[str, Any]] = []
+    with served(latency_ms) as server:
+        run = begin(folder, f"recaption-{latency_ms:g}", server, rows_per_shard=10**6)
+        finish(run, run_locally(run, 1, only=PASSES_BEFORE), PASSES_BEFORE)
+        shard, output = run.shards[0], run.output("recaption", run.shards[0].name)
+        pictures = run.output("ingest", shard.name)
+        for turn in range(repeats + 1):  # the first one opens connections and fills caches
+            output.unlink(missing_ok=True)
+            engine = timed(lambda: run_shard(run, "recaption", shard, models))
+            bare = timed(lambda: bare_loop(pictures, server, IN_FLIGHT, MAX_SIDE, folder / "bare.parquet"))
+            if turn:
+                turns.append({"engine": engine, "bare": bare})
+    rows = len(shard.files)
+    return {
+        "setting": {"latency_ms": latency_ms, "rows": rows, "turns": repeats, "in_flight": IN_FLIGHT}
+        | {"picture": SIZE, "max_side": MAX_SIDE},
+        "engine_rows_per_s": rows / middle(turn["engine"]["wall_s"] for turn in turns),
+        "bare_rows_per_s": rows / middle(turn["bare"]["wall_s"] for turn in turns),
+        "share_of_bare": middle(turn["bare"]["wall_s"] / turn["engine"]["wall_s"] for turn in turns),
+        "share_of_bare_by_cpu_time": middle(turn["bare"]["cpu_s"] / turn["engine"]["cpu_s"] for turn in turns),
+        "turns": turns,
+    }
+
+
+def workers(folder: Path, counts: tuple[int, ...], latency_ms: float) -> dict[str, Any]:
+    """Wall-clock of the same tasks by one, two and four local workers, and on Ray with two CPUs."""
+    found: dict[str, Any] = {"setting": {"latency_ms": latency_ms, "in_flight": 2, "shard": WORKERS_SHARD}}
+    with served(latency_ms) as server:
+        found["local"] = {count: _tasks(folder, f"local-{count}", server, run_locally, count) for count in counts}
+        with ray_of(2) as (run_on_ray, seconds):
+            found["ray"] = {2: _tasks(folder, "ray-2", server, run_on_ray, 2)}
+            found["ray_start_s"] = seconds
+    return found
+
+
+def _tasks(folder: Path, name: str, server: str, carry_out: Callable[..., Any], count: int) -> dict[str, Any]:
+    run = begin(folder, name, server, rows_per_shard=WORKERS_SHARD, in_flight=2)
+    only = {"ingest (cores)": ("ingest",), "filter, dedup": ("filter", "dedup"), "recaption (waiting)": ("recaption",)}
+    return {kind: paced(run, carry_out, count, passes) for kind, passes in only.items()}
+
+
+@contextmanager
+def ray_of(cpus: int) -> Generator[tuple[Callable[..., Any], float]]:
+    """A Ray of this machine for several runs; yields the executor and how long Ray took to start."""
+    import ray
+
+    from finecap.engine.ray_executor import run_on_ray
+
+    start = time.perf_counter()
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        yield run_on_ray, time.perf_counter() - start
+    finally:
+        ray.shutdown()
+
+
+def paced(run: Run, carry_out: Callable[..., Any], count: int, only: tuple[str, ...]) -> dict[str, float]:
+    """Seconds in all, until the first shard was done (processes start, libraries load), and rows/s once every worker
+    had done one.
+    """
+    done: list[tuple[float, int]] = []
+    start = time.perf_counter()
+
+    def report(schedule: Any, stats: Any) -> None:
+        if stats is not None:
+            done.append((time.perf_counter() - start, stats.rows))
+
+    finish(run, carry_out(run, count, only=only, report=report), only)
+    total = time.perf_counter() - start
+    rows = sum(count for _, count in done[count:])
+    return {
+        "wall_s": total,
+        "until_first_s": done[0][0],
+        "rows_per_s_after_start": rows / (done[-1][0] - done[count - 1][0]),
+    }
+
+
+def million(folder: Path, shards: int, rows: int) -> dict[str, Any]:
+    """A large collection and one a tenth of its size: what grows with it, and what does not."""
+    found: dict[str, Any] = {}
+    for name, count in (("tenth", max(1, shards // 10)), ("whole", shards)):
+        start = time.perf_counter()
+        out = engine_synthetic.build(folder / name, count, rows, os.cpu_count() or 1)
+        seconds = time.perf_counter() - start
+        found[name] = {"rows": count * rows, "shards": count, "written_in_s": seconds}
+        found[name] |= engine_synthetic.measure(out)
+        shutil.rmtree(folder / name)
+    return found
+
+
+def finish(run: Run, schedule: Any, only: tuple[str, ...]) -> None:
+    if schedule.set_aside or schedule.left:
+        raise RuntimeError(f"{run.store.out}: {only} failed: {schedule.set_aside or 'tasks were left'}")
+
+
+def timed(action: Callable[[], Any]) -> dict[str, float]:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    action()
+    return {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
+
+
+def middle(values: Any) -> float:
+    return statistics.median(values)
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    libraries = {name: version(name) for name in ("aiohttp", "duckdb", "pillow", "pyarrow", "ray")}
+    return {"python": platform.python_version(), **libraries, "cpu": cpu, "cores": os.cpu_count()}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few rows of everything, to see that it runs")
+    parser.add_argument("--only", nargs="+", choices=("recaption", "clients", "workers", "million"))
+    parser.add_argument("--repeats", type=int, default=7, help="turns of engine and bare loop")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine_cpu.json")
+    args = parser.parse_args(argv)
+    args.only = args.only or ["recaption", "clients", "workers", "million"]
+    return args
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    args = parse_args(argv)
+    repeats = 1 if args.quick else args.repeats
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "load_average": {"before": os.getloadavg()[0]},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pictures(folder / "in", 48 if args.quick else 1000)
+        if "recaption" in args.only:
+            report["recaption"] = {f"{ms} ms": recaption(folder, ms, repeats) for ms in (50, 10)}
+        if "clients" in args.only:
+            report["clients"] = engine_http.compare(*((64, 1) if args.quick else (640, 3)))
+        if "workers" in args.only:
+            for picture in sorted((folder / "in").iterdir())[512:]:
+                picture.unlink()
+            report["workers"] = workers(folder, (1, 2) if args.quick else (1, 2, 4), latency_ms=200)
+        if "million" in args.only:
+            report["million"] = million(folder, 10 if args.quick else 1000, 100 if args.quick else 1000)
+    report["load_average"]["after"] = os.getloadavg()[0]
+    write(report, args.out)
+    show(report)
+    return report
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(report, indent=2) + "\n")
+    aside.replace(path)
+
+
+def show(report: dict[str, Any]) -> None:
+    for name, found in report.get("recaption", {}).items():
+        shares = f"{found['share_of_bare']:.1%} of bare, {found['share_of_bare_by_cpu_time']:.1%} by CPU time"
+        rates = f"engine {found['engine_rows_per_s']:.0f} rows/s, bare {found['bare_rows_per_s']:.0f} rows/s"
+        print(f"recaption, {name}: {rates}: {shares}")
+    if "clients" in report:
+        engine_http.show(report["clients"])
+    for kind in ("local", "ray"):
+        for count, passes in report.get("workers", {}).get(kind, {}).items():
+            for name, pace in passes.items():
+                rate = f"{pace['rows_per_s_after_start']:.0f} rows/s after {pace['until_first_s']:.1f} s"
+                print(f"{count} {kind} workers, {name}: {pace['wall_s']:.1f} s, {rate}")
+    for found in report.get("million", {}).values():
+        for program in engine_synthetic.PROGRAMS:
+            figures = f"{found[program]['seconds']:.1f} s, {found[program]['peak_rss_mb']:.0f} MB"
+            print(f"{found['rows']} rows, {program}: {figures}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A run of a million rows without pictures: what status, balance and dedup cost when a collection is large.
+
+The passes are functions of this file, which the recipe names in place of the engine's; executor, writer, footers and
+everything that is measured are the engine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finecap.engine.local import run_locally
+from finecap.engine.passes import Context, Row
+from finecap.engine.recipe import recipe_from
+from finecap.engine.runs import open_run
+
+CLASSES = 20_000
+# One picture in so many is a copy of the one before; another one differs from it in three bits of its hash.
+COPIES = 50
+RECIPE = {
+    "ingest": {"source": "synthetic", "license": "CC0-1.0", "function": "engine_synthetic:ingest"},
+    "filter": {"function": "engine_synthetic:filtered"},
+    "recaption": {"function": "engine_synthetic:captioned"},
+    "phrases": {"function": "engine_synthetic:phrased"},
+    "boxes": {"url": "http://127.0.0.1:9", "function": "engine_synthetic:boxed"},
+    "balance": {"cap": 1000, "whole_below": 100},
+    "captioners": [{"name": "none", "model": "none", "endpoints": ["http://127.0.0.1:9/v1"]}],
+}
+WRITTEN = ("ingest", "filter", "dedup", "recaption", "phrases", "boxes")
+PARENT = str(Path(__file__).resolve().parent)
+
+
+def ingest(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
+    """Rows as ingest makes them, without pictures."""
+    random_bytes = random.Random(context.shard)
+    sha256, phash = "", b""
+    for number, row in enumerate(rows):
+        if number % COPIES == 1:
+            phash = bytes([phash[0] ^ 7]) + phash[1:]
+            sha256 = random_bytes.randbytes(32).hex()
+        elif number % COPIES != 2:
+            sha256, phash = random_bytes.randbytes(32).hex(), random_bytes.randbytes(32)
+        yield {
+            "key": row["key"],
+            "id": sha256[:24],
+            "sha256": sha256,
+            "phash": phash,
+            "width": 640,
+            "height": 480,
+            "format": "JPEG",
+            "source": "synthetic",
+            "license": "CC0-1.0",
+            "split": "train",
+        }
+
+
+def filtered(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
+    for number, row in enumerate(rows):
+        yield {"key": row["key"], "branch": "photo", "reject": "blurred: 12 < 50" if number % 20 == 19 else None}
+
+
+def captioned(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
+    for row in rows:
+        context.counters["prompt tokens"] += 1000
+        context.counters["completion tokens"] += 200
+        yield {"key": row["key"], "global_caption": f"What {row['key']} shows.", "captioner": "none"}
+
+
+def phrased(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
+    for row in rows:
+        yield {"key": row["key"]}
+
+
+def boxed(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
+    """Four boxes a picture, of classes with a long tail: the n-th class comes up about 1/n as often as the first."""
+    draw = random.Random(f"boxes {context.shard}")
+    for row in rows:
+        labels = [f"class {int(CLASSES ** draw.random())}" for _ in range(4)]
+        objects = [{"bbox": [1.0, 2.0, 30.0, 40.0], "label": one, "phrase": one, "score": 0.5} for one in labels]
+        yield {"key": row["key"], "objects": objects, "detector": "none"}
+
+
+def build(folder: Path, shards: int, rows: int, workers: int) -> Path:
+    """A run whose passes up to the boxes are done; its folder."""
+    source, out = folder / "in", folder / "out"
+    source.mkdir(parents=True)
+    links = pa.table({"url": [f"https://example.org/{number}.jpg" for number in range(rows)]})
+    for number in range(shards):
+        pq.write_table(links, source / f"{number:05d}.parquet")
+    run = open_run(recipe_from(RECIPE | {"rows_per_shard": rows}), source, out)
+    schedule = run_locally(run, workers, only=WRITTEN)
+    if schedule.set_aside or schedule.left:
+        raise RuntimeError(f"the synthetic run failed: {schedule.set_aside}")
+    return out
+
+
+def _again(name: str) -> str:
+    """A program that lets one pass look at the whole collection anew."""
+    return (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from finecap.engine.runner import run_reduce\n"
+        "from finecap.engine.runs import load_run\n"
+        f"run = load_run(Path(sys.argv[1])); run.reduced({name!r}).unlink(missing_ok=True); run_reduce(run, {name!r})"
+    )
+
+
+PROGRAMS = {
+    "imports alone": ["-c", "import finecap.engine.status, finecap.engine.runs, duckdb, finevit.cli"],
+    "status": ["-m", "finevit", "caption", "status", "OUT", "--json"],
+    "balance": ["-c", _again("balance"), "OUT", PARENT],
+    "dedup": ["-c", _again("dedup"), "OUT", PARENT],
+}
+
+
+def measure(out: Path) -> dict[str, Any]:
+    """Seconds and peak memory of each program, each in a process of its own."""
+    return {name: _peak([str(out) if part == "OUT" else part for part in PROGRAMS[name]]) for name in PROGRAMS}
+
+
+def _peak(arguments: list[str]) -> dict[str, float]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([PARENT, os.environ.get("PYTHONPATH", "")])}
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{arguments} ended with status {status}")
+    found = {"seconds": time.perf_counter() - start, "peak_rss_mb": _megabytes(usage)}
+    if "--json" in arguments:
+        found["images"] = json.loads(said)["images"]
+    return found
+
+
+def _megabytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
