@@ -191,7 +191,7 @@ def _summarise_pass(run: Run, step: Pass, outputs: dict[str, _Output]) -> PassSu
         summary.rows_per_second = summary.rows / summary.wall_seconds
         tokens = counters["prompt tokens"] + counters["completion tokens"]
         summary.tokens_per_second = tokens / summary.wall_seconds
-    for path in _entries(run, step):
+    for path in sorted(_entries(run, step)):
         if path.name.endswith(".error.json"):
             summary.set_aside[path.name.removesuffix(".error.json")] = _last_error(path)
         elif path.name.endswith(".journal.jsonl"):
@@ -329,9 +329,10 @@ def _totals(summary: Summary) -> list[str]:
         f"paid       {summary.requests:,} requests, {summary.prompt_tokens:,} prompt + "
         f"{summary.completion_tokens:,} completion tokens, ${summary.dollars:,.2f}",
     ]
-    if not summary.finished and summary.seconds_left is not None:
-        without = f", without {', '.join(summary.unknown_left)}" if summary.unknown_left else ""
-        lines.append(f"time left  about {_duration(summary.seconds_left)}{without}")
+    if summary.seconds_left is not None and not summary.finished:
+        known = f"about {_duration(summary.seconds_left)}" if summary.seconds_left else "not known yet"
+        without = f", without {', '.join(summary.unknown_left)}: no shard finished" if summary.unknown_left else ""
+        lines.append(f"time left  {known}{without}")
     if waiting := sum(one.journal_answers for one in summary.passes):
         shards = sum(one.journals for one in summary.passes)
         lines.append(f"journals   {waiting:,} paid answers of {shards:,} unfinished shards")
