@@ -6,6 +6,7 @@ whatever the number of records. Lengths are counted in words between white space
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -21,17 +22,19 @@ LISTED = 200
 BINS = 24
 HEAD, TAIL = 30, 30
 MEMORY = "1GB"
-WORDS = r"len(regexp_extract_all({}, '\S+'))"
+# Most captions have single spaces alone; counting those is eight times as fast as matching words.
+WORDS = r"""CREATE MACRO words(x) AS CASE WHEN x = '' OR regexp_matches(x, '\s\s|[\t\n\f\r]|^\s|\s$')
+THEN len(regexp_extract_all(x, '\S+')) ELSE 1 + length(x) - length(replace(x, ' ', '')) END"""
 REGIONS = "(SELECT unnest(regions) AS r, width, height FROM records)"
 CAPTIONS = "(SELECT unnest(captions) AS c FROM records)"
 # name: (what is measured, over what); whole numbers or few decimals, so that equal values can be counted
 DISTRIBUTIONS = {
     "aspect, width / height": ("round(width / height, 2)", "records"),
     "short side, pixels": ("least(width, height)", "records"),
-    "global caption, words": (WORDS.format("global_caption"), "records WHERE global_caption IS NOT NULL"),
-    "local caption, words": (WORDS.format("r.caption"), f"{REGIONS} WHERE r.caption IS NOT NULL"),
+    "global caption, words": ("words(global_caption)", "records WHERE global_caption IS NOT NULL"),
+    "local caption, words": ("words(r.caption)", f"{REGIONS} WHERE r.caption IS NOT NULL"),
     "text of a line, words": (
-        WORDS.format("r.text"),
+        "words(r.text)",
         f"{REGIONS} WHERE r.kind IN ('text', 'document_text') AND r.label = 'line'",
     ),
     "regions of a record": ("coalesce(len(regions), 0)", "records"),
@@ -54,7 +57,6 @@ def dataset_stats(files: Sequence[Path], scratch: Path) -> dict[str, Any]:
         `categories`, `checks`, `flags`, `distributions`.
     """
     import duckdb
-    import pyarrow.dataset as ds
 
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY,
@@ -62,7 +64,8 @@ def dataset_stats(files: Sequence[Path], scratch: Path) -> dict[str, Any]:
         "threads": 1,
     }
     with duckdb.connect(":memory:", config=settings) as base:
-        base.register("records", ds.dataset([str(path) for path in files], format="parquet"))
+        base.execute(WORDS)
+        base.read_parquet([glob.escape(str(path)) for path in files]).create_view("records")
         return {
             "splits": _splits(base),
             **{f"{name}s": _tally(base, f"SELECT {name} FROM records") for name in ("source", "license")},
