@@ -1,0 +1,239 @@
+"""The caption engine's ingest against a bare decode of the same files, and its search for duplicates in little memory.
+
+    python benchmarks/engine_ingest.py                    # 120 pictures, and 1,000,000 hashes under 512 MB
+    python benchmarks/engine_ingest.py --pictures 40 --hashes 0
+
+Pictures are crops and enlargements of photographs that scikit-image and scikit-learn ship, 0.3 to 3 megapixels, nine
+in ten as JPEG (quality 90), the rest as PNG. In turns within one process: Pillow's decode to RGB alone (`bare`), the
+ingest pass over bytes in memory (`ingest`: decode check, two hashes, EXIF), and a shard from its files to the
+committed parquet file (`shard`). All of it uses one core. On a machine that others use too, compare CPU seconds.
+
+The duplicates: random perceptual hashes, two in a hundred with a planted neighbour of at most 15 bits, searched for in
+a process of its own whose peak memory is read from the operating system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from finecap.engine import dedup, ingest
+from finecap.engine.images import encoded
+from finecap.engine.journal import Journal
+from finecap.engine.passes import Context
+from finecap.engine.recipe import recipe_from
+from finecap.engine.runner import Run, run_shard
+from finecap.engine.shards import plan_shards
+from finecap.engine.store import Store
+
+RECIPE = {"ingest": {"source": "scikit-image", "license": "see package"}}
+HASHES_PER_SHARD = 50_000
+PLANTED_SHARE = 0.02
+
+
+def photographs() -> list[Image.Image]:
+    import skimage
+    import sklearn.datasets
+
+    names = (
+        "astronaut.png",
+        "chelsea.png",
+        "coffee.png",
+        "hubble_deep_field.jpg",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    )
+    paths = [Path(skimage.__file__).parent / "data" / name for name in names]
+    paths += sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
+    return [Image.open(path).convert("RGB") for path in paths]
+
+
+def write_pictures(folder: Path, count: int, seed: int) -> list[Path]:
+    rng, originals = np.random.default_rng(seed), photographs()
+    for number in range(count):
+        picture = originals[number % len(originals)]
+        width, height = (int(side * rng.uniform(0.6, 1.0)) for side in picture.size)
+        left, top = int(rng.integers(picture.width - width + 1)), int(rng.integers(picture.height - height + 1))
+        scale = np.sqrt(rng.uniform(0.3e6, 3e6) / (width * height))
+        size = round(width * scale), round(height * scale)
+        picture = picture.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
+        name, data = f"{number:04d}.jpg", encoded(picture, "JPEG", quality=90)
+        if number % 10 == 9:
+            name, data = f"{number:04d}.png", encoded(picture, "PNG")
+        (folder / name).write_bytes(data)
+    return sorted(folder.iterdir())
+
+
+def bare(contents: list[bytes]) -> None:
+    for data in contents:
+        Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def ingest_pass(contents: list[bytes], scratch: Path) -> None:
+    recipe = recipe_from(RECIPE)
+    context = Context("shard", recipe, Journal(scratch / "journal"), None, scratch, {})
+    rows = ({"key": str(number), "bytes": data, "url": None} for number, data in enumerate(contents))
+    assert all(row["reject"] is None for row in ingest.run(rows, recipe.passes["ingest"], context))
+
+
+def whole_shard(folder: Path, scratch: Path, count: int) -> None:
+    with tempfile.TemporaryDirectory(dir=scratch) as out:
+        run = Run(recipe_from(RECIPE), Store(Path(out)), tuple(plan_shards(folder, count)))
+        stats = run_shard(run, "ingest", run.shards[0], {})
+        assert stats is not None
+        assert (stats.rows, stats.rejects) == (count, {})
+
+
+def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Wall-clock and CPU seconds of each step, in turns after one warm-up."""
+    seconds: dict[str, dict[str, list[float]]] = {name: {"wall_s": [], "cpu_s": []} for name in steps}
+    for repeat in range(repeats + 1):
+        for name, step in steps.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            step()
+            if repeat:
+                seconds[name]["wall_s"].append(time.perf_counter() - start)
+                seconds[name]["cpu_s"].append(time.process_time() - cpu_start)
+    return seconds
+
+
+def decoding(args: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder, scratch = Path(name, "pictures"), Path(name, "scratch")
+        folder.mkdir()
+        scratch.mkdir()
+        paths = write_pictures(folder, args.pictures, args.seed)
+        contents = [path.read_bytes() for path in paths]
+        steps = {
+            "bare": lambda: bare(contents),
+            "ingest": lambda: ingest_pass(contents, scratch),
+            "shard": lambda: whole_shard(folder, scratch, len(contents)),
+        }
+        seconds = measure(steps, args.repeats)
+        pixels = [Image.open(path).width * Image.open(path).height for path in paths]
+    rates = {name: len(contents) / statistics.median(runs["cpu_s"]) for name, runs in seconds.items()}
+    shares = {
+        name: [bare / own for bare, own in zip(seconds["bare"]["cpu_s"], seconds[name]["cpu_s"], strict=True)]
+        for name in ("ingest", "shard")
+    }
+    return {
+        "pictures": {"count": len(contents), "bytes": sum(map(len, contents)), "megapixels": sum(pixels) / 1e6},
+        "images_per_cpu_second": rates,
+        "speed_as_share_of_bare_decode": {name: statistics.median(runs) for name, runs in shares.items()},
+        "spread_of_shares": {name: [min(runs), max(runs)] for name, runs in shares.items()},
+        "seconds": seconds,
+    }
+
+
+def write_hashes(folder: Path, count: int, seed: int) -> tuple[dict[str, list[Path]], int]:
+    """Outputs of ingest and filter with planted near duplicates, and how many of those there are."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 256, (count, 32), dtype=np.uint8)
+    planted = rng.choice(np.arange(count // 2, count), int(PLANTED_SHARE * count), replace=False)
+    for row in planted:
+        bits = np.unpackbits(hashes[rng.integers(count // 2)])
+        bits[rng.choice(256, rng.integers(0, 16), replace=False)] ^= 1
+        hashes[row] = np.packbits(bits)
+    outputs: dict[str, list[Path]] = {"ingest": [], "filter": []}
+    for at in range(0, count, HASHES_PER_SHARD):
+        keys = [f"k{row}" for row in range(at, min(at + HASHES_PER_SHARD, count))]
+        nothing = pa.nulls(len(keys), pa.string())
+        phash = pa.array([row.tobytes() for row in hashes[at : at + len(keys)]], pa.binary(32))
+        sha256 = [f"{row:064x}" for row in range(at, at + len(keys))]
+        tables = {
+            "ingest": {"key": keys, "reject": nothing, "sha256": sha256, "phash": phash},
+            "filter": {"key": keys, "reject": nothing, "branch": ["photo"] * len(keys)},
+        }
+        for name, columns in tables.items():
+            path = folder / name / f"{at:09d}.parquet"
+            path.parent.mkdir(exist_ok=True)
+            pq.write_table(pa.table(columns), path)
+            outputs[name].append(path)
+    return outputs, len(planted)
+
+
+def _search(outputs: dict[str, list[Path]], memory: str, out: Path, pipe: Any) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    dedup.reduce(outputs, dedup.Options(memory=memory), out)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    pipe.send(
+        {
+            "wall_s": time.perf_counter() - start,
+            "cpu_s": used.ru_utime + used.ru_stime,
+            "peak_rss_mb": used.ru_maxrss / 1024,
+            "peak_rss_before_mb": before / 1024,
+        }
+    )
+
+
+def duplicates(count: int, memory: str, seed: int = 0) -> dict[str, Any]:
+    """Search `count` synthetic hashes in a process of its own.
+
+    Raises:
+        AssertionError: a planted duplicate was missed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        outputs, planted = write_hashes(Path(name), count, seed)
+        out = Path(name, "dedup", "reduced.parquet")
+        out.parent.mkdir()
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=_search, args=(outputs, memory, out, theirs))
+        process.start()
+        theirs.close()
+        measured = ours.recv()
+        process.join()
+        found = json.loads(pq.read_metadata(out).metadata[b"dedup"])
+    assert found["near"] == planted, (found, planted)
+    return {"hashes": count, "planted": planted, "duckdb_memory": memory, "found": found, **measured}
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("pillow", "imagehash", "pyarrow", "duckdb")},
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=120)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--hashes", type=int, default=1_000_000, help="0 leaves the duplicates out")
+    parser.add_argument("--memory", default="512MB", help="what DuckDB may use")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine_ingest_cpu.json")
+    args = parser.parse_args(argv)
+    report: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    report["setting"] = {"pictures": args.pictures, "repeats": args.repeats, "seed": args.seed}
+    report["ingest"] = decoding(args)
+    if args.hashes:
+        report["duplicates"] = duplicates(args.hashes, args.memory, args.seed)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    shown = {name: value for name, value in report["ingest"].items() if name != "seconds"}
+    print(json.dumps({"ingest": shown, "duplicates": report.get("duplicates")}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
