@@ -17,6 +17,8 @@ INK = 0.3
 # What spans so much of a line's box and is at most so high is a ruled line and not a letter; so is what is thin, in
 # parts of the height, and reaches the edge: boxes have a margin.
 RULE_LENGTH, RULE_HEIGHT, RULE_WIDTH = 0.8, 0.4, 0.2
+# What a line's box has around the ink at most, in parts of its shorter side; 0.48 in 630 lines of the embedded corpus.
+MOST_MARGIN = 0.6
 
 
 def ink_mask(crop: np.ndarray, quad: np.ndarray) -> np.ndarray:
@@ -58,6 +60,14 @@ def tight(ink: np.ndarray, box: Box) -> Box:
         return box
     x, y = box[:2]
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
+
+
+def is_likely(inner: Box, box: Box) -> bool:
+    """Can this be all the ink of a line? Not if it leaves much of the box empty: then the median colour is not that of
+    the paper, as on a photograph of two colours.
+    """
+    margins = (inner[0] - box[0], inner[1] - box[1], box[2] - inner[2], box[3] - inner[3])
+    return max(margins) <= MOST_MARGIN * min(box[2] - box[0], box[3] - box[1])
 
 
 def words_in_ink(ink: np.ndarray, box: Box, words: Sequence[Box]) -> list[Box]:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from rapidocr import RapidOCR
 
-from finecap.engine.ink import Box, ink_mask, tight, words_in_ink
+from finecap.engine.ink import Box, ink_mask, is_likely, tight, words_in_ink
 from finecap.engine.reading_order import reading_order
 
 # Lines that are read with less confidence are tried the other way up.
@@ -111,12 +111,15 @@ def _line(pixels: np.ndarray, quad: np.ndarray, text: str, score: float, words: 
     if box is None or not text:
         return None
     ink = ink_mask(pixels[box[1] : box[3], box[0] : box[2]], quad - np.array(box[:2]))
+    whole = tight(ink, box)
     loose = [upright_box(corners, size) for _, _, corners in words]
-    boxes = words_in_ink(ink, box, [corners for corners in loose if corners])
-    if len(boxes) < len(words):
-        return Line(Piece(tight(ink, box), text, score), ())
-    pieces = (Piece(inner, word, float(sure)) for inner, (word, sure, _) in zip(boxes, words, strict=True))
-    return Line(Piece(tight(ink, box), text, score), tuple(pieces))
+    boxes = [corners for corners in loose if corners]
+    if not is_likely(whole, box):
+        whole = box
+    else:
+        boxes = words_in_ink(ink, box, boxes)
+    pieces = (Piece(inner, word, float(sure)) for inner, (word, sure, _) in zip(boxes, words, strict=False))
+    return Line(Piece(whole, text, score), tuple(pieces) if len(boxes) == len(words) else ())
 
 
 def upright_box(quad: Any, size: tuple[int, int]) -> Box | None:

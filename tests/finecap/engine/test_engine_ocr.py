@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finecap.engine import ocr
 from finecap.engine.images import encoded
-from finecap.engine.ink import ink_mask, tight, words_in_ink
+from finecap.engine.ink import ink_mask, is_likely, tight, words_in_ink
 from finecap.engine.nms import box_ious
 from finecap.engine.ocr_reader import Line, Piece, Reader, upright_box, words_of_lines
 from finecap.engine.passes import Context
@@ -185,11 +185,35 @@ def test_a_box_without_ink_stays_as_it_is():
     assert words_in_ink(np.zeros((4, 6), bool), (10, 20, 16, 24), []) == []
 
 
+def test_a_box_is_not_cut_down_to_the_part_of_a_line_that_differs_from_most_of_it(reader):
+    image, (truth,) = draw_lines(["Sports Centre"], paper="white")
+    half = (truth[0][0] + truth[-1][2]) // 2
+    ImageDraw.Draw(image).rectangle((half, 0, 240, 180), fill="black")
+    image.paste(
+        "white",
+        (half, 0),
+        draw_lines(["Sports Centre"])[0].convert("L").point(lambda v: 255 - v).crop((half, 0, 240, 180)),
+    )
+
+    (line,) = reader.read(image)
+
+    assert line.whole.text.replace(" ", "") == "SportsCentre"
+    assert line.whole.bbox[0] <= truth[0][0] + 1
+    assert line.whole.bbox[2] >= truth[-1][2] - 1
+
+
 def test_a_lone_dash_is_ink_and_no_ruled_line():
     crop = np.full((20, 30, 3), 255, np.uint8)
     crop[9:11, 2:28] = 0
 
     assert ink_mask(crop, np.array([(0, 0), (29, 0), (29, 19), (0, 19)])).sum() == 52
+
+
+@pytest.mark.parametrize(
+    ("inner", "likely"), [((5, 5, 95, 15), True), ((5, 5, 60, 15), False), ((40, 5, 95, 15), False)]
+)
+def test_ink_that_leaves_much_of_a_line_empty_is_not_all_of_it(inner, likely):
+    assert is_likely(inner, (0, 0, 100, 20)) == likely
 
 
 def test_a_line_without_words_does_not_shift_the_words_of_the_next():
