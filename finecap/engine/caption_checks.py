@@ -76,7 +76,6 @@ _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL 
 # Chat templates that open the block themselves leave only its end in the answer.
 _THOUGHT_END = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[\w ]{1,30}\|>|</?s>")
-_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n?(.*?)\n?\s*(?:```\s*)?\Z", re.DOTALL)
 _ASSENT = (
     r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|great|understood|got it|yes|no problem"
     r"|happy to help)\b[^\w\n]{0,3}\s*"
@@ -91,8 +90,9 @@ _PREAMBLE = re.compile(
 )
 _EXCLAIMED = re.compile(r"\A\s*(?:sure(?: thing)?|certainly|of course|absolutely|okay|got it)!\s+", re.IGNORECASE)
 _CLOSING = re.compile(
-    r"(?:(?<=[.!?…\"”)*])\s+|\n\s*)(?:(?:please )?let me know (?:if|what)|(?:i )?hope (?:this|that|it) helps"
-    r"|(?:please )?feel free to|if you(?:'d| would| need| have| want)[^\n.]{0,80}(?:let me know|feel free|ask)\b"
+    r"(?:(?<=[.!?…\"”)*])\s++|(?<!\s)[^\S\n]*+\n\s*+)"
+    r"(?:(?:please )?let me know (?:if|what)|(?:i )?hope (?:this|that|it) helps|(?:please )?feel free to"
+    r"|if you(?:'d| would| need| have| want)[^\n.]{0,80}(?:let me know|feel free|ask)\b"
     r"|would you like (?:me )?|is there anything else)[^\n\"”»]*\Z",
     re.IGNORECASE,
 )
@@ -126,8 +126,11 @@ def _noted(new: str, old: str, name: str, mended: list[str]) -> str:
 
 
 def _unfenced(text: str) -> str:
-    match = _FENCE.match(text)
-    return match[1].strip() if match and "```" not in match[1] else text
+    inner = text.removeprefix("```").removesuffix("```")
+    if not text.startswith("```") or "```" in inner:
+        return text
+    language, _, rest = inner.partition("\n")
+    return (rest if re.fullmatch(r"[\w-]*[ \t]*", language) else inner).strip()
 
 
 # --- no caption at all

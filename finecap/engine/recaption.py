@@ -65,8 +65,8 @@ class Options:
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
-    """See the module. An image without its dense caption is rejected, as "no caption: why" or with what the client says of
-    the failed request; another caption that cannot be used is left out and counted, as "captions dropped: why".
+    """See the module. An image without its dense caption is rejected, as "no caption: why" or with what the client
+    says of the failed request. Another caption that cannot be used is left out and counted ("captions dropped: why").
 
     Raises:
         StopRun: there is no captioner, or none can be asked any more.
