@@ -132,6 +132,8 @@ class ChatClient:
         self._ledger = Ledger(out)
         self._states: dict[Captioner, _State] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._journal: Journal | None = None
+        self._stop: StopRun | None = None
         self._sending = 0
         self._none_sending = asyncio.Event()
         self._nanodollars = 0  # paid and not yet in a counter
@@ -166,8 +168,14 @@ class ChatClient:
             return Answer(**known)
         body = chat_body(captioner, prompt, images, max_tokens, temperature)
         call = _Call(captioner, self._state(captioner), body, _secret(captioner), counters)
-        while isinstance(outcome := await self._try(call), _Failed):
-            await self._before_next_try(call, outcome)
+        if journal is not self._journal:  # another shard: what stopped the last one is over
+            self._journal, self._stop = journal, None
+        try:
+            while isinstance(outcome := await self._try(call), _Failed):
+                await self._before_next_try(call, outcome)
+        except StopRun as stop:
+            await self._let_finish(stop)
+            raise
         journal.put(key, outcome._asdict())
         return outcome
 
@@ -186,7 +194,9 @@ class ChatClient:
 
     async def _try(self, call: _Call) -> Answer | _Failed:
         async with call.state.endpoints.place(avoid=call.failed_at) as endpoint:
-            await self._check_budget()
+            self._check_budget()
+            if self._stop is not None:
+                raise StopRun(str(self._stop))
             call.counters["requests"] += 1
             self._sending += 1
             self._none_sending.clear()
@@ -269,7 +279,13 @@ class ChatClient:
         if microdollars:
             call.counters["microdollars"] += microdollars
 
-    async def _check_budget(self) -> None:
+    async def _let_finish(self, stop: StopRun) -> None:
+        """Send nothing more and wait for what is under way: it is paid, and the run's end would throw it away."""
+        self._stop = stop
+        while self._sending:
+            await self._none_sending.wait()
+
+    def _check_budget(self) -> None:
         budget = self._budget
         if budget.tokens is None and budget.dollars is None:
             return
@@ -280,9 +296,6 @@ class ChatClient:
             limit = f"{budget.dollars:g} dollars"
         else:
             return
-        # What is under way is paid; ending the run now would throw it away.
-        while self._sending:
-            await self._none_sending.wait()
         raise StopRun(
             f"budget of {limit} spent: {total.requests} answers, {total.tokens} tokens, {total.dollars:.2f} dollars. "
             "What is done is kept; raise `budget` in the recipe and run the same command again to go on."
@@ -306,7 +319,7 @@ class ChatClient:
             if call.tries >= captioner.max_attempts:
                 raise RequestRejected(f"captioner failed: {failure.text} ({call.tries} tries)")
         call.counters["retries"] += 1
-        await asyncio.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**call.waits)))
+        await asyncio.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(call.waits, 16))))
         call.waits += 1
 
 

@@ -307,6 +307,27 @@ def test_a_spent_budget_stops_the_run_and_keeps_what_was_under_way(tmp_path):
         assert server.answers.total() == len(server.asked) == len(here.journal)
 
 
+def test_a_captioner_that_stops_the_run_lets_the_answers_of_the_others_arrive(tmp_path):
+    models, kept = {}, 0
+    with FaultyServer(latency=0.4) as slow, FaultyServer(latency=0.2, status=404) as unknown:
+        good, bad = captioner(slow), replace(captioner(unknown), name="other")
+        rows = [{"key": str(number)} for number in range(50)]
+        for shard in "ab":  # the second time with the same client, in a process that is kept
+            here = context(tmp_path, good, models, shard)
+
+            async def one(row, here=here):
+                options = {"key": row["key"], "journal": here.journal, "counters": here.counters, "max_tokens": 9}
+                who = bad if row["key"] == "3" else good
+                return await chat_client(here).ask(who, here.shard + row["key"], [JPEG], **options)
+
+            with pytest.raises(StopRun, match="does not know this model"):
+                map_bounded(one, rows, 8, event_loop(here))
+            kept += len(here.journal)
+        event_loop(here).run_until_complete(chat_client(here).close())
+    assert len(unknown.asked) == 2
+    assert slow.answers.total() == len(slow.asked) == kept == 2 * 7
+
+
 def test_what_earlier_starts_and_other_workers_paid_counts(tmp_path):
     other = Ledger(tmp_path)
     other.pay(Spend(10, 900, 100, 1_500_000_000))
