@@ -139,8 +139,10 @@ def test_boxes_and_scores_are_those_of_the_processor_of_transformers(grounding_d
     torch.testing.assert_close(mine, torch.cat([theirs["boxes"], theirs["scores"][:, None]], 1)[on_a_word])
 
 
-def test_models_that_read_each_phrase_alone(owlv2, picture, monkeypatch):
-    detector = ZeroShotDetector.from_folder(owlv2, 0.3)
+# OWLv2 sees the picture at the top left of a square of its longer side, OWL-ViT all of it squeezed to a square.
+@pytest.mark.parametrize(("save", "bbox"), [(save_owlv2, (80, 40, 120, 60)), (save_owlvit, (80, 24, 120, 36))])
+def test_models_that_read_each_phrase_alone(tmp_path, picture, monkeypatch, save, bbox):
+    detector = ZeroShotDetector.from_folder(save(tmp_path), 0.3)
     forward = detector._model.forward
     house = detector._processor.tokenizer("the house", padding="max_length", truncation=True)["input_ids"]
 
@@ -160,8 +162,7 @@ def test_models_that_read_each_phrase_alone(owlv2, picture, monkeypatch):
         (found,) = find(detector, picture, phrases)
         assert found.phrase == place
         assert found.score == pytest.approx(0.8808, abs=1e-4)
-        # OWLv2 sees the picture at the top left of a square of its longer side.
-        assert found.bbox == pytest.approx((80, 40, 120, 60), abs=1e-3)
+        assert found.bbox == pytest.approx(bbox, abs=1e-3)
 
 
 def test_the_threshold_is_kept_and_nothing_is_asked_without_phrases(owlv2, grounding_dino, picture, monkeypatch):
