@@ -371,5 +371,6 @@ def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Excepti
 
 def _close_at_end(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
     """When the worker ends, or nobody has the client any more."""
-    if not session.closed and not loop.is_closed() and not loop.is_running():
+    # The garbage collector may come by while another loop of this thread runs; then closing must be left to aiohttp.
+    if not session.closed and not loop.is_closed() and asyncio._get_running_loop() is None:
         loop.run_until_complete(session.close())
