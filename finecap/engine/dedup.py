@@ -195,16 +195,22 @@ def _piece(band: int, bits: int) -> str:
 def _compare_band(database: DuckDBPyConnection, piece: str, options: Options) -> None:
     """Adds to `alike` the earlier neighbours of each hash among those that share its band."""
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE buckets AS SELECT {piece} AS piece, count(*) AS size, "
-        f"list_max(min(number, {options.max_bucket})) AS last FROM hashes GROUP BY piece HAVING count(*) > 1"
+        f"CREATE OR REPLACE TEMP TABLE buckets AS SELECT {piece} AS piece, count(*) AS size, NULL::BIGINT AS last "
+        "FROM hashes GROUP BY piece HAVING count(*) > 1"
     )
-    database.execute(f"INSERT INTO full_buckets SELECT size FROM buckets WHERE size > {options.max_bucket}")
+    full = f"size > {options.max_bucket}"
+    database.execute(f"INSERT INTO full_buckets SELECT size FROM buckets WHERE {full}")
+    database.execute(
+        f"UPDATE buckets SET last = over_full.last FROM (SELECT buckets.piece AS piece, list_max(min(number, "
+        f"{options.max_bucket})) AS last FROM hashes JOIN buckets ON {piece} = buckets.piece WHERE {full} "
+        "GROUP BY buckets.piece) over_full WHERE buckets.piece = over_full.piece"
+    )
     distance = " + ".join(f"bit_count(xor(a.w{word}, b.w{word}))::INTEGER" for word in range(4))
     database.execute(
         f"INSERT INTO alike SELECT number, min(other), arg_min(distance, other) FROM ("
         f"SELECT b.number AS number, a.number AS other, {distance} AS distance FROM "
-        f"(SELECT {piece} AS piece, * FROM hashes) b JOIN "
-        f"(SELECT {piece} AS piece, h.* FROM hashes h JOIN buckets ON {piece} = buckets.piece WHERE number <= last) a "
+        f"(SELECT {piece} AS piece, * FROM hashes) b JOIN (SELECT buckets.piece AS piece, hashes.* FROM hashes "
+        f"JOIN buckets ON {piece} = buckets.piece WHERE last IS NULL OR number <= last) a "
         f"ON a.piece = b.piece AND a.number < b.number WHERE {distance} <= {options.max_distance}) GROUP BY number"
     )
 

@@ -1,18 +1,24 @@
 """Duplicates: whatever the shards, what brute force finds is found, and different pictures stay."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import skimage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
 from finecap.engine import dedup
 from finecap.engine.errors import StopRun
 from finecap.engine.recipe import recipe_from
+from finecap.engine.runner import Run, run_reduce, run_shard
+from finecap.engine.shards import plan_shards
+from finecap.engine.store import Store
 
 
 def write_outputs(folder: Path, shards: list[list[dict]]) -> dict[str, list[Path]]:
@@ -125,3 +131,45 @@ def test_too_little_memory_ends_the_run_with_advice(tmp_path):
     rows = [picture(f"k{number}", rng.bytes(32)) for number in range(2000)]
     with pytest.raises(StopRun, match=r"dedup\.memory"):
         found_in(tmp_path, [rows], memory="1MB")
+
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+    "hubble_deep_field.jpg",
+)
+
+
+def test_copies_of_photographs_are_dropped_across_shards_and_different_photographs_stay(tmp_path):
+    """Through ingest, filter, reduce and the pass itself, from files to rejects."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in PHOTOGRAPHS:
+        picture = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
+        stem = Path(name).stem
+        picture.save(source / f"1-{stem}.png")
+        picture.save(source / f"2-{stem}.jpg", quality=60)
+        picture.resize((picture.width // 2, picture.height // 2)).save(source / f"3-{stem}.jpg", quality=90)
+        ImageEnhance.Brightness(picture).enhance(1.05).save(source / f"4-{stem}.webp", quality=90)
+    shutil.copy(source / "1-coffee.png", source / "5-coffee.png")
+    recipe = recipe_from({"ingest": {"source": "s", "license": "l"}, "filter": {"min_short_side": 100}})
+    run = Run(recipe, Store(tmp_path / "out"), tuple(plan_shards(source, 4)))
+    for name in ("ingest", "filter"):
+        for shard in run.shards:
+            run_shard(run, name, shard, {})
+    run_reduce(run, "dedup")
+    verdicts = {}
+    for shard in run.shards:
+        run_shard(run, "dedup", shard, {})
+        verdicts |= {row["key"]: row for row in pq.read_table(run.output("dedup", shard.name)).to_pylist()}
+
+    kept = [key for key, row in verdicts.items() if row["reject"] is None]
+    assert kept == sorted(f"1-{Path(name).stem}.png" for name in PHOTOGRAPHS)
+    assert verdicts["5-coffee.png"]["reject"] == "exact duplicate: of 1-coffee.png"
+    for key in verdicts.keys() - kept:
+        original = f"1-{key[2:].split('.')[0]}.png"
+        assert verdicts[key]["duplicate_of"] == original
+        assert verdicts[key]["reject"].startswith(("near duplicate: of ", "exact duplicate: of ")), key
