@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from functools import partial
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.caption_checks import check_caption, normalised
-from finecap.engine.captioners import draw_captioner
+from finecap.engine.captioners import Captioner, draw_captioner
 from finecap.engine.concurrency import event_loop, map_bounded
 from finecap.engine.errors import StopRun
 from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
@@ -76,35 +76,57 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     if not context.recipe.captioners:
         raise StopRun("the recipe has no captioners; write at least one in its section 'captioners'")
     templates = load_templates(options.prompts, options.styles)
-    client = chat_client(context)
-    ask = partial(_caption, client=client, templates=templates, options=options, context=context)
-    results = map_bounded(ask, rows, options.in_flight, event_loop(context))
+    captioning = _Captioning(chat_client(context), templates, options, context)
+    results = map_bounded(captioning.captions, rows, options.in_flight, event_loop(context))
     seen: set[str] = set()
     for result in results:
         _drop_duplicates(result, seen, context)
         yield result
 
 
-async def _caption(row: Row, client: ChatClient, templates: Templates, options: Options, context: Context) -> Row:
-    """All captions of one image, one request after the other; the dense one first, for without it none is needed."""
-    from finecap.engine.client import RequestRejected
+@plain_dataclass
+class _Captioning:
+    client: ChatClient
+    templates: Templates
+    options: Options
+    context: Context
 
-    key, seed = row["key"], context.recipe.seed
-    captioner = draw_captioner(context.recipe.captioners, seed, key)
-    result: Row = {"key": key, "captions": [], "global_caption": None, "captioner": captioner.name, "reject": None}
-    try:
-        image = await asyncio.to_thread(_picture, row.pop("image"), options.max_side)
-    except BadPicture as error:
-        return {**result, "reject": str(error)}
-    found: dict[str, str] = {}
-    for style in sorted(options.styles, key=lambda name: name != GLOBAL):
-        template = templates.styles[style]
+    async def captions(self, row: Row) -> Row:
+        """All captions of one image, one request after the other; the dense one first: without it none is needed."""
+        key = row["key"]
+        captioner = draw_captioner(self.context.recipe.captioners, self.context.recipe.seed, key)
+        result: Row = {"key": key, "captions": [], "global_caption": None, "captioner": captioner.name, "reject": None}
         try:
-            answer = await client.ask(
+            image = await asyncio.to_thread(_picture, row.pop("image"), self.options.max_side)
+        except BadPicture as error:
+            return {**result, "reject": str(error)}
+        found: dict[str, str] = {}
+        for style in sorted(self.options.styles, key=lambda name: name != GLOBAL):
+            text, problem = await self._caption(row, style, captioner, image)
+            if text is not None:
+                found[style] = text
+            elif style == GLOBAL:
+                return {**result, "reject": problem}
+        captions = [
+            {"style": style, "text": found[style], "captioner": captioner.name}
+            for style in self.options.styles
+            if style in found
+        ]
+        return {**result, "captions": captions, "global_caption": found[GLOBAL]}
+
+    async def _caption(
+        self, row: Row, style: str, captioner: Captioner, image: bytes
+    ) -> tuple[str, None] | tuple[None, str]:
+        """One caption, or why there is none."""
+        from finecap.engine.client import RequestRejected
+
+        context, template = self.context, self.templates.styles[style]
+        try:
+            answer = await self.client.ask(
                 captioner,
-                global_prompt(templates, style, row["branch"], seed, key),
+                global_prompt(self.templates, style, row["branch"], context.recipe.seed, row["key"]),
                 [image],
-                key=f"{key}|{style}",
+                key=f"{row['key']}|{style}",
                 journal=context.journal,
                 counters=context.counters,
                 max_tokens=template.max_tokens,
@@ -112,23 +134,13 @@ async def _caption(row: Row, client: ChatClient, templates: Templates, options: 
             )
         except RequestRejected as error:
             context.counters["captions dropped: captioner failed"] += 1
-            if style == GLOBAL:
-                return {**result, "reject": str(error)}
-            continue
+            return None, str(error)
         checked = check_caption(answer.text, answer.finish_reason)
         context.counters.update(f"captions mended: {name}" for name in checked.mended)
-        if checked.text is not None:
-            found[style] = checked.text
-            continue
-        context.counters[f"captions dropped: {checked.problem}"] += 1
-        if style == GLOBAL:
-            return {**result, "reject": f"no caption: {checked.problem}"}
-    captions = [
-        {"style": style, "text": found[style], "captioner": captioner.name}
-        for style in options.styles
-        if style in found
-    ]
-    return {**result, "captions": captions, "global_caption": found[GLOBAL]}
+        if checked.text is None:
+            context.counters[f"captions dropped: {checked.problem}"] += 1
+            return None, f"no caption: {checked.problem}"
+        return checked.text, None
 
 
 def _picture(data: bytes, max_side: int) -> bytes:
