@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from finecap.engine.images import open_rgb
 from finecap.engine.store import write_text
 from finecap.engine.templates import render
 
@@ -18,6 +19,7 @@ LONG_SIDE, SMALL_SIDE = 640, 400
 TEXT_KINDS = ("text", "document_text", "chart")
 # To be seen on light and dark pictures alike, and none near the blue-green of texts.
 COLORS = ("#e69f00", "#e2622a", "#d874ad", "#35a853", "#a78bfa", "#6c94ff")
+ANY_SIZE = 2**62  # ingest has refused what is too large
 NOT_SAID = {"phrases": None, "boxes": None, "ocr": None, "checks": [], "flags": []}
 CHIP = (20, 17)  # width and height of a number on the picture, pixels
 
@@ -52,7 +54,7 @@ def write_gallery(records: Iterable[Mapping[str, Any]], out: Path, title: str, n
         note: a line below the title, for instance where the records come from.
 
     Raises:
-        StopRun: the disk is full or cannot be written.
+        ValueError: a picture cannot be decoded; as StopRun: the disk is full or cannot be written.
     """
     cards = [_card(record) for record in records]
     write_text(out, render("gallery.html.jinja", title=title, note=note, cards=cards))
@@ -79,7 +81,7 @@ def _card(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _picture(encoded: bytes) -> tuple[str, int, int]:
     """A data URL of the picture, and the size at which it is shown."""
-    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = open_rgb(encoded, ANY_SIZE)
     longer = max(image.size)
     if longer > LONG_SIDE:
         image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)

@@ -334,6 +334,18 @@ def test_a_gallery_is_made_of_generated_records_too(tmp_path):
     assert "from &amp; for nobody" in page
 
 
+def test_the_gallery_shows_pictures_as_the_models_saw_them(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGBA", (900, 600), (0, 0, 0, 0)).save(content, "PNG")
+    record = {**dict.fromkeys(COLUMNS.names), "id": "clear", "image": {"bytes": content.getvalue()}}
+    write_gallery([{**record, "width": 900, "height": 600}], tmp_path / "page.html", "Records", "")
+    page = (tmp_path / "page.html").read_text()
+    (shown,) = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', page)
+    image = Image.open(io.BytesIO(base64.b64decode(shown)))
+    assert image.size == (640, 427)
+    assert image.getextrema() == ((255, 255),) * 3
+
+
 def test_archives_are_what_webdataset_reads_and_hold_the_records(published):
     for path in sorted((published / "data").iterdir()):
         archive = published / "webdataset" / f"{path.stem}.tar"
