@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from finecap.engine.errors import StopRun
+from finecap.engine.filter_report import write_filter_report
 from finecap.engine.local import run_locally
 from finecap.engine.progress import progress_bars
 from finecap.engine.publish import publish, push
@@ -59,7 +60,9 @@ def caption(
 
 
 def finish(run: Run) -> Path:
-    """Once every shard is packed: the dataset folder, and the upload if the recipe asks for it."""
+    """Once every shard is packed: the filter's report, the dataset folder, the upload if the recipe asks for it."""
+    outputs = [[run.output(name, shard.name) for shard in run.shards] for name in ("ingest", "filter")]
+    write_filter_report(*outputs, run.recipe.passes["filter"], run.store.out / "reports" / "filter.html")
     folder = publish(run)
     if repo_id := run.recipe.passes["pack"].push_to_hub:
         push(folder, repo_id)
@@ -101,12 +104,17 @@ def _failed_shards(schedule: Schedule) -> list[str]:
     return [schedule.run.shards[task.shard].name for task in schedule.set_aside if task.shard is not None]
 
 
+def _headline(error: str) -> str:
+    """What a traceback says, without where."""
+    return [line for line in error.splitlines() if line and not line.startswith((" ", "\t"))][-1]
+
+
 def _check_finished(schedule: Schedule) -> None:
     """Raises StopRun when something is left."""
     if schedule.set_aside:
         lines = [
             f"  {task.step}, shard {'(all)' if task.shard is None else schedule.run.shards[task.shard].name}: "
-            f"{error.strip().splitlines()[-1]}"
+            f"{_headline(error)}"
             for task, error in schedule.set_aside.items()
         ]
         raise StopRun(

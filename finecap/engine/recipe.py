@@ -168,6 +168,9 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         passes[name] = _checked(step.options, section, f"{where}: {name}")
     rest = {key: value for key, value in content.items() if key in general}
     recipe = _checked(Recipe, {**rest, "passes": passes, "functions": functions}, where)
+    names = [captioner.name for captioner in recipe.captioners]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: two captioners have the same name; records tell them apart by it ({names})")
     _check_columns(recipe, where)
     return recipe
 

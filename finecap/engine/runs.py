@@ -28,6 +28,7 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
         StopRun: `out` cannot be written.
     """
     shards = tuple(plan_shards(source, recipe.rows_per_shard))
+    _drop_old_journals(out)
     plan = out / PLAN
     if plan.is_file():
         known = _read_plan(plan)
@@ -72,6 +73,13 @@ def leave_out(run: Run, names: list[str]) -> Run:
     plan["left_out"] = sorted({*plan["left_out"], *names})
     write_json(run.store.out / PLAN, plan)
     return Run(run.recipe, run.store, tuple(shard for shard in run.shards if shard.name not in set(names)))
+
+
+def _drop_old_journals(out: Path) -> None:
+    """A run that died between the commit of a shard and the removal of its journal left one that nobody needs."""
+    for journal in (out / "passes").glob("*/*.journal.jsonl"):
+        if journal.with_name(journal.name.replace(".journal.jsonl", ".parquet")).exists():
+            journal.unlink(missing_ok=True)
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
