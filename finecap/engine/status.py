@@ -300,6 +300,8 @@ def format_status(summary: Summary) -> str:
     """The summary for a terminal of 100 columns."""
     lines = [f"{summary.out}: {_state(summary)}", *_totals(summary), "", _HEAD]
     lines += [_pass_line(one) for one in summary.passes]
+    if any(one.reduced is False for one in summary.passes):
+        lines.append("(*) has yet to look at the whole collection")
     lines += _details("rejected", {one.name: one.rejects for one in summary.passes})
     lines += _details("counted", {one.name: one.counters for one in summary.passes})
     set_aside = [f"  {one.name} {shard}: {error}" for one in summary.passes for shard, error in one.set_aside.items()]
