@@ -1,8 +1,9 @@
 """Numbers and quotes of a caption that are not in the text that OCR read in the picture.
 
 Only readings are compared. Left alone are counts ("3 dogs", "a 4-column table"), estimates ("about 50"), ordinals,
-decades, grids ("2x3"), shares of the picture, numbers in words, and values within the range of an axis: a chart shows
-them without writing them. The false alarms and what is missed are measured by benchmarks/engine_quality.py.
+decades, grids ("2x3"), shares of the picture, numbers in words, and values within the range of an axis on which no
+values are written: such a chart shows them without writing them. The false alarms and what is missed are measured by
+benchmarks/engine_quality.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ WORDS_PER_MISS = 10
 # So many numbers in equal steps are an axis; matplotlib's steps.
 AXIS_TICKS = 4
 AXIS_STEPS = [Decimal(step).scaleb(power) for step in ("1", "2", "2.5", "5") for power in range(-3, 8)]
+# A chart that writes so many other numbers within the range of an axis writes its values.
+WRITTEN_VALUES = 2
 LARGEST_COUNT = 100
 
 _QUOTES = re.compile(
@@ -165,12 +168,22 @@ def _values(number: str) -> set[Decimal]:
 
 def _axes(lines: Sequence[str]) -> Iterator[tuple[Decimal, Decimal]]:
     """Ranges of the round numbers in equal steps among the lines that are a number and nothing else, and a step more
-    on either side, since bars and curves reach beyond the last tick.
+    on either side, since bars and curves reach beyond the last tick. A range in which other numbers stand is left out:
+    that chart writes its values.
     """
     values = {value for line in lines if _NUMBER.fullmatch(line.strip()) for value in _values(line.strip())}
-    for step in AXIS_STEPS:
-        multiples = sorted(int(value / step) for value in values if value % step == 0)
-        for _, run in groupby(enumerate(multiples), key=lambda item: item[1] - item[0]):
-            ticks = [multiple for _, multiple in run]
-            if len(ticks) >= AXIS_TICKS:
-                yield (ticks[0] - 1) * step, (ticks[-1] + 1) * step
+    axes = [(ticks, step) for step in AXIS_STEPS for ticks in _runs(values, step)]
+    others = values.difference(*(ticks for ticks, _ in axes))
+    for ticks, step in axes:
+        low, high = ticks[0] - step, ticks[-1] + step
+        if sum(low <= value <= high for value in others) < WRITTEN_VALUES:
+            yield low, high
+
+
+def _runs(values: set[Decimal], step: Decimal) -> Iterator[list[Decimal]]:
+    """Numbers that follow each other in this step, from the lowest to the highest."""
+    multiples = sorted(int(value / step) for value in values if value % step == 0)
+    for _, run in groupby(enumerate(multiples), key=lambda item: item[1] - item[0]):
+        ticks = [multiple * step for _, multiple in run]
+        if len(ticks) >= AXIS_TICKS:
+            yield ticks

@@ -61,6 +61,13 @@ def test_a_value_within_an_axis_is_no_contradiction():
     assert contradicted_numbers("Mon 54.3", Written.of(["0", "20", "41", "60"])) == ["54.3"]
 
 
+def test_a_value_of_a_chart_that_writes_its_values_must_be_one_of_them():
+    chart = Written.of(["0", "20", "40", "60", "80", "1964", "1972", "54.3", "71.8"])
+
+    assert contradicted_numbers("1964 54.3, 1972 71.8", chart) == []
+    assert contradicted_numbers("1964 57.3, 1972 71.8", chart) == ["57.3"]
+
+
 def test_quotes_of_every_kind_are_found_and_apostrophes_are_none():
     caption = "\"STOP\", “No entry”, «Sortie», ‘Don’t walk’, 'way out', the dog's and the dogs' bowls, “so … on it”"
 
