@@ -98,8 +98,8 @@ class Provenance(TypedDict):
 
 class Record(TypedDict):
     """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as
-    `datasets.Image` stores it. Records that a generator makes leave `captions` and `provenance` out; they are stored as
-    nothing.
+    `datasets.Image` stores it. Records that a generator makes leave `captions` and `provenance` out; they are stored
+    as nothing.
     """
 
     id: str

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it did what it says; 2 with a message when the user can mend it (a `ValueError`). Anything else
+        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError`). Anything else
         is a bug or a broken run and raises, which ends the process with 1.
     """
     arguments, rest = _parser().parse_known_args(argv)
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_corpus(commands)
     _add_caption(commands)
+    _add_detector(commands)
     _add_eval(commands)
     _add_report(commands)
     _add_ask(commands)
@@ -78,8 +79,20 @@ def _add_caption(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--tries", type=int, default=3, help="before a shard is set aside with its error")
     command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
     command.add_argument("--leave-out-failed", action="store_true", help="go on for good without shards that failed")
+    command.add_argument("--dry-run", action="store_true", help="say what it would cost, and do nothing")
+    command.add_argument(
+        "--assume", type=Path, help="YAML with other assumptions for --dry-run than the documented ones"
+    )
     command.add_argument("--json", action="store_true", help="print status or price as JSON")
     command.set_defaults(run=_caption)
+
+
+def _add_detector(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("detector", help="serve a zero-shot object detector for the caption engine")
+    command.add_argument("folder", type=Path, help="a zero-shot object detector of Transformers and its processor")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
+    command.add_argument("--port", type=int, default=9000)
+    command.set_defaults(run=_detector)
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -146,7 +159,10 @@ def _corpus_build(arguments: argparse.Namespace) -> None:
 
 
 def _caption(arguments: argparse.Namespace) -> None:
-    from finecap.engine import command
+    try:
+        from finecap.engine import command
+    except ImportError as error:
+        raise ValueError(f"the caption engine needs more packages ({error}): pip install 'finevit[engine]'") from error
 
     a = arguments
     if a.recipe == "status":
@@ -154,15 +170,23 @@ def _caption(arguments: argparse.Namespace) -> None:
             raise ValueError("status of which run? Give its folder: finevit caption status DIR")
         print(command.status(a.directory, a.json))
         return
-    if a.source is None or a.out is None:
+    if a.source is None or (a.out is None and not a.dry_run):
         raise ValueError("give the images with --in and the run's folder with --out")
-    if a.executor == "slurm":
+    if a.dry_run:
+        print(command.price_of(Path(a.recipe), a.source, a.assume, a.json))
+    elif a.executor == "slurm":
         print(command.submit(Path(a.recipe), a.source, a.out, a.workers or 1, a.tries))
     else:
         run = command.caption(
             Path(a.recipe), a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
         )
         print(command.status(run.store.out, a.json))
+
+
+def _detector(arguments: argparse.Namespace) -> None:
+    from finecap.engine.detector_server import serve
+
+    serve(arguments.folder, arguments.host, arguments.port)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

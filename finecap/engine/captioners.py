@@ -25,7 +25,7 @@ class Captioner:
         model: what the servers call it.
         endpoints: base URLs, for instance "http://gpu1:8000/v1"; a request goes to the one with the fewest in flight.
         api_key_env: environment variable that holds the key; None for servers without one.
-        weight: share of the images it captions, relative to the others.
+        weight: share of the images it captions, relative to the others; 0 for one that only grounds or reads.
         dollars_per_million_prompt_tokens, dollars_per_million_completion_tokens: for the budget and `--dry-run`.
         temperature: of sampling; 0.7 is Qwen3-VL's recommendation.
         timeout_s: of one request.
@@ -58,10 +58,11 @@ class Captioner:
             raise ValueError(
                 f"captioner {self.name}: api_key_env is the name of an environment variable, not the key itself"
             )
-        for field in ("weight", "timeout_s", "max_attempts"):
+        for field in ("timeout_s", "max_attempts"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise ValueError(f"captioner {self.name}: {field} must be above 0, got {getattr(self, field)}")
         for field in (
+            "weight",
             "dollars_per_million_prompt_tokens",
             "dollars_per_million_completion_tokens",
             "temperature",
@@ -113,9 +114,10 @@ def draw_captioner(captioners: Sequence[Captioner], seed: int, key: str) -> Capt
     Raises:
         ValueError: there is none.
     """
-    if not captioners:
-        raise ValueError("the recipe has no captioners; write at least one in its section 'captioners'")
-    return min(captioners, key=lambda one: (_arrival(one, seed, key), one.name))
+    drawn = [captioner for captioner in captioners if captioner.weight > 0]
+    if not drawn:
+        raise ValueError("the recipe has no captioners; write at least one of some weight in its section 'captioners'")
+    return min(drawn, key=lambda one: (_arrival(one, seed, key), one.name))
 
 
 def _arrival(captioner: Captioner, seed: int, key: str) -> float:

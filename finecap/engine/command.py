@@ -11,9 +11,10 @@ from pathlib import Path
 from finecap.engine.errors import StopRun
 from finecap.engine.filter_report import write_filter_report
 from finecap.engine.local import run_locally
+from finecap.engine.pricing import assumptions_from, format_price, price
 from finecap.engine.progress import progress_bars
 from finecap.engine.publish import publish, push
-from finecap.engine.recipe import load_recipe
+from finecap.engine.recipe import load_recipe, read_mapping
 from finecap.engine.runner import Run
 from finecap.engine.runs import leave_out, load_run, open_run
 from finecap.engine.scheduler import Schedule
@@ -89,6 +90,20 @@ def status(out: Path, as_json: bool = False) -> str:
     """
     summary = summarise(load_run(out))
     return json.dumps(asdict(summary), ensure_ascii=False, indent=1) if as_json else format_status(summary)
+
+
+def price_of(recipe_file: Path, source: Path, assume: Path | None = None, as_json: bool = False) -> str:
+    """What a run would cost, as a table or as JSON.
+
+    Args:
+        assume: YAML file with other values for the fields of `pricing.Assumptions`.
+
+    Raises:
+        ValueError: bad recipe, input or assumptions.
+    """
+    assumptions = assumptions_from(read_mapping(assume)) if assume else None
+    found = price(load_recipe(recipe_file), source, assumptions)
+    return json.dumps(asdict(found), ensure_ascii=False, indent=1) if as_json else format_price(found)
 
 
 def _carry_out(run: Run, executor: str, workers: int, tries: int, only: Collection[str] | None) -> Schedule:

@@ -12,11 +12,9 @@ There is no key: let it listen where only the run's workers reach it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +23,6 @@ from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from finecap.engine.errors import StopRun
 from finecap.engine.images import open_rgb
 from finecap.engine.zero_shot import ZeroShotDetector
 
@@ -104,21 +101,10 @@ def _picture(url: str) -> Image.Image:
         raise _Refused(f"image: {error}") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="detector_server", description="Serve a zero-shot object detector.")
-    parser.add_argument("folder", type=Path, help="a zero-shot object detector of Transformers and its processor")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
-    parser.add_argument("--port", type=int, default=9000)
-    options = parser.parse_args(arguments)
-    try:
-        detector = ZeroShotDetector.from_folder(options.folder, 0.0)
-    except StopRun as error:
-        print(error, file=sys.stderr)
-        return 2
-    web.run_app(application(detector), host=options.host, port=options.port)
-    return 0
+def serve(folder: Path, host: str, port: int) -> None:
+    """Serve a zero-shot object detector of Transformers until interrupted. There is no key: mind where you listen.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        StopRun: the folder holds no such detector, or torch or transformers is missing.
+    """
+    web.run_app(application(ZeroShotDetector.from_folder(folder, 0.0)), host=host, port=port)

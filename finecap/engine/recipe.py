@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.captioners import Budget, Captioner
 from finecap.engine.passes import Pass
 from finecap.engine.pipeline import PASSES
+from finecap.engine.prompt_templates import SHIPPED
 
 CONFIG = ConfigDict(extra="forbid")
 # Sections and fields that say how a run is carried out, not what it makes: they may change between two starts.
@@ -110,7 +111,11 @@ class Recipe:
 def _decisive(value: Any) -> Any:
     """What decides the output: no operational fields, and the content of a file in place of its name."""
     if isinstance(value, Mapping):
-        return {key: _decisive(item) for key, item in value.items() if key not in OPERATIONAL}
+        return {
+            key: _decisive(SHIPPED if key == "prompts" and item is None else item)
+            for key, item in value.items()
+            if key not in OPERATIONAL
+        }
     if isinstance(value, list | tuple):
         return [_decisive(item) for item in value]
     if isinstance(value, Path) and value.is_file():
@@ -133,15 +138,24 @@ def load_recipe(path: Path) -> Recipe:
         ValueError: no such file, no mapping, an unknown section or key, a value of the wrong type, a pass without what
             it needs; the message names the key.
     """
+    return recipe_from(read_mapping(path), str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: no such file, no YAML, no mapping.
+    """
     if not path.is_file():
-        raise ValueError(f"{path}: no such recipe")
+        raise ValueError(f"{path}: no such file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of sections, see training_scripts/recipes")
-    return recipe_from(content, str(path))
+        raise ValueError(f"{path}: expected a mapping of sections, as in training_scripts/recipes")
+    return content
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -168,6 +182,11 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         passes[name] = _checked(step.options, section, f"{where}: {name}")
     rest = {key: value for key, value in content.items() if key in general}
     recipe = _checked(Recipe, {**rest, "passes": passes, "functions": functions}, where)
+    asking = [
+        name for name in ("recaption", "local_captions") if name in recipe.passes and name not in recipe.functions
+    ]
+    if asking and not any(captioner.weight > 0 for captioner in recipe.captioners):
+        raise ValueError(f"{where}: {asking[0]} needs at least one captioner (of some weight) in 'captioners'")
     names = [captioner.name for captioner in recipe.captioners]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two captioners have the same name; records tell them apart by it ({names})")
@@ -193,8 +212,10 @@ def _checked(kind: type, value: Mapping[str, Any], where: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}.{place}: {first['msg']}, got {first['input']!r}"[:500]) from None
+        place = ".".join([where, *(str(part) for part in first["loc"])])
+        # A check of our own says what was wrong, and may have kept a key that was written into the recipe to itself.
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        raise ValueError(f"{place}: {first['msg']}{got}"[:500]) from None
 
 
 def _check_columns(recipe: Recipe, where: str) -> None:

@@ -183,6 +183,6 @@ def test_another_detector_behind_the_same_url_stops_the_run(picture):
         asyncio.run(ask(url, picture))
 
 
-def test_without_a_detector_the_server_does_not_start(tmp_path, capsys):
-    assert detector_server.main([str(tmp_path)]) == 2
-    assert "holds no model" in capsys.readouterr().err
+def test_without_a_detector_the_server_does_not_start(tmp_path):
+    with pytest.raises(StopRun, match="holds no model"):
+        detector_server.serve(tmp_path, "127.0.0.1", 0)

@@ -249,8 +249,8 @@ def test_an_endpoint_that_asks_for_a_rest_gets_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": 0}, "weight must be above 0"),
-        ({"weight": float("nan")}, "weight must be above 0"),
+        ({"weight": -1}, "weight must be 0 or more"),
+        ({"weight": float("nan")}, "weight must be 0 or more"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"max_attempts": 0}, "max_attempts"),
         ({"patience_s": -1}, "patience_s"),

@@ -8,11 +8,13 @@ import pytest
 
 from finecap.engine import runner
 from finecap.engine.errors import StopRun
+from finecap.engine.prompt_templates import SHIPPED
 from finecap.engine.recipe import Recipe, mapping_of, recipe_from
 from finecap.engine.runner import Run, read_stats, run_shard
 from finecap.engine.shards import Shard
 from finecap.engine.store import Store, committed
 
+CAPTIONER = {"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"]}
 SHARD = Shard("00000-abc", "folder", ("a", "b", "c"))
 
 
@@ -82,7 +84,7 @@ def test_a_pass_that_loses_doubles_or_swaps_rows_commits_nothing(run, monkeypatc
 
 def test_a_changed_option_gets_a_new_folder_and_an_operational_one_does_not(run):
     def key(name, **changes):
-        content = {"ingest": {"source": "s", "license": "l"}, "recaption": {}}
+        content = {"ingest": {"source": "s", "license": "l"}, "recaption": {}, "captioners": [CAPTIONER]}
         for section, value in changes.items():
             content[section] = value
         return recipe_from(content).pass_key(name)
@@ -133,10 +135,23 @@ def test_a_recipe_survives_its_own_yaml_with_the_same_hashes():
 def test_a_template_is_known_by_its_content(tmp_path):
     def key(words):
         path = tmp_path / "prompts.yaml"
-        path.write_text(words)
-        return recipe_from({"ingest": {"source": "s", "license": "l"}, "recaption": {"prompts": str(path)}}).pass_key(
-            "recaption"
-        )
+        path.write_text(SHIPPED.read_text() + words)
+        content = {"ingest": {"source": "s", "license": "l"}, "captioners": [CAPTIONER]}
+        return recipe_from(content | {"recaption": {"prompts": str(path)}}).pass_key("recaption")
 
-    assert key("Describe.") == key("Describe.")
-    assert key("Describe.") != key("Describe it.")
+    assert key("") == key("")
+    assert key("") != key("# another wording\n")
+
+
+def test_a_key_written_into_the_recipe_by_mistake_is_not_printed():
+    with pytest.raises(ValueError, match="name of an environment variable") as caught:
+        recipe_from({"ingest": {"source": "s", "license": "l"}, "captioners": [CAPTIONER | {"api_key_env": "sk-1!"}]})
+    assert "sk-1" not in str(caught.value)
+
+
+def test_captions_need_captioners_of_different_names():
+    content = {"ingest": {"source": "s", "license": "l"}, "recaption": {}}
+    with pytest.raises(ValueError, match="recaption needs at least one captioner"):
+        recipe_from(content)
+    with pytest.raises(ValueError, match="same name"):
+        recipe_from(content | {"captioners": [CAPTIONER, CAPTIONER]})
