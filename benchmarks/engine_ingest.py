@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -170,17 +169,21 @@ def write_hashes(folder: Path, count: int, seed: int) -> tuple[dict[str, list[Pa
     return outputs, len(planted)
 
 
+def _peak_rss_mb() -> float:
+    """Of this process; `getrusage` would begin with that of the parent."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
+
+
 def _search(outputs: dict[str, list[Path]], memory: str, out: Path, pipe: Any) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    before, cpu_before, start = _peak_rss_mb(), time.process_time(), time.perf_counter()
     dedup.reduce(outputs, dedup.Options(memory=memory), out)
-    used = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send(
         {
             "wall_s": time.perf_counter() - start,
-            "cpu_s": used.ru_utime + used.ru_stime,
-            "peak_rss_mb": used.ru_maxrss / 1024,
-            "peak_rss_before_mb": before / 1024,
+            "cpu_s": time.process_time() - cpu_before,
+            "peak_rss_mb": _peak_rss_mb(),
+            "peak_rss_before_mb": before,
         }
     )
 
