@@ -171,7 +171,7 @@ def verified(tmp_path, item, recipe=BASE, detector=None, **options):
     return result, context.counters
 
 
-WITH_BOXES = {**BASE, "recaption": {}, "phrases": {}, "boxes": {"detector": "given"}}
+WITH_BOXES = {**BASE, "recaption": {"function": "builtins:print"}, "phrases": {}, "boxes": {"detector": "given"}}
 
 
 def test_a_local_caption_is_kept_if_it_leads_back_to_its_box(tmp_path):
