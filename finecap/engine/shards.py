@@ -86,8 +86,8 @@ def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
-    """Every item of a shard, in order, one at a time. Of an archive one member is in memory, of a parquet file 32 rows,
-    but no less than one page: writers that make a page of a whole row group of pictures make readers hold it.
+    """Every item of a shard, in order, one at a time. Of an archive one member is in memory, of a parquet file 32
+    rows, but no less than one page: writers that make a page of a whole row group of pictures make readers hold it.
 
     Yields:
         `key` (unique in the collection: the picture's path below the input, file.parquet#row, file.tar/member),
