@@ -10,15 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from finecap.engine.errors import StopRun
-from finecap.engine.ray_executor import run_on_ray
+from finecap.engine.ray_executor import _token, run_on_ray
 from finecap.engine.recipe import recipe_from
 from finecap.engine.runner import Run, read_stats
+from finecap.engine.runs import open_run
 from finecap.engine.scheduler import Task
 from finecap.engine.shards import Shard
+from finecap.engine.status import summarise
 from finecap.engine.store import Store
 
 pytestmark = pytest.mark.slow
@@ -53,6 +57,11 @@ def fails_or_stops(rows, options, context):
     yield from ({"key": row["key"]} for row in rows)
 
 
+def caption(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"], "captions": [], "global_caption": f"This is {row['key']}.", "captioner": "test"}
+
+
 class Captioner(ThreadingHTTPServer):
     """Counts who asked for what; at its `deadly`-th request it kills the process that asks, and answers nothing."""
 
@@ -82,7 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def importable(monkeypatch):
-    """Ray's workers find the functions of this file."""
+    """Ray's workers find the functions of this file, and its access token is not written to the home folder."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", _token())
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
@@ -119,12 +129,18 @@ def test_a_killed_ray_worker_costs_one_answer_and_no_row(tmp_path, monkeypatch, 
     assert not list(tmp_path.rglob("*.journal.jsonl"))
 
 
-def test_errors_count_as_tries_and_a_stop_ends_the_run_on_a_ray_that_was_there(tmp_path, monkeypatch, importable):
+def test_on_a_ray_that_was_there_a_whole_run_adds_up_errors_count_and_a_stop_stops(tmp_path, monkeypatch, importable):
     import ray
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
+        whole = whole_run(tmp_path)
+        assert run_on_ray(whole).left == 0
+        summary = summarise(whole)
+        assert (summary.images, summary.records, summary.rejected, summary.problems) == (5, 4, 1, [])
+        assert summary.finished
+
         run = make_run(tmp_path, ingest="ingest", filter="fails_or_stops")
         schedule = run_on_ray(run, tries=2, only=["ingest", "filter"])
         assert list(schedule.set_aside) == [Task("filter", 1)]
@@ -140,6 +156,18 @@ def test_errors_count_as_tries_and_a_stop_ends_the_run_on_a_ray_that_was_there(t
         assert ray.is_initialized()
     finally:
         ray.shutdown()
+
+
+def whole_run(folder):
+    """The engine's own passes over four pictures and a copy of one of them, with a look at the whole collection."""
+    (folder / "pictures").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(4):
+        coarse = noise.integers(40, 215, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((480, 480), Image.Resampling.NEAREST).save(folder / f"pictures/{number}.png")
+    (folder / "pictures" / "copy.png").write_bytes((folder / "pictures" / "3.png").read_bytes())
+    content = {"ingest": {"source": "s", "license": "l"}, "recaption": {"function": f"{__name__}:caption"}}
+    return open_run(recipe_from({**content, "rows_per_shard": 2}), folder / "pictures", folder / "whole")
 
 
 def test_without_ray_the_user_is_told_what_to_install(tmp_path, monkeypatch):
