@@ -154,7 +154,8 @@ def test_a_lost_row_is_noticed(make_run):
 
 
 def test_two_passes_that_do_not_know_of_each_other_may_drop_the_same_image(make_run):
-    content = {"ingest": {"source": "s", "license": "l"}, "ocr": {}, "recaption": {}}
+    recaption = {"function": f"{__name__}:passes_on"}
+    content = {"ingest": {"source": "s", "license": "l"}, "ocr": {}, "recaption": recaption}
     run = Run(recipe_from(content), make_run().store, SHARDS[:1])
     for name, rows, rejects in [
         *(("ingest", 10, {}), ("filter", 10, {}), ("dedup", 10, {})),
