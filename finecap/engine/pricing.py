@@ -301,7 +301,7 @@ def _text_tokens(wordings: Sequence[str], templates: Templates, a: Assumptions) 
 
 
 def _by_captioner(captioners: Sequence[Captioner], work: Sequence[Work], a: Assumptions) -> list[CaptionerPrice]:
-    weights = sum(one.weight for one in captioners)
+    weights = sum(one.weight for one in captioners) or 1  # all may be 0: one that only grounds
     return [_captioner_price(one, one.weight / weights, work, a) for one in captioners]
 
 
