@@ -83,6 +83,8 @@ def run_shard(run: Run, name: str, shard: Shard, models: dict[str, Any]) -> Shar
     """
     output = run.output(name, shard.name)
     if output.exists():
+        # A worker that dies right after the commit leaves the journal.
+        run.store.journal(run.recipe.pass_key(name), shard.name).unlink(missing_ok=True)
         return read_stats(output)
     with claimed(output) as mine:
         if not mine:

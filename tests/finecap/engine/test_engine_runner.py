@@ -155,3 +155,11 @@ def test_captions_need_captioners_of_different_names():
         recipe_from(content)
     with pytest.raises(ValueError, match="same name"):
         recipe_from(content | {"captioners": [CAPTIONER, CAPTIONER]})
+
+
+def test_a_journal_that_outlived_its_shard_goes_at_the_next_call(run):
+    run_shard(run, "ingest", SHARD, {})
+    journal = run.store.journal(run.recipe.pass_key("ingest"), SHARD.name)
+    journal.write_text('{"key": "a", "answer": "paid"}\n')
+    run_shard(run, "ingest", SHARD, {})
+    assert not journal.exists()
