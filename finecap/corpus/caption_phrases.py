@@ -1,6 +1,7 @@
-"""Phrases of captions that are written the way the corpus describes its scenes: "A green cactus at the right; a fire
-at the left." A recipe of the caption engine names this in place of the pass `phrases` where the nano checkpoint, which
-was trained on such captions, finds the boxes: it finds "a green cactus at the right" far more often than "a cactus".
+"""Phrases of captions that are written the way the corpus describes its pictures: "A green cactus at the right; a fire
+at the left." or "A bar chart: USA 79, F 8." A recipe of the caption engine names this in place of the pass `phrases`
+where the nano checkpoint, which was trained on such captions, finds the boxes: it finds "a green cactus at the right"
+far more often than "a cactus".
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from finecap.engine.passes import Context, Row
 
 EXTRACTOR = "corpus captions 1"
 THING = re.compile(r"(?:an?|the) (?:[a-z-]+ )*?(?P<label>[a-z-]+(?: of [a-z]+)?) (?:at|in) the [a-z ]+", re.IGNORECASE)
+CHART = re.compile(r"A bar chart: (?P<bars>.+)", re.DOTALL)
+BAR = re.compile(r"(?P<name>\S.*) (?P<value>\d+)")
 
 
 def run(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
-    """See `finecap.engine.phrases`; `options` are not read. Captions of documents and charts give no phrases."""
+    """See `finecap.engine.phrases`; `options` are not read. Captions of forms give no phrases."""
     for row in rows:
         phrases = phrases_of(row["global_caption"] or "")
         context.counters["phrases"] += len(phrases)
@@ -25,9 +28,12 @@ def run(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
 
 
 def phrases_of(caption: str) -> list[Row]:
-    """Each thing with its place once: `text`, and `label`, the noun."""
-    found = {}
-    for part in caption.rstrip(". \n").split(";"):
-        if match := THING.fullmatch(part.strip()):
-            found.setdefault(match[0].lower(), match["label"].lower())
+    """Each thing with its place, or each bar with its value, once: `text`, and `label`, the noun."""
+    caption = caption.rstrip(". \n")
+    if chart := CHART.fullmatch(caption):
+        bars = [match for part in chart["bars"].split(", ") if (match := BAR.fullmatch(part))]
+        found = {f"the bar for {bar['name']}, {bar['value']}": "bar" for bar in bars}
+    else:
+        things = [match for part in caption.split(";") if (match := THING.fullmatch(part.strip()))]
+        found = {thing[0].lower(): thing["label"].lower() for thing in things}
     return [{"text": text, "label": label} for text, label in found.items()]

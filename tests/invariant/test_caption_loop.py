@@ -40,13 +40,15 @@ def test_the_recipes_that_ship_are_valid(name, monkeypatch):
     assert {"ocr", "recaption", "phrases", "boxes", "balance", "local_captions", "verify"} <= set(recipe.passes)
 
 
-def test_scene_captions_give_back_every_thing():
+def test_captions_of_the_corpus_give_back_every_thing_and_every_bar():
     for index in range(20):
-        record = generate("scene", index, 2, "train", "nano")
-        things = {(region["caption"], region["label"]) for region in record["regions"]}
-        phrases = phrases_of(record["global_caption"])
-        assert {(phrase["text"], phrase["label"]) for phrase in phrases} == things
-    assert phrases_of(generate("chart", 0, 2, "train", "nano")["global_caption"]) == []
+        scene = generate("scene", index, 2, "train", "nano")
+        things = {(region["caption"], region["label"]) for region in scene["regions"]}
+        assert {(phrase["text"], phrase["label"]) for phrase in phrases_of(scene["global_caption"])} == things
+        chart = generate("chart", index, 2, "train", "nano")
+        bars = [region["caption"].split(" bar for ")[1] for region in chart["regions"] if region["label"] == "bar"]
+        assert [phrase["text"] for phrase in phrases_of(chart["global_caption"])] == [f"the bar for {b}" for b in bars]
+    assert phrases_of(generate("doc", 0, 2, "train", "nano")["global_caption"]) == []
 
 
 @pytest.fixture(scope="module")
