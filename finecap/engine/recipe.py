@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ OPERATIONAL = {
     "timeout_s",
     "max_attempts",
     "patience_s",
+    "dollars_per_million_prompt_tokens",
+    "dollars_per_million_completion_tokens",
     "push_to_hub",
     "memory",
     "webdataset",
@@ -92,20 +95,27 @@ class Recipe:
 
     def pass_key(self, name: str) -> str:
         """Name and hash of a pass: the name of its folder."""
-        step = self.step(name)
-        content = {
-            "pass": name,
-            "function": self.functions.get(name),
-            "options": _decisive(asdict(self.passes[name])),
-            "parents": [self.pass_key(parent) for parent in step.parents],
-            "seed": self.seed,
-            "rows_per_shard": self.rows_per_shard,
-            "captioners": _decisive([asdict(one) for one in self.captioners])
-            if getattr(self.passes[name], "CAPTIONS", False)
-            else None,
-        }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{name}-{digest[:HASH_LENGTH]}"
+        return self._pass_keys[name]
+
+    @cached_property
+    def _pass_keys(self) -> dict[str, str]:
+        """Of all passes; made once, for there are as many calls as shards."""
+        keys: dict[str, str] = {}
+        for step in self.enabled():
+            options = self.passes[step.name]
+            asks = getattr(options, "CAPTIONS", False)
+            content = {
+                "pass": step.name,
+                "function": self.functions.get(step.name),
+                "options": _decisive(asdict(options)),
+                "parents": [keys[parent] for parent in step.parents],
+                "seed": self.seed,
+                "rows_per_shard": self.rows_per_shard,
+                "captioners": _decisive([asdict(one) for one in self.captioners]) if asks else None,
+            }
+            digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+            keys[step.name] = f"{step.name}-{digest[:HASH_LENGTH]}"
+        return keys
 
 
 def _decisive(value: Any) -> Any:
@@ -176,6 +186,8 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         section = content.get(name, False if step.optional else {})
         if section is False:
             continue
+        if not isinstance(section or {}, Mapping):
+            raise ValueError(f"{where}: {name}: expected options, each with its name, or false")
         section = dict(section or {})
         if "function" in section:
             functions[name] = section.pop("function")
@@ -213,8 +225,9 @@ def _checked(kind: type, value: Mapping[str, Any], where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *(str(part) for part in first["loc"])])
-        # A check of our own says what was wrong, and may have kept a key that was written into the recipe to itself.
-        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        # The value may be a key that was written into the recipe by mistake.
+        secret = first["type"] in ("value_error", "unexpected_keyword_argument") or first["loc"][:1] == ("captioners",)
+        got = "" if secret else f", got {first['input']!r}"
         raise ValueError(f"{place}: {first['msg']}{got}"[:500]) from None
 
 

@@ -94,6 +94,9 @@ def test_a_changed_option_gets_a_new_folder_and_an_operational_one_does_not(run)
     assert key("ingest") == key("ingest", filter={"min_short_side": 10})
     assert key("recaption") == key("recaption", recaption={"in_flight": 7})
     assert key("recaption") == key("recaption", budget={"tokens": 5})
+    priced = CAPTIONER | {"dollars_per_million_prompt_tokens": 2.0, "dollars_per_million_completion_tokens": 9.0}
+    assert key("recaption") == key("recaption", captioners=[priced])
+    assert key("recaption") != key("recaption", captioners=[CAPTIONER | {"temperature": 0.1}])
 
 
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_nothing(tmp_path):
@@ -112,6 +115,8 @@ def test_every_unknown_key_is_named():
         recipe_from({"ingest": {"source": "s", "license": "l"}, "filtre": {}})
     with pytest.raises(ValueError, match=r"filter\.min_side"):
         recipe_from({"ingest": {"source": "s", "license": "l"}, "filter": {"min_side": 1}})
+    with pytest.raises(ValueError, match="filter: expected options"):
+        recipe_from({"ingest": {"source": "s", "license": "l"}, "filter": ["min_short_side"]})
     with pytest.raises(ValueError, match="phrases needs the section 'recaption'"):
         recipe_from({"ingest": {"source": "s", "license": "l"}, "phrases": {}})
 
@@ -147,6 +152,10 @@ def test_a_key_written_into_the_recipe_by_mistake_is_not_printed():
     with pytest.raises(ValueError, match="name of an environment variable") as caught:
         recipe_from({"ingest": {"source": "s", "license": "l"}, "captioners": [CAPTIONER | {"api_key_env": "sk-1!"}]})
     assert "sk-1" not in str(caught.value)
+    for wrong in ({"captioners": [CAPTIONER | {"api_key": "sk-1!"}]}, {"recaption": {"api_key": "sk-1!"}}):
+        with pytest.raises(ValueError, match="api_key") as caught:
+            recipe_from({"ingest": {"source": "s", "license": "l"}, "captioners": [CAPTIONER]} | wrong)
+        assert "sk-1" not in str(caught.value)
 
 
 def test_captions_need_captioners_of_different_names():
