@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
-from finecap.engine.recipe import Recipe, load_recipe, mapping_of
+from finecap.engine.errors import StopRun
+from finecap.engine.recipe import Recipe, mapping_of, read_mapping, recipe_from
 from finecap.engine.runner import Run
 from finecap.engine.shards import Shard, plan_shards
 from finecap.engine.store import Store, write_json, write_text
 
-PLAN, RECIPE = "plan.json", "recipe.yaml"
+PLAN, RECIPE, PROMPTS = "plan.json", "recipe.yaml", "prompts"
 
 
 def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
@@ -28,11 +30,13 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
         StopRun: `out` cannot be written.
     """
     shards = tuple(plan_shards(source, recipe.rows_per_shard))
+    out = out.absolute()  # workers on other machines start in other folders
+    recipe = _with_own_templates(recipe, out)
     _drop_old_journals(out)
     plan = out / PLAN
+    left_out: list[str] = []
     if plan.is_file():
         known = _read_plan(plan)
-        left_out = set(known["left_out"])
         names = [shard.name for shard in shards]
         before = [shard["name"] for shard in known["shards"]]
         if names != before and known["rows_per_shard"] == recipe.rows_per_shard:
@@ -42,12 +46,10 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
                 "collection; give the new input an --out of its own."
             )
         if names == before:
-            shards = tuple(shard for shard in shards if shard.name not in left_out)
-            write_text(out / RECIPE, _yaml(recipe))
-            return Run(recipe, Store(out), shards)
-    _write_plan(plan, recipe, shards, [])
+            left_out = known["left_out"]
+    _write_plan(plan, recipe, shards, left_out)
     write_text(out / RECIPE, _yaml(recipe))
-    return Run(recipe, Store(out), shards)
+    return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
 
 
 def load_run(out: Path) -> Run:
@@ -58,21 +60,46 @@ def load_run(out: Path) -> Run:
     """
     if not (out / PLAN).is_file() or not (out / RECIPE).is_file():
         raise ValueError(f"{out}: no run of the caption engine is here ({PLAN} or {RECIPE} is missing)")
+    out = out.absolute()
     plan = _read_plan(out / PLAN)
     left_out = set(plan["left_out"])
     shards = TypeAdapter(tuple[Shard, ...]).validate_python(plan["shards"])
-    recipe = load_recipe(out / RECIPE)
+    content = read_mapping(out / RECIPE)
+    for section in content.values():
+        if isinstance(section, dict) and section.get("prompts"):  # the folder may have another path on this machine
+            section["prompts"] = str(out / PROMPTS / Path(section["prompts"]).name)
+    recipe = recipe_from(content, str(out / RECIPE))
     return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
 
 
 def leave_out(run: Run, names: list[str]) -> Run:
     """The run without shards that failed for good, now and whenever it is started again; their images are in neither
-    the records nor the rejects.
+    the records nor the rejects. What an earlier look at the whole collection saw of them stays: a picture that was
+    dropped as the duplicate of one of theirs stays dropped.
+
+    Raises:
+        StopRun: no shard would be left.
     """
+    if not {shard.name for shard in run.shards}.difference(names):
+        raise StopRun(f"{run.store.out}: every shard failed, so there is nothing to go on with; mend the cause")
     plan = _read_plan(run.store.out / PLAN)
     plan["left_out"] = sorted({*plan["left_out"], *names})
     write_json(run.store.out / PLAN, plan)
     return Run(run.recipe, run.store, tuple(shard for shard in run.shards if shard.name not in set(names)))
+
+
+def _with_own_templates(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with its template files copied into the run's folder: it goes on with them from any place, and editing
+    the originals meanwhile does not mix two wordings in one output.
+    """
+    passes = dict(recipe.passes)
+    for name, options in passes.items():
+        if (path := getattr(options, "prompts", None)) is not None:
+            text = path.read_text(encoding="utf-8")
+            copy = out / PROMPTS / f"{hashlib.sha256(text.encode()).hexdigest()[:10]}.yaml"
+            write_text(copy, text)
+            passes[name] = replace(options, prompts=copy)
+    return replace(recipe, passes=passes)
 
 
 def _drop_old_journals(out: Path) -> None:

@@ -191,10 +191,15 @@ def _summarise_pass(run: Run, step: Pass, outputs: dict[str, _Output]) -> PassSu
         summary.rows_per_second = summary.rows / summary.wall_seconds
         tokens = counters["prompt tokens"] + counters["completion tokens"]
         summary.tokens_per_second = tokens / summary.wall_seconds
+    # A worker that dies right after a commit leaves such files of a shard that is done; others are of shards left out.
+    waiting = {shard.name for shard in run.shards}.difference(outputs) | ({"reduced"} if reduced is False else set())
     for path in sorted(_entries(run, step)):
-        if path.name.endswith(".error.json"):
-            summary.set_aside[path.name.removesuffix(".error.json")] = _last_error(path)
-        elif path.name.endswith(".journal.jsonl"):
+        name, _, suffix = path.name.partition(".")
+        if name not in waiting:
+            continue
+        if suffix == "error.json":
+            summary.set_aside[name] = _last_error(path)
+        elif suffix == "journal.jsonl":
             summary.journals += 1
             summary.journal_answers += _count_lines(path)
     return summary

@@ -133,6 +133,18 @@ def test_an_unfinished_run_says_what_is_under_way_and_which_paid_answers_wait(ma
     assert max(map(len, text.splitlines()[1:])) <= 100
 
 
+def test_what_a_dead_worker_left_of_a_finished_shard_and_shards_left_out_is_not_waiting(make_run):
+    run = make_run(filter="fails_on_the_last")
+    finish(run)
+    for name in (SHARDS[0].name, "reduced"):
+        write_json(run.store.error(run.recipe.pass_key("ingest"), name), {"errors": ["of an earlier try"]})
+    run.store.journal(run.recipe.pass_key("ingest"), SHARDS[0].name).write_text('{"key": "k", "answer": 1}\n')
+    assert [one.set_aside for one in summarise(run).passes if one.set_aside] == [{SHARDS[3].name: "is on fire"}]
+    assert sum(one.journals for one in summarise(run).passes) == 1
+    without = dataclasses.replace(run, shards=SHARDS[:3])
+    assert not any(one.set_aside or one.journals for one in summarise(without).passes)
+
+
 def test_what_is_being_written_and_other_recipes_outputs_do_not_count(make_run):
     run = make_run()
     finish(run, only=["ingest"])
