@@ -89,8 +89,8 @@ def leave_out(run: Run, names: list[str]) -> Run:
 
 
 def _with_own_templates(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with its template files copied into the run's folder: it goes on with them from any place, and editing
-    the originals meanwhile does not mix two wordings in one output.
+    """The recipe with its template files copied into the run's folder: it goes on with them from any place, and who
+    edits the originals meanwhile does not mix two wordings in one output.
     """
     passes = dict(recipe.passes)
     for name, options in passes.items():
