@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 from finecap.engine.journal import Journal
 from finecap.engine.passes import Context, Pass, Row
 from finecap.engine.recipe import Recipe
-from finecap.engine.shards import Shard, read_shard
+from finecap.engine.shards import READ_BUFFER, Shard, read_shard, rows_at_once
 from finecap.engine.store import Store, claimed, committed, raise_disk_error
 
 STATS_KEY = b"finecap"
-# Rows that are read, and written, at a time: what is held in memory of a shard full of pictures.
-READ_ROWS = 32
+# Rows that are written at a time: what is held in memory of a shard full of pictures.
 WRITE_ROWS = 128
 WRITE_BYTES = 64 * 2**20
 
@@ -170,7 +169,10 @@ def _read_live(
         if here:
             columns[other.name] = here
     missing = dict.fromkeys(set(wanted) - {name for here in columns.values() for name in here})
-    readers = [_read_rows(files.enter_context(pq.ParquetFile(paths[name])), here) for name, here in columns.items()]
+    readers = [
+        _read_rows(files.enter_context(pq.ParquetFile(paths[name], pre_buffer=False, buffer_size=READ_BUFFER)), here)
+        for name, here in columns.items()
+    ]
     for key, living, *parts in zip(keys, alive, *readers, strict=True):
         if living:
             row: Row = {"key": key, **missing}
@@ -180,8 +182,9 @@ def _read_live(
 
 
 def _read_rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[Row]:
-    for batch in file.iter_batches(READ_ROWS, columns=columns):
-        yield from batch.to_pylist()
+    for batch in file.iter_batches(rows_at_once(file.metadata, columns), columns=columns):
+        for row in range(len(batch)):  # one by one: pictures become Python objects only when their turn comes
+            yield {name: batch.column(name)[row].as_py() for name in columns}
 
 
 def _aligned(step: Pass, keys: list[str], alive: list[bool], results: Iterator[Row]) -> Iterator[Row]:

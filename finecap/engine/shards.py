@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ KINDS = {**dict.fromkeys(PICTURES, "folder"), ".parquet": "parquet", ".tar": "we
 # A single file or member above this is never read into memory, whatever the recipe allows.
 MAX_ITEM_BYTES = 2**29
 MAX_SCANNED_ARCHIVES = 1000
-READ_ROWS = 32
+# Rows of a parquet file that are read at a time: fewer if they hold more than so many bytes.
+READ_ROWS, READ_BYTES = 32, 2**26
 READ_BUFFER = 2**20
 FIELDS = ("source", "license", "split")
 
@@ -87,7 +88,8 @@ def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
 
 def read_shard(shard: Shard) -> Iterator[Row]:
     """Every item of a shard, in order, one at a time. Of an archive one member is in memory, of a parquet file 32
-    rows, but no less than one page: writers that make a page of a whole row group of pictures make readers hold it.
+    rows or 64 MB, but no less than a row and a page: writers that make a page of a whole row group of pictures make
+    readers hold it.
 
     Yields:
         `key` (unique in the collection: the picture's path below the input, file.parquet#row, file.tar/member),
@@ -261,8 +263,9 @@ def _read_parquet(shard: Shard) -> Iterator[Row]:
 def _row_group(file: pq.ParquetFile, number: int, columns: list[str], rows: int) -> Iterator[Row | str]:
     """Each row, or in place of those that cannot be read, why."""
     done = 0
+    at_once = rows_at_once(file.metadata, columns)
     try:
-        for batch in file.iter_batches(READ_ROWS, row_groups=[number], columns=columns):
+        for batch in file.iter_batches(at_once, row_groups=[number], columns=columns):
             for row in range(len(batch)):  # one by one: pictures become Python objects only when their turn comes
                 yield {column: batch.column(column)[row].as_py() for column in batch.schema.names}
                 done += 1
@@ -271,6 +274,16 @@ def _row_group(file: pq.ParquetFile, number: int, columns: list[str], rows: int)
             raise
         for _ in range(rows - done):
             yield f"unreadable: {error}"
+
+
+def rows_at_once(footer: pq.FileMetaData, columns: Collection[str]) -> int:
+    """How many rows of a parquet file to read at a time, so that rows with large pictures do not fill the memory."""
+    largest = 1
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        chunks = (group.column(number) for number in range(group.num_columns))
+        size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] in columns)
+        largest = max(largest, size // max(1, group.num_rows))
+    return max(1, min(READ_ROWS, READ_BYTES // largest))
 
 
 def _parquet_row(key: str, values: Row | str) -> Row:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from finecap.engine.runner import READ_ROWS
+from finecap.engine.shards import rows_at_once
 from finecap.engine.store import committed
 
 
@@ -42,7 +42,7 @@ def export_webdataset(files: Iterable[Path], folder: Path) -> list[Path]:
 def _write_archive(path: Path, archive: Path) -> None:
     number = 0
     with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar, pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(READ_ROWS):
+        for batch in file.iter_batches(rows_at_once(file.metadata, file.schema_arrow.names)):
             for record in batch.to_pylist():
                 # A record's id may hold dots and slashes, which end the key of a sample; it stands in the JSON.
                 _write_sample(tar, f"{number:08d}", record)

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +81,26 @@ def test_a_pass_that_loses_doubles_or_swaps_rows_commits_nothing(run, monkeypatc
     with pytest.raises(RuntimeError, match="filter returned"):
         run_shard(run, "filter", SHARD, {})
     assert [path.name for path in run.output("filter", "x").parent.iterdir()] == []
+
+
+def test_large_pictures_are_not_held_by_the_dozen(run, monkeypatch):
+    size, count = 2**24, 12
+    items = [{"key": f"{number}", "bytes": bytes(size), "url": None} for number in range(count)]
+    monkeypatch.setattr(runner, "read_shard", lambda shard: iter(items))
+    run_shard(run, "ingest", SHARD, {})
+    held = []
+
+    def watch(rows, options, context):
+        for row in rows:
+            held.append(pa.total_allocated_bytes() - before)
+            yield {"key": row["key"], "branch": "photo"}
+
+    before = pa.total_allocated_bytes()
+    original = Recipe.step
+    step = dataclasses.replace(run.recipe.step("filter"), run=watch)
+    monkeypatch.setattr(Recipe, "step", lambda self, name: step if name == "filter" else original(self, name))
+    assert run_shard(run, "filter", SHARD, {}).rows == count
+    assert max(held) < 8 * size
 
 
 def test_a_changed_option_gets_a_new_folder_and_an_operational_one_does_not(run):
