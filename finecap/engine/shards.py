@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,16 +123,20 @@ def _files_below(folder: Path) -> tuple[Path, dict[str, int]]:
 
 def _sizes(root: Path, start: Path) -> dict[str, int]:
     found = {}
-    inside = os.path.realpath(root) + os.sep
     for folder, folders, files in os.walk(start, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             path = os.path.join(folder, name)
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in KINDS:
                 continue
-            if os.path.isfile(path) and os.path.realpath(path).startswith(inside):
+            if os.path.isfile(path) and _is_inside(root, path):
                 found[_checked_name(os.path.relpath(path, root))] = os.path.getsize(path)
     return dict(sorted(found.items()))
+
+
+def _is_inside(root: Path, path: str) -> bool:
+    """Or does a link lead out of the folder?"""
+    return os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)
 
 
 def _raise(error: OSError) -> None:
@@ -169,10 +174,10 @@ _KNOWN = f"known are pictures ({', '.join(sorted(PICTURES))}), .parquet and .tar
 
 def _cut_folder(root: Path, sizes: dict[str, int], rows: int, whole: bool) -> tuple[list[Cut], str]:
     """Pictures in order of their paths; those that metadata lists and that are not there are planned too, as what
-    cannot be read.
+    cannot be read. Not those behind links that lead out of the folder, whoever lists them.
     """
     listed, digest = sidecar.listed_files(root) if whole else ([], "")
-    names = sorted({*sizes, *map(_checked_name, listed)})
+    names = sorted({*sizes, *(_checked_name(name) for name in listed if _is_inside(root, os.path.join(root, name)))})
     return [(tuple(names[at : at + rows]), 0, None) for at in range(0, len(names), rows)], digest
 
 
@@ -227,9 +232,11 @@ def _read_folder(shard: Shard) -> Iterator[Row]:
 
 def _read_picture(path: Path) -> tuple[bytes | None, str | None]:
     try:
-        size = path.stat().st_size
-        if size > MAX_ITEM_BYTES:
-            return None, f"too large: {size} bytes"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
+            return None, "unreadable: no regular file"
+        if status.st_size > MAX_ITEM_BYTES:
+            return None, f"too large: {status.st_size} bytes"
         return path.read_bytes(), None
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         return None, f"unreadable: {error.strerror}"

@@ -76,6 +76,15 @@ def test_sidecar_metadata_is_honoured_and_pictures_it_lists_but_that_are_gone_ar
     assert rows["gone.jpg"]["problem"].startswith("unreadable: ")
 
 
+def test_metadata_cannot_smuggle_in_links_that_lead_out_nor_pipes(folder):
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "metadata.csv").write_text("file_name,license\nlink.jpg,cc0\npipe.jpg,cc0\ninner.jpg,cc0\n")
+    rows = {row["key"]: row for row in rows_of(folder)}
+    assert "link.jpg" not in rows
+    assert rows["pipe.jpg"]["problem"] == "unreadable: no regular file"
+    assert rows["inner.jpg"]["bytes"] == b"b.jpg"
+
+
 @pytest.mark.parametrize("name", ["../outside.jpg", "/etc/passwd"])
 def test_metadata_cannot_name_files_outside_of_the_folder(folder, name):
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name}))
