@@ -6,10 +6,8 @@ everything that is measured are the engine's own.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -105,44 +103,35 @@ def build(folder: Path, shards: int, rows: int, workers: int) -> Path:
     return out
 
 
-def _again(name: str) -> str:
-    """A program that lets one pass look at the whole collection anew."""
-    return (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path\n"
-        "from finecap.engine.runner import run_reduce\n"
-        "from finecap.engine.runs import load_run\n"
-        f"run = load_run(Path(sys.argv[1])); run.reduced({name!r}).unlink(missing_ok=True); run_reduce(run, {name!r})"
-    )
-
-
+# Each program is run with the run's folder as its argument; the last line that it says is its peak memory.
+_REDUCE = """
+from pathlib import Path
+from finecap.engine.runner import run_reduce
+from finecap.engine.runs import load_run
+run = load_run(Path(sys.argv[1]))
+run.reduced({name!r}).unlink(missing_ok=True)
+run_reduce(run, {name!r})
+"""
 PROGRAMS = {
-    "imports alone": ["-c", "import finecap.engine.status, finecap.engine.runs, duckdb, finevit.cli"],
-    "status": ["-m", "finevit", "caption", "status", "OUT", "--json"],
-    "balance": ["-c", _again("balance"), "OUT", PARENT],
-    "dedup": ["-c", _again("dedup"), "OUT", PARENT],
+    "imports of status": "import finevit.cli, finecap.engine.command",
+    "status": "from finevit.cli import main\nmain(['caption', 'status', sys.argv[1], '--json'])",
+    "imports of balance": "import duckdb, finecap.engine.runner, finecap.engine.runs, finecap.engine.dedup",
+    "balance": _REDUCE.format(name="balance"),
+    "dedup": _REDUCE.format(name="dedup"),
 }
+# Not getrusage's, which counts what the parent had when it forked.
+_PEAK = "\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 
 
 def measure(out: Path) -> dict[str, Any]:
-    """Seconds and peak memory of each program, each in a process of its own."""
-    return {name: _peak([str(out) if part == "OUT" else part for part in PROGRAMS[name]]) for name in PROGRAMS}
+    """Seconds and peak memory of each program, each in a process of its own (Linux)."""
+    return {name: _run(program, out) for name, program in PROGRAMS.items()}
 
 
-def _peak(arguments: list[str]) -> dict[str, float]:
+def _run(program: str, out: Path) -> dict[str, float]:
+    command = [sys.executable, "-c", f"import sys\n{program}{_PEAK}", str(out)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([PARENT, os.environ.get("PYTHONPATH", "")])}
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{arguments} ended with status {status}")
-    found = {"seconds": time.perf_counter() - start, "peak_rss_mb": _megabytes(usage)}
-    if "--json" in arguments:
-        found["images"] = json.loads(said)["images"]
-    return found
-
-
-def _megabytes(usage: resource.struct_rusage) -> float:
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_rss_mb": int(said.split("VmHWM:")[1].split()[0]) * 1024 / 1e6}
