@@ -6,9 +6,10 @@ Of an animation or a document of several pages, the first one counts.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -45,31 +46,49 @@ def opened(data: bytes, max_pixels: int) -> Generator[Image.Image]:
     """The picture with only its header read; whatever goes wrong inside the block is the picture's fault.
 
     A picture that is cut off is an error inside, even if some library of the process allowed it for everybody
-    (`ImageFile.LOAD_TRUNCATED_IMAGES`). This sets Pillow's global switches for the time of the block: not for threads.
+    (`ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Raises:
         BadPicture: see `open_rgb`.
     """
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels  # Pillow refuses twice as many by itself
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs: refused below; of odd metadata: no matter
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise BadPicture(f"pixel bomb: {image.width}x{image.height} pixels > {max_pixels}")
-                yield image
+        with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise BadPicture(f"pixel bomb: {image.width}x{image.height} pixels > {max_pixels}")
+            yield image
     except BadPicture:
         raise
     except UnidentifiedImageError:
         raise BadPicture(f"not a picture: {_beginning(data)}") from None
-    except Image.DecompressionBombError as error:
-        raise BadPicture(f"pixel bomb: {error}") from error
     except Exception as error:  # on corrupt bytes Pillow's decoders raise nearly everything
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise BadPicture(f"{'truncated' if 'truncated' in text.lower() else 'corrupt'}: {text}"[:300]) from error
+
+
+_lock = threading.Lock()
+_inside = 0
+_before = ExitStack()
+
+
+@contextmanager
+def _strict_pillow() -> Generator[None]:
+    """Pillow's switches are those of the process: set while any thread is inside, put back by the last."""
+    global _inside
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _before.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of odd metadata: no matter
+            _before.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+            _before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
+    try:
+        yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = lenient, limit
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _before.close()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

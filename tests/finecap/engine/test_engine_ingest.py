@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFile
 
 from finecap.engine import fetch, ingest
-from finecap.engine.images import BadPicture, encoded, open_rgb, scaled_jpeg
+from finecap.engine.images import BadPicture, encoded, open_rgb, opened, scaled_jpeg
 from finecap.engine.ingest import Options, perceptual_hash
 from finecap.engine.passes import Context
 from finecap.engine.recipe import recipe_from
@@ -154,6 +154,20 @@ def test_a_picture_that_is_cut_off_is_refused_even_where_some_library_allowed_it
     with pytest.raises(BadPicture, match="truncated"):
         open_rgb(JPEG[: len(JPEG) // 2], 10**7)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # their setting is theirs
+
+
+def test_pictures_may_be_opened_in_several_threads_at_once(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    limit = Image.MAX_IMAGE_PIXELS
+    first, second = opened(JPEG, 10**7), opened(JPEG[: len(JPEG) // 2], 10**7)
+    first.__enter__()
+    image = second.__enter__()
+    first.__exit__(None, None, None)  # the other one, still open, is as strict as before
+    with pytest.raises(OSError, match="truncated"):
+        image.load()
+    second.__exit__(None, None, None)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 SEEDS = {
