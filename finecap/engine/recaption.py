@@ -20,7 +20,6 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.caption_checks import check_caption, normalised
 from finecap.engine.captioners import Captioner, draw_captioner
 from finecap.engine.concurrency import event_loop, map_bounded
-from finecap.engine.errors import StopRun
 from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
 from finecap.engine.passes import Context, Row
 from finecap.engine.prompt_templates import Templates, global_prompt, load_templates
@@ -69,12 +68,10 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     says of the failed request. Another caption that cannot be used is left out and counted ("captions dropped: why").
 
     Raises:
-        StopRun: there is no captioner, or none can be asked any more.
+        StopRun: no captioner can be asked any more.
     """
     from finecap.engine.client import chat_client
 
-    if not context.recipe.captioners:
-        raise StopRun("the recipe has no captioners; write at least one in its section 'captioners'")
     templates = load_templates(options.prompts, options.styles)
     captioning = _Captioning(chat_client(context), templates, options, context)
     results = map_bounded(captioning.captions, rows, options.in_flight, event_loop(context))

@@ -135,13 +135,6 @@ def test_a_run_that_dies_pays_for_no_answer_twice(tmp_path, monkeypatch, good, i
     assert all(row["reject"] is None for row in rows_of(run))
 
 
-def test_a_recipe_without_captioners_stops_the_run(tmp_path, monkeypatch):
-    with FaultyServer() as server:
-        run = captioned_run(monkeypatch, tmp_path, server, KEYS[:1], names=(), recaption={})
-        with pytest.raises(StopRun, match="no captioners"):
-            run_pass(run, "recaption")
-
-
 # --- templates
 
 LOCAL = "local: {max_tokens: 9, object: [look], text: [read]}"
@@ -185,7 +178,9 @@ def test_a_changed_template_file_makes_a_new_run(tmp_path):
     for wording in ("see", "look"):
         (tmp_path / "prompts.yaml").write_text(GOOD.replace("see", wording))
         section = {"prompts": str(tmp_path / "prompts.yaml"), "styles": ["dense"]}
-        recipe = recipe_from({"ingest": {"source": "s", "license": "l"}, "recaption": section})
+        captioner = {"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"]}
+        content = {"ingest": {"source": "s", "license": "l"}, "captioners": [captioner]}
+        recipe = recipe_from(content | {"recaption": section})
         keys.append(recipe.pass_key("recaption"))
     assert keys[0] != keys[1]
 
