@@ -27,6 +27,8 @@ from finecap.engine.errors import StopRun
 
 # What no second try mends: no space, quota, read-only file system, no permission.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+# What file systems without locks answer (Lustre that is mounted without `flock`, NFS without its lock daemon).
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class Store:
@@ -81,12 +83,20 @@ def committed(path: Path, tag: str = "") -> Generator[Path]:
 
 
 def raise_disk_error(error: OSError, path: Path) -> None:
-    """Raise StopRun if `error` says that the disk is full or cannot be written; else return."""
-    if error.errno in DISK_ERRORS:
+    """Raise StopRun if `error` says that the folder of `path` is full or cannot be written; else return."""
+    if error.errno in DISK_ERRORS and not _is_elsewhere(error, path):
         raise StopRun(
             f"{path.parent}: cannot be written ({os.strerror(error.errno)}). Finished shards and paid answers are "
             "kept; make room or mend the permissions, then run the same command again."
         ) from error
+
+
+def _is_elsewhere(error: OSError, path: Path) -> bool:
+    """Does it name a file that is not ours, such as a model that may not be read?"""
+    if not isinstance(error.filename, str | bytes | Path):
+        return False
+    named = Path(os.fsdecode(error.filename))
+    return not named.is_relative_to(path.parent) and not path.is_relative_to(named)
 
 
 def _sync(path: Path) -> None:
@@ -137,5 +147,12 @@ def _lock(descriptor: int, lock: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise StopRun(
+                f"{lock.parent}: the file system has no locks ({os.strerror(error.errno)}), and without them two "
+                "processes would write one file. Mount it with them (Lustre: -o flock), or put the run somewhere else."
+            ) from error
+        raise
     # The owner before removes the file when done: a lock on a removed file keeps nobody out.
     return lock.exists() and os.stat(lock).st_ino == os.fstat(descriptor).st_ino

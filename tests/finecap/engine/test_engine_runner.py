@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finecap.engine import runner
+from finecap.engine import runner, store
 from finecap.engine.errors import StopRun
 from finecap.engine.prompt_templates import SHIPPED
 from finecap.engine.recipe import Recipe, mapping_of, recipe_from
 from finecap.engine.runner import Run, read_stats, run_shard
 from finecap.engine.shards import Shard
-from finecap.engine.store import Store, committed
+from finecap.engine.store import Store, claimed, committed
 
 CAPTIONER = {"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"]}
 SHARD = Shard("00000-abc", "folder", ("a", "b", "c"))
@@ -129,6 +129,29 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_nothing(tmp_path
     with pytest.raises(StopRun, match="No space left"):
         fill()
     assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_a_model_that_may_not_be_read_is_not_taken_for_a_full_disk(tmp_path):
+    def read() -> None:
+        with committed(tmp_path / "x" / "file"):
+            raise PermissionError(errno.EACCES, "Permission denied", "/models/detector/config.json")
+
+    with pytest.raises(PermissionError, match="/models/detector"):
+        read()
+
+
+def test_a_folder_that_may_not_be_made_ends_the_run(tmp_path):
+    with pytest.raises(StopRun, match="cannot be written"), committed(tmp_path / "out" / "passes" / "x"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "out"))
+
+
+def test_a_file_system_without_locks_ends_the_run(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    with pytest.raises(StopRun, match="no locks"), claimed(tmp_path / "output"):
+        pass
 
 
 def test_every_unknown_key_is_named():
