@@ -10,6 +10,7 @@ import asyncio
 import io
 import os
 import random
+import re
 import time
 import weakref
 from collections import Counter
@@ -46,6 +47,8 @@ HOPELESS = {
     404: "the server does not know this model or path",
     405: "there is no chat API at this URL",
 }
+# But 403 is also what OpenRouter answers to one picture that its moderation flags (its "Errors" page).
+FLAGGED = re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)
 TRY_AGAIN = {408, 409, 425, 429}
 
 
@@ -357,7 +360,7 @@ def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Excepti
     """What to raise for a status that no second try mends."""
     captioner = call.captioner
     who = f"captioner {captioner.name}, model {captioner.model!r} at {endpoint.url}"
-    if status in HOPELESS:
+    if status in HOPELESS and not (status == HTTPStatus.FORBIDDEN and FLAGGED.search(text)):
         variable = captioner.api_key_env
         whose = f"key from the variable {variable}" if variable else "no key is sent, for api_key_env is not set"
         return StopRun(f"{who} ({whose}): {HOPELESS[status]}; the server says {text!r}")

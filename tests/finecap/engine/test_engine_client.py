@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from faulty_server import FAULTS, FaultyServer, default_reply
 
 from finecap.engine import client as module
@@ -241,6 +242,20 @@ def test_a_wrong_recipe_stops_the_run_at_once(tmp_path, monkeypatch, status, mes
     assert len(server.asked) == 1
     assert "'model-1'" in str(caught.value)
     assert server.url in str(caught.value)
+
+
+def test_a_picture_that_moderation_flags_is_rejected_and_the_run_goes_on(tmp_path):
+    class Server(FaultyServer):
+        async def _respond(self, asked, request):
+            if len(self.asked) == 2:
+                message = 'google/gemini requires moderation. Your input was flagged for "violence".'
+                return web.json_response({"error": {"code": 403, "message": message}}, status=403)
+            return await super()._respond(asked, request)
+
+    with Server() as server:
+        results = Asking(tmp_path, captioner(server)).ask_all(range(3), in_flight=1)
+    assert [type(one) for one in results.values()] == [Answer, RequestRejected, Answer]
+    assert str(results[1]).startswith("captioner refused the request: 403 google/gemini")
 
 
 def test_the_right_key_and_model_are_let_in_and_others_are_not(tmp_path, monkeypatch):
