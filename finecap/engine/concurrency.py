@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 from finecap.engine.passes import Context, Row
@@ -31,6 +32,21 @@ def map_bounded(
         return loop.run_until_complete(_map(function, rows, limit))
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
+    except (SystemExit, KeyboardInterrupt):
+        _cancel_all(loop)
+        raise
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    """What is still in flight when the process is told to end; Python would print a traceback for each."""
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        with suppress(SystemExit, KeyboardInterrupt):  # the one that is on its way comes out of its task again
+            loop.run_until_complete(asyncio.wait(tasks))
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # seen
 
 
 async def _map(function: Callable[[Row], Awaitable[T]], rows: Iterable[Row], limit: int) -> list[T]:
