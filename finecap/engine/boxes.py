@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from finecap.engine.captioners import check_url
 from finecap.engine.concurrency import event_loop, map_bounded
 from finecap.engine.detectors import Detection, DetectionFailed, load_detector
 from finecap.engine.images import BadPicture, open_rgb
@@ -72,6 +73,8 @@ class Options:
             raise ValueError(
                 f"name one of detector (a folder), url (of a served detector) and captioner, not {len(given)}"
             )
+        if self.url is not None:
+            check_url("boxes.url", self.url)
         return self
 
     @property

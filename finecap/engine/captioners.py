@@ -51,7 +51,7 @@ class Captioner:
         if not self.endpoints:
             raise ValueError(f"captioner {self.name}: no endpoints; write base URLs such as http://gpu1:8000/v1")
         for url in self.endpoints:
-            _check_endpoint(self.name, url)
+            check_url(f"captioner {self.name}: endpoint", url)
         if len(set(self.endpoints)) < len(self.endpoints):
             raise ValueError(f"captioner {self.name}: the same endpoint twice")
         if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
@@ -72,15 +72,15 @@ class Captioner:
                 raise ValueError(f"captioner {self.name}: {field} must be 0 or more, got {getattr(self, field)}")
 
 
-def _check_endpoint(name: str, url: str) -> None:
-    where = f"captioner {name}: endpoint"
+def check_url(where: str, url: str) -> None:
+    """Raises ValueError, and does not repeat a password, if this is no base URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
         raise ValueError(f"{where} is no URL ({error}); write a base URL such as http://gpu1:8000/v1") from None
     if "@" in parts.netloc:
-        raise ValueError(f"{where} holds a user name or password; keys come from the variable named by api_key_env")
+        raise ValueError(f"{where} holds a user name or password, which logs would show")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{where} {url!r} is no http(s) URL; write a base URL such as http://gpu1:8000/v1")
     if parts.query or parts.fragment:

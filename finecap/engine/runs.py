@@ -34,20 +34,18 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
     recipe = _with_own_templates(recipe, out)
     _drop_old_journals(out)
     plan = out / PLAN
-    left_out: list[str] = []
-    if plan.is_file():
-        known = _read_plan(plan)
-        names = [shard.name for shard in shards]
-        before = [shard["name"] for shard in known["shards"]]
-        if names != before and known["rows_per_shard"] == recipe.rows_per_shard:
-            raise ValueError(
-                f"{out}: the run in this folder began with other input ({len(set(before) - set(names))} of "
-                f"{len(before)} shards are gone or changed, {len(set(names) - set(before))} are new). A run is one "
-                "collection; give the new input an --out of its own."
-            )
-        if names == before:
-            left_out = known["left_out"]
-    _write_plan(plan, recipe, shards, left_out)
+    known = _read_plan(plan) if plan.is_file() else {"rows_per_shard": None, "left_out": [], "shards": []}
+    names, before = [shard.name for shard in shards], [shard["name"] for shard in known["shards"]]
+    same_cut = known["rows_per_shard"] == recipe.rows_per_shard
+    if same_cut and names != before:
+        raise ValueError(
+            f"{out}: the run in this folder began with other input ({len(set(before) - set(names))} of "
+            f"{len(before)} shards are gone or changed, {len(set(names) - set(before))} are new). A run is one "
+            "collection; give the new input an --out of its own."
+        )
+    left_out = known["left_out"] if names == before else []
+    if not same_cut:
+        _write_plan(plan, recipe, shards, left_out)
     write_text(out / RECIPE, _yaml(recipe))
     return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
 

@@ -58,7 +58,9 @@ def row(key, branch="photo", phrases=PHRASES, color=(255, 255, 255)):
 
 
 def recipe(**section):
-    return recipe_from({"ingest": {"source": "s", "license": "l"}, "recaption": {}, "phrases": {}, "boxes": section})
+    captioner = {"name": "q", "model": "m", "endpoints": ["http://localhost:1/v1"]}
+    content = {"ingest": {"source": "s", "license": "l"}, "captioners": [captioner], "recaption": {}, "phrases": {}}
+    return recipe_from(content | {"boxes": section})
 
 
 @pytest.fixture
@@ -169,5 +171,10 @@ def test_a_served_detector_may_move_and_a_captioner_that_grounds_decides_the_out
     assert recipe(url="http://a").pass_key("boxes") == recipe(url="http://b").pass_key("boxes")
     assert recipe(detector="a").pass_key("boxes") != recipe(detector="b").pass_key("boxes")
 
+    with pytest.raises(ValueError, match="holds a user name or password") as caught:
+        Options(url="http://me:hunter2@gpu1:9000")
+    assert "hunter2" not in caught.value.errors()[0]["msg"]
+    with pytest.raises(ValueError, match=r"boxes.url 'gpu1:9000' is no http\(s\) URL"):
+        Options(url="gpu1:9000")
     assert Options(captioner="q").CAPTIONS
     assert not Options(url="http://a").CAPTIONS
