@@ -63,8 +63,9 @@ def run_locally(
     schedule = Schedule(run, tries, only)
     if report:
         report(schedule, None)
-    crew = _Crew(run, max(1, min(workers, schedule.left)))
+    crew = _Crew(run)
     try:
+        crew.grow(max(1, min(workers, schedule.left)))
         while _hand_out(schedule, crew):
             for worker in crew.reported(timeout=BUSY_SECONDS):
                 _take(schedule, crew, worker, report)
@@ -92,14 +93,15 @@ def _take(schedule: Schedule, crew: _Crew, worker: _Worker, report: Report | Non
         crew.resting.append((time.monotonic() + BUSY_SECONDS, task))
     elif kind == "failed":
         if not schedule.failed(task, value):
-            _write_error(schedule.run, task, schedule.failures[task])
+            write_error(schedule.run, task, schedule.failures[task])
     else:
         schedule.finished(task)
         if report:
             report(schedule, value)
 
 
-def _write_error(run: Run, task: Task, errors: list[str]) -> None:
+def write_error(run: Run, task: Task, errors: list[str]) -> None:
+    """Say beside the output that is missing why its task was set aside."""
     shard = "reduced" if task.shard is None else run.shards[task.shard].name
     path = run.store.error(run.recipe.pass_key(task.step), shard)
     write_json(path, {"step": task.step, "shard": shard, "errors": errors})
@@ -108,11 +110,14 @@ def _write_error(run: Run, task: Task, errors: list[str]) -> None:
 class _Crew:
     """The worker processes. Not `multiprocessing.Pool`, which waits for ever when one of its workers is killed."""
 
-    def __init__(self, run: Run, size: int) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self.resting: list[tuple[float, Task]] = []
         self.workers: list[_Worker] = []
-        for _ in range(size):
+
+    def grow(self, count: int) -> None:
+        """Hire so many more."""
+        for _ in range(count):
             self.workers.append(self._hire())
 
     def _hire(self) -> _Worker:
@@ -151,8 +156,9 @@ class _Crew:
             return task, worker.pipe.recv()
         except (EOFError, OSError):
             code = worker.process.wait()
+            self.workers.remove(worker)
             worker.dismiss()
-            self.workers[self.workers.index(worker)] = self._hire()
+            self.grow(1)
             return task, ("failed", f"the worker died with exit code {code}")
 
     def end(self) -> None:

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from finecap.engine.errors import StopRun
-from finecap.engine.local import BUSY_SECONDS, Report, _write_error
+from finecap.engine.local import BUSY_SECONDS, Report, write_error
 from finecap.engine.runner import Run
 from finecap.engine.scheduler import Schedule, Task, run_task
 
@@ -99,7 +99,7 @@ class _Driver:
             self._resting.append((time.monotonic() + BUSY_SECONDS, task))
         elif kind == "failed":
             if not self._schedule.failed(task, value):
-                _write_error(self._schedule.run, task, self._schedule.failures[task])
+                write_error(self._schedule.run, task, self._schedule.failures[task])
         else:
             self._schedule.finished(task)
             if self._report:

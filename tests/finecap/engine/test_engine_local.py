@@ -1,8 +1,10 @@
 """The supervised local executor: everything is done once, whatever happens to the workers."""
 
+import errno
 import hashlib
 import os
 import signal
+import subprocess
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -80,6 +82,21 @@ def test_a_killed_worker_is_replaced_and_its_shard_done(tmp_path):
     schedule = run_locally(run, 2)
     assert [list(errors) for errors in schedule.failures.values()] == [["the worker died with exit code -9"]]
     assert sum(keys_of(run, "filter").values()) == 18
+
+
+def test_no_worker_outlives_a_supervisor_that_cannot_start_them_all(tmp_path, monkeypatch):
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        if len(started) == 2:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(BlockingIOError):
+        run_locally(make_run(tmp_path), 3)
+    assert [worker.poll() is None for worker in started] == [False, False]
 
 
 def test_a_shard_that_always_fails_is_set_aside_with_its_error_and_the_others_wait_only_where_they_must(tmp_path):
