@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.captioners import Budget, Captioner
@@ -58,7 +58,7 @@ class Recipe:
     captioners: tuple[Captioner, ...] = ()
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
-    rows_per_shard: int = 1000
+    rows_per_shard: int = Field(default=1000, ge=1)
 
     def enabled(self) -> tuple[Pass, ...]:
         """The passes of this recipe in order."""
@@ -161,7 +161,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of sections, as in training_scripts/recipes")
@@ -191,7 +191,7 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         section = dict(section or {})
         if "function" in section:
             functions[name] = section.pop("function")
-        passes[name] = _checked(step.options, section, f"{where}: {name}")
+        passes[name] = _checked(step.options, section, where, name)
     rest = {key: value for key, value in content.items() if key in general}
     recipe = _checked(Recipe, {**rest, "passes": passes, "functions": functions}, where)
     asking = [
@@ -219,16 +219,28 @@ def mapping_of(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def _checked(kind: type, value: Mapping[str, Any], where: str) -> Any:
+def _checked(kind: type, value: Mapping[str, Any], where: str, section: str | None = None) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([where, *(str(part) for part in first["loc"])])
-        # The value may be a key that was written into the recipe by mistake.
-        secret = first["type"] in ("value_error", "unexpected_keyword_argument") or first["loc"][:1] == ("captioners",)
-        got = "" if secret else f", got {first['input']!r}"
-        raise ValueError(f"{place}: {first['msg']}{got}"[:500]) from None
+        place = ".".join(str(part) for part in (section, *first["loc"]) if part is not None)
+        raise ValueError(f"{where}: {place}: {_complaint(kind, first)}"[:700]) from None
+
+
+def _complaint(kind: type, error: Any) -> str:
+    """What pydantic found, in the words of a recipe."""
+    if error["type"] == "unexpected_keyword_argument":
+        owner = {"captioners": Captioner, "budget": Budget}.get(error["loc"][0], kind)
+        return f"no such option; known are {', '.join(item.name for item in fields(owner))}"
+    if error["type"] == "missing":
+        return "is missing"
+    # A check of our own says what was wrong, and may have kept a key that was written into the recipe to itself.
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    # The value may be a key as well.
+    got = "" if error["loc"][:1] == ("captioners",) else f", got {error['input']!r}"
+    return error["msg"].replace("valid tuple", "list") + got
 
 
 def _check_columns(recipe: Recipe, where: str) -> None:
