@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.captioners import check_url
 from finecap.engine.concurrency import event_loop, map_bounded
 from finecap.engine.detectors import Detection, DetectionFailed, load_detector
-from finecap.engine.images import BadPicture, open_rgb
+from finecap.engine.images import ANY_SIZE, BadPicture, open_rgb
 from finecap.engine.nms import class_aware_nms
 from finecap.engine.passes import Context, Row
 
@@ -36,7 +36,6 @@ COLUMNS = pa.schema(
         ("detector", pa.string()),
     ]
 )
-ANY_SIZE = 2**31  # ingest refused pixel bombs
 # Thinner boxes have nothing to describe in them.
 MIN_SIDE = 1.0
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from finecap.engine.filter import MEASURED_SIDE, Options
-from finecap.engine.images import open_rgb, scaled_jpeg
+from finecap.engine.images import ANY_SIZE, open_rgb, scaled_jpeg
 from finecap.engine.store import write_text
 
 TEMPLATE = "filter_report.html.jinja"
@@ -197,7 +197,7 @@ def _contact_sheets(found: _Found, ingest_outputs: list[Path]) -> list[dict[str,
     for one in (one for dropped in chosen.values() for one in dropped):
         wanted[one.shard].add(one.row)
     thumbnails = {
-        (shard, row): base64.b64encode(scaled_jpeg(open_rgb(data, 2**31), THUMBNAIL_SIDE, quality=80)).decode()
+        (shard, row): base64.b64encode(scaled_jpeg(open_rgb(data, ANY_SIZE), THUMBNAIL_SIDE, quality=80)).decode()
         for shard, rows in wanted.items()
         for row, data in _images(ingest_outputs[shard], rows)
     }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from finecap.engine.images import open_rgb
+from finecap.engine.images import ANY_SIZE, open_rgb
 from finecap.engine.store import write_text
 from finecap.engine.templates import render
 
@@ -19,7 +19,6 @@ LONG_SIDE, SMALL_SIDE = 640, 400
 TEXT_KINDS = ("text", "document_text", "chart")
 # To be seen on light and dark pictures alike, and none near the blue-green of texts.
 COLORS = ("#e69f00", "#e2622a", "#d874ad", "#35a853", "#a78bfa", "#6c94ff")
-ANY_SIZE = 2**62  # ingest has refused what is too large
 NOT_SAID = {"phrases": None, "boxes": None, "ocr": None, "checks": [], "flags": []}
 CHIP = (20, 17)  # width and height of a number on the picture, pixels
 

@@ -17,6 +17,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 # No others: Pillow hands EPS to Ghostscript, and some hold pictures of another size than their header says.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
+# For pictures that have passed ingest, which refuses what is too large.
+ANY_SIZE = 2**62
 
 
 class BadPicture(ValueError):

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.caption_checks import check_caption, words
 from finecap.engine.captioners import draw_captioner
 from finecap.engine.concurrency import event_loop, map_bounded
-from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
+from finecap.engine.images import ANY_SIZE, BadPicture, open_rgb, scaled_jpeg
 from finecap.engine.passes import Context, Row
 from finecap.engine.prompt_templates import Templates, load_templates, local_prompt
 from finecap.engine.text_regions import is_text_region, texts_inside, with_read_quotations
@@ -44,8 +44,6 @@ COLUMNS = pa.schema(
         )
     ]
 )
-# Ingest has refused what is too large.
-ANY_SIZE = 2**62
 # Of the text in a box, the captioner is told so many characters.
 LONGEST_TEXT = 1000
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.errors import StopRun
-from finecap.engine.images import BadPicture, open_rgb
+from finecap.engine.images import ANY_SIZE, BadPicture, open_rgb
 from finecap.engine.passes import Context, Row
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ COLUMNS = pa.schema(
         ("ocr_engine", pa.string()),
     ]
 )
-
-ANY_SIZE = 2**62  # ingest has refused what is too large
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

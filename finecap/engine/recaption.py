@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.caption_checks import check_caption, normalised
 from finecap.engine.captioners import Captioner, draw_captioner
 from finecap.engine.concurrency import event_loop, map_bounded
-from finecap.engine.images import BadPicture, open_rgb, scaled_jpeg
+from finecap.engine.images import ANY_SIZE, BadPicture, open_rgb, scaled_jpeg
 from finecap.engine.passes import Context, Row
 from finecap.engine.prompt_templates import Templates, global_prompt, load_templates
 
@@ -36,8 +36,6 @@ COLUMNS = pa.schema(
 )
 # The style that becomes the record's global caption.
 GLOBAL = "dense"
-# Ingest has refused what is too large.
-ANY_SIZE = 2**62
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
