@@ -103,7 +103,8 @@ class Recipe:
         keys: dict[str, str] = {}
         for step in self.enabled():
             options = self.passes[step.name]
-            asks = getattr(options, "CAPTIONS", False)
+            grounds = getattr(options, "captioner", None)  # others of no weight are never asked
+            asked = [asdict(one) for one in self.captioners if one.weight > 0 or one.name == grounds]
             content = {
                 "pass": step.name,
                 "function": self.functions.get(step.name),
@@ -111,7 +112,9 @@ class Recipe:
                 "parents": [keys[parent] for parent in step.parents],
                 "seed": self.seed,
                 "rows_per_shard": self.rows_per_shard,
-                "captioners": _decisive([asdict(one) for one in self.captioners]) if asks else None,
+                "captioners": _decisive([asdict(one) for one in asked])
+                if getattr(options, "CAPTIONS", False)
+                else None,
             }
             digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
             keys[step.name] = f"{step.name}-{digest[:HASH_LENGTH]}"
@@ -231,7 +234,7 @@ def _checked(kind: type, value: Mapping[str, Any], where: str, section: str | No
 def _complaint(kind: type, error: Any) -> str:
     """What pydantic found, in the words of a recipe."""
     if error["type"] == "unexpected_keyword_argument":
-        owner = {"captioners": Captioner, "budget": Budget}.get(error["loc"][0], kind)
+        owner: Any = {"captioners": Captioner, "budget": Budget}.get(error["loc"][0], kind)
         return f"no such option; known are {', '.join(item.name for item in fields(owner))}"
     if error["type"] == "missing":
         return "is missing"

@@ -118,6 +118,13 @@ def test_a_changed_option_gets_a_new_folder_and_an_operational_one_does_not(run)
     priced = CAPTIONER | {"dollars_per_million_prompt_tokens": 2.0, "dollars_per_million_completion_tokens": 9.0}
     assert key("recaption") == key("recaption", captioners=[priced])
     assert key("recaption") != key("recaption", captioners=[CAPTIONER | {"temperature": 0.1}])
+    grounds = CAPTIONER | {"name": "g", "weight": 0}
+    assert key("recaption") == key("recaption", captioners=[CAPTIONER, grounds])
+    found_by = {"phrases": {}, "boxes": {"captioner": "g"}}
+    other = grounds | {"model": "other"}
+    assert key("boxes", **found_by, captioners=[CAPTIONER, grounds]) != key(
+        "boxes", **found_by, captioners=[CAPTIONER, other]
+    )
 
 
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_leaves_nothing(tmp_path):
