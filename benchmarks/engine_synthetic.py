@@ -113,8 +113,8 @@ run.reduced({name!r}).unlink(missing_ok=True)
 run_reduce(run, {name!r})
 """
 PROGRAMS = {
-    "imports of status": "import finevit.cli, finecap.engine.command",
-    "status": "from finevit.cli import main\nmain(['caption', 'status', sys.argv[1], '--json'])",
+    "imports of status": "import finevit_cli, finecap.engine.command",
+    "status": "from finevit_cli import main\nmain(['caption', 'status', sys.argv[1], '--json'])",
     "imports of balance": "import duckdb, finecap.engine.runner, finecap.engine.runs, finecap.engine.dedup",
     "balance": _REDUCE.format(name="balance"),
     "dedup": _REDUCE.format(name="dedup"),

@@ -2,6 +2,6 @@
 
 import sys
 
-from finevit.cli import main
+from finevit_cli import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ from lmms_eval.api.metrics import anls
 from lmms_eval.tasks.chartqa.utils import relaxed_correctness
 from lmms_eval.tasks.refcoco.utils_rec import compute_iou
 
-from finevit.cli import main
+from finevit_cli import main
 from finevit_eval.run import combine, evaluate, load_results
 
 KINDS = ("doc", "chart", "grounding", "easyvqa")

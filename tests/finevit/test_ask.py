@@ -12,7 +12,7 @@ from PIL import Image
 
 import finevit
 from finevit import ask
-from finevit.cli import main
+from finevit_cli import main
 from finevit_eval.generation import Answer, AnswerGenerator
 from finevit_vl import (
     FineViTVLConfig,

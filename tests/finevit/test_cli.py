@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finevit.cli import main
+from finevit_cli import main
 
 
 @pytest.mark.parametrize("command", [[], ["corpus", "build"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]])

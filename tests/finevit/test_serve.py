@@ -16,7 +16,7 @@ from PIL import Image
 from finecap.corpus.build import generate
 from finecap.prompts import GLOBAL_CAPTION, TRANSCRIBE, question_prompt
 from finevit import ask
-from finevit.cli import main
+from finevit_cli import main
 from finevit_vl.grounding import parse_boxes
 
 NANO = Path(__file__).parents[2] / "model_cards" / "finevit-vl-nano"

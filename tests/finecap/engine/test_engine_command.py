@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from finevit.cli import main
+from finevit_cli import main
 
 RECIPE = {"ingest": {"source": "mine", "license": "CC0-1.0"}, "filter": {"min_short_side": 32}, "ocr": {}}
 

@@ -1,4 +1,8 @@
-"""The command line `finevit <command>`; every command imports what it needs and calls into a room."""
+"""The command line `finevit <command>`; every command imports what it needs and calls into a room.
+
+Installed as `finevit_cli`: inside the package `finevit`, whose import registers every model, `finevit caption status`
+would wait for torch.
+"""
 
 import argparse
 import json
