@@ -112,9 +112,7 @@ class Recipe:
                 "parents": [keys[parent] for parent in step.parents],
                 "seed": self.seed,
                 "rows_per_shard": self.rows_per_shard,
-                "captioners": _decisive([asdict(one) for one in asked])
-                if getattr(options, "CAPTIONS", False)
-                else None,
+                "captioners": _decisive(asked) if getattr(options, "CAPTIONS", False) else None,
             }
             digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
             keys[step.name] = f"{step.name}-{digest[:HASH_LENGTH]}"
