@@ -23,7 +23,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +101,7 @@ def whole_shard(folder: Path, scratch: Path, count: int) -> None:
         assert (stats.rows, stats.rejects) == (count, {})
 
 
-def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, list[float]]]:
+def measure(steps: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, dict[str, list[float]]]:
     """Wall-clock and CPU seconds of each step, in turns after one warm-up."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall_s": [], "cpu_s": []} for name in steps}
     for repeat in range(repeats + 1):

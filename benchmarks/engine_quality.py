@@ -175,9 +175,9 @@ def saying(record: Row, rng: random.Random) -> dict[str, str]:
     quote = rng.choice(quotable) if quotable else None
     kinds = [kind for kind, there in (("number", number), ("quote", quote)) if there]
     planted = rng.choice(kinds) if kinds and rng.random() < PLANTED else "none"
-    if planted == "number":
+    if planted == "number" and number:
         number = changed_digit(number, " ".join(line["text"] for line in record["lines"]), rng)
-    if planted == "quote":
+    if planted == "quote" and quote:
         quote = changed_word(quote, rng)
     parts = [record["captions"][0], number and f"One entry is {number}.", quote and f'A line says "{quote}".']
     return {"caption": " ".join(part for part in parts if part), "planted": planted}
