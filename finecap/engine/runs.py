@@ -26,11 +26,17 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
     A run is one collection: what is dropped as a duplicate, and what is sampled, depends on all of it.
 
     Raises:
-        ValueError: the input cannot be read, or is not the one that the run in `out` began with.
+        ValueError: the input cannot be read, holds `out`, or is not the one that the run in `out` began with.
         StopRun: `out` cannot be written.
     """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"{out}: lies in the input {source}, so the next start would take its files for pictures; give an --out "
+            "elsewhere"
+        )
     shards = tuple(plan_shards(source, recipe.rows_per_shard))
     out = out.absolute()  # workers on other machines start in other folders
+    _make(out)
     recipe = _with_own_templates(recipe, out)
     _drop_old_journals(out)
     plan = out / PLAN
@@ -84,6 +90,15 @@ def leave_out(run: Run, names: list[str]) -> Run:
     plan["left_out"] = sorted({*plan["left_out"], *names})
     write_json(run.store.out / PLAN, plan)
     return Run(run.recipe, run.store, tuple(shard for shard in run.shards if shard.name not in set(names)))
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StopRun(
+            f"{out}: cannot be made ({error.strerror}); give an --out that can be a folder, or mend what is in its way"
+        ) from error
 
 
 def _with_own_templates(recipe: Recipe, out: Path) -> Recipe:

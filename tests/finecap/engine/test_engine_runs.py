@@ -70,3 +70,17 @@ def test_what_was_left_out_stays_out_but_never_all(source, tmp_path):
         assert [shard.name for shard in again.shards] == [second]
     with pytest.raises(StopRun, match="every shard failed"):
         leave_out(again, [second])
+
+
+@pytest.mark.parametrize("out", [".", "out", "deep/er", "../in/out"])
+def test_a_run_is_never_its_own_input(source, out):
+    with pytest.raises(ValueError, match="lies in the input"):
+        open_run(recipe(), source, source / out)
+    assert sorted(path.name for path in source.iterdir()) == ["0.png", "1.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/below"])
+def test_a_file_in_the_place_of_the_folder(source, tmp_path, out):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StopRun, match=r"cannot be made .*--out that can be a folder"):
+        open_run(recipe(), source, tmp_path / out)
