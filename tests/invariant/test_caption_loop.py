@@ -29,7 +29,7 @@ from finecap.records import validate_record
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "model_cards" / "finevit-vl-nano"
 RECIPES = ROOT / "training_scripts" / "recipes"
-PICTURES = {"doc": 8, "chart": 8, "scene": 8}
+PICTURES = {"doc": 6, "chart": 6, "scene": 8}
 STEPS = 9
 
 
