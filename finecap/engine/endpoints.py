@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -16,6 +17,7 @@ from finecap.engine.errors import StopRun
 FAILURES_TO_OPEN = 5
 # Seconds it is left alone the first time, and at most; the pause doubles with each probe that fails.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -108,6 +110,13 @@ class Endpoints:
             endpoint.resume = self._clock() + pause * random.uniform(0.5, 1.0)
         if self._down_since is None and all(one.opened for one in self.all):
             self._down_since = self._clock()
+            # Of a wrong URL nothing else would be seen until the run stops.
+            _log.warning(
+                "captioner %s: no endpoint answers: %s; waiting up to %g s",
+                self._captioner,
+                self.describe(),
+                self._patience,
+            )
 
     def rest(self, endpoint: Endpoint, seconds: float, error: str) -> None:
         """It asked to be left alone for a while (Retry-After)."""

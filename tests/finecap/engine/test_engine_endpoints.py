@@ -229,6 +229,26 @@ def test_when_all_are_down_for_longer_than_the_patience_the_run_stops_and_says_w
         asyncio.run(run())
 
 
+def test_a_wait_for_servers_is_said_once_for_each_outage(caplog):
+    async def run():
+        routes = endpoints("http://a", "http://b")
+        for outage in range(2):
+            first, second = routes.all
+            for _ in range(FAILURES_TO_OPEN + 2):
+                routes.failed(first, "refused")
+            assert len(caplog.messages) == outage  # the other one is still there
+            for _ in range(FAILURES_TO_OPEN + 2):
+                routes.failed(second, "refused")
+            assert len(caplog.messages) == outage + 1
+            routes.succeeded(first)
+            routes.succeeded(second)
+
+    asyncio.run(run())
+    assert caplog.messages[0] == (
+        "captioner cap: no endpoint answers: http://a (refused); http://b (refused); waiting up to 60 s"
+    )
+
+
 def test_an_endpoint_that_asks_for_a_rest_gets_it():
     async def run():
         clock = Clock()
