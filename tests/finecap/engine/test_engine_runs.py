@@ -4,12 +4,22 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
+from finecap.engine.command import caption
 from finecap.engine.errors import StopRun
 from finecap.engine.prompt_templates import SHIPPED
 from finecap.engine.recipe import recipe_from
 from finecap.engine.runs import leave_out, load_run, open_run
+from finecap.engine.status import summarise
+
+
+def breaks_on_the_second(rows, options, context):
+    if context.shard.startswith("00001"):
+        raise RuntimeError("this shard is cursed")
+    for row in rows:
+        yield {"key": row["key"], "branch": "photo"}
 
 
 @pytest.fixture
@@ -84,3 +94,15 @@ def test_a_file_in_the_place_of_the_folder(source, tmp_path, out):
     (tmp_path / "taken").write_text("")
     with pytest.raises(StopRun, match=r"cannot be made .*--out that can be a folder"):
         open_run(recipe(), source, tmp_path / out)
+
+
+def test_the_command_goes_on_without_what_fails_only_if_it_is_told_to(source, tmp_path):
+    content = {"ingest": {"source": "s", "license": "l"}, "filter": {"function": f"{__name__}:breaks_on_the_second"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content | {"rows_per_shard": 2}))
+    arguments = (tmp_path / "recipe.yaml", source, tmp_path / "out")
+    with pytest.raises(StopRun, match=r"1 shards were set aside after 2 tries.*\n.*cursed"):
+        caption(*arguments, workers=1, tries=2)
+    run = caption(*arguments, workers=1, tries=2, leave_out_failed=True)
+    summary = summarise(run)
+    assert [name[:5] for name in summary.left_out] == ["00001"]
+    assert (summary.finished, summary.images, summary.records + summary.rejected) == (True, 2, 2)
