@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.concurrency import event_loop, map_bounded
@@ -56,8 +56,8 @@ class Options:
     in_flight: links that are fetched at once; so many pictures are held in memory.
     """
 
-    source: str
-    license: str
+    source: str = Field(min_length=1)  # a record must name both
+    license: str = Field(min_length=1)
     split: Literal["train", "validation", "test"] = "train"
     max_pixels: int = 100_000_000
     max_bytes: int = 50_000_000

@@ -16,6 +16,7 @@ GOOD = {"ingest": {"source": "s", "license": "l"}}
         ({"ocr": True}, r"r: ocr: expected options, each with its name, or false"),
         ({"ocr": ["min_score"]}, r"r: ocr: expected options, each with its name, or false"),
         ({"ingest": {"source": "s"}}, r"r: ingest\.license: is missing"),
+        ({"ingest": {"source": "", "license": "l"}}, r"r: ingest\.source: String should have at least 1 character"),
         ({"filter": {"min_short_side": "big"}}, r"r: filter\.min_short_side: .* integer.*, got 'big'"),
         ({"rows_per_shard": 0}, r"r: rows_per_shard: .* greater than or equal to 1, got 0"),
         ({"budget": {"dollar": 5}}, r"r: budget\.dollar: no such option; known are tokens, dollars"),
