@@ -163,7 +163,10 @@ def _kind_of(sizes: dict[str, int], source: Path) -> str:
             raise ValueError(f"{source}: {suffix or 'no suffix'} is not known; {_KNOWN}")
         first.setdefault(KINDS[suffix], name)
     if not first:
-        raise ValueError(f"{source}: no pictures are in this folder; {_KNOWN}")
+        raise ValueError(
+            f"{source}: no pictures are in this folder (hidden files, and links that lead out of it, are not read); "
+            f"{_KNOWN}"
+        )
     if len(first) > 1:
         raise ValueError(f"{source}: holds different kinds ({', '.join(first.values())}); give each a run of its own")
     return next(iter(first))

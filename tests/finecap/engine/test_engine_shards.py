@@ -111,7 +111,9 @@ def test_an_input_that_vanished_as_a_whole_is_no_matter_of_single_pictures(folde
 def test_wrong_input_is_explained(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match="no pictures are in this folder"):
+    (tmp_path / "outside.jpg").write_bytes(b"x")
+    (empty / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    with pytest.raises(ValueError, match="no pictures are in this folder .*links that lead out of it, are not read"):
         plan_shards(empty, 3)
     with pytest.raises(ValueError, match="no such file or folder"):
         plan_shards(tmp_path / "nowhere", 3)
