@@ -113,7 +113,7 @@ def test_wrong_input_is_explained(tmp_path):
     empty.mkdir()
     (tmp_path / "outside.jpg").write_bytes(b"x")
     (empty / "link.jpg").symlink_to(tmp_path / "outside.jpg")
-    with pytest.raises(ValueError, match="no pictures are in this folder .*links that lead out of it, are not read"):
+    with pytest.raises(ValueError, match=r"no pictures are in this folder .*links that lead out of it, are not read"):
         plan_shards(empty, 3)
     with pytest.raises(ValueError, match="no such file or folder"):
         plan_shards(tmp_path / "nowhere", 3)
