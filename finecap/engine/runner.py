@@ -195,8 +195,8 @@ def _aligned(step: Pass, keys: list[str], alive: list[bool], results: Iterator[R
     """
     for key, living in zip(keys, alive, strict=True):
         result = next(results, None) if living else {"key": key}
-        if result is None or result["key"] != key:
-            got = "nothing" if result is None else repr(result["key"])
+        if result is None or result.get("key") != key:
+            got = "nothing" if result is None else f"a row with the key {result.get('key')!r}"
             raise RuntimeError(f"pass {step.name} returned {got} where the row {key!r} was expected")
         yield result
     if (extra := next(results, None)) is not None:

@@ -67,13 +67,14 @@ def test_what_exists_is_not_done_again(run, monkeypatch):
     assert run_shard(run, "ingest", SHARD, {}) == stats
 
 
-@pytest.mark.parametrize("fault", ["lost", "doubled", "swapped"])
-def test_a_pass_that_loses_doubles_or_swaps_rows_commits_nothing(run, monkeypatch, fault):
+@pytest.mark.parametrize("fault", ["lost", "doubled", "swapped", "nameless"])
+def test_a_pass_that_loses_doubles_swaps_or_does_not_name_rows_commits_nothing(run, monkeypatch, fault):
     run_shard(run, "ingest", SHARD, {})
 
     def broken(rows, options, context):
         results = [{"key": row["key"], "branch": "x"} for row in rows]
-        yield from {"lost": results[:1], "doubled": [*results, results[-1]], "swapped": results[::-1]}[fault]
+        doubled, nameless = [*results, results[-1]], [{"branch": "x"}]
+        yield from {"lost": results[:1], "doubled": doubled, "swapped": results[::-1], "nameless": nameless}[fault]
 
     original = Recipe.step
     step = dataclasses.replace(run.recipe.step("filter"), run=broken)
