@@ -19,6 +19,10 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\
 # songs say things three times, but not at length.
 LOOP_PERIOD = 40
 LOOPS = ((4, 12), (3, 24))
+# "lelelelelelelele": letters, not digits, for 1000000000 is a number.
+_LOOP_IN_WORD = re.compile(r"([^\W\d_]{1,6}?)\1{7,}")
+# A caption that is one letter or one word alone is one from so many letters on.
+ONE_THING = 4
 # A sentence of so many words said so often, or an answer that deflate shrinks so far.
 SENTENCE_WORDS = 4
 SENTENCE_TIMES = 3
@@ -205,7 +209,18 @@ def is_repetitive(text: str) -> bool:
     shrinks more than prose or honest lists.
     """
     found = words(text)
-    return _has_loop(found) or _repeats_sentences(text) or _compression(text) > MAX_COMPRESSION
+    return (
+        _is_one_thing(found)
+        or _LOOP_IN_WORD.search(text) is not None
+        or _has_loop(found)
+        or _repeats_sentences(text)
+        or _compression(text) > MAX_COMPRESSION
+    )
+def _is_one_thing(found: list[str]) -> bool:
+    """One word or one letter over and over and nothing else ("b b b b", "00000000")."""
+    letters = "".join(found)
+    one_word = len(found) >= LOOPS[0][0] and len(set(found)) == 1
+    return len(letters) >= ONE_THING and (one_word or len(set(letters)) == 1)
 
 
 def _has_loop(found: list[str]) -> bool:

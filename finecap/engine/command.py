@@ -133,9 +133,9 @@ def _check_finished(schedule: Schedule) -> None:
             for task, error in schedule.set_aside.items()
         ]
         raise StopRun(
-            f"{len(lines)} shards were set aside after {schedule.tries} tries; {schedule.left} tasks wait for them. "
-            "Mend the cause and run the same command again, or go on without those shards with --leave-out-failed.\n"
-            + "\n".join(lines[:20])
+            f"{len(lines)} times a shard was set aside after {schedule.tries} tries, and {schedule.left} tasks wait "
+            f"for that. Whole errors are in {schedule.run.store.out}/passes/*/*.error.json. Mend the cause and run "
+            "the same command again, or go on without those shards with --leave-out-failed.\n" + "\n".join(lines[:20])
         )
     if schedule.left:
         raise StopRun(f"{schedule.left} tasks wait for passes that were not asked for; run those first")

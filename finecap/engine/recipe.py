@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.captioners import Budget, Captioner
-from finecap.engine.passes import Pass
+from finecap.engine.passes import Pass, RunPass
 from finecap.engine.pipeline import PASSES
 from finecap.engine.prompt_templates import SHIPPED
 
@@ -67,12 +67,11 @@ class Recipe:
     def resolve(self, step: Pass) -> Pass:
         """The pass with its parents narrowed to those of this recipe and its function replaced if the recipe says so.
 
-        Raises:
-            ValueError: the named function does not exist.
+        That function is imported when it is called: whoever asks for the status of a run need not have it.
         """
         step = replace(step, parents=self._parents(step))
         dotted = self.functions.get(step.name)
-        return replace(step, run=_function(dotted)) if dotted else step
+        return replace(step, run=lambda *arguments: function_named(dotted)(*arguments)) if dotted else step
 
     def _parents(self, step: Pass) -> tuple[str, ...]:
         by_name = {other.name: other for other in PASSES}
@@ -134,12 +133,20 @@ def _decisive(value: Any) -> Any:
     return value
 
 
-def _function(dotted: str) -> Any:
+def function_named(dotted: str) -> RunPass:
+    """The function "package.module:function".
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
     module, _, name = dotted.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{dotted!r}: no such function ({error}); write it as package.module:function") from error
+        raise ValueError(
+            f"{dotted!r}: no such function ({error}); write it as package.module:function, and put the folder of a "
+            "module that is not installed on PYTHONPATH"
+        ) from error
 
 
 def load_recipe(path: Path) -> Recipe:

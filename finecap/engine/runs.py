@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from finecap.engine.errors import StopRun
-from finecap.engine.recipe import Recipe, mapping_of, read_mapping, recipe_from
+from finecap.engine.recipe import Recipe, function_named, mapping_of, read_mapping, recipe_from
 from finecap.engine.runner import Run
 from finecap.engine.shards import Shard, plan_shards
 from finecap.engine.store import Store, write_json, write_text
@@ -34,6 +34,8 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
             f"{out}: lies in the input {source}, so the next start would take its files for pictures; give an --out "
             "elsewhere"
         )
+    for dotted in recipe.functions.values():
+        function_named(dotted)
     shards = tuple(plan_shards(source, recipe.rows_per_shard))
     out = out.absolute()  # workers on other machines start in other folders
     _make(out)

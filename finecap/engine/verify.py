@@ -69,14 +69,14 @@ class Options:
     min_iou: a local caption is kept if grounding it again hits its box at least so well.
     read_back_share: share of the pictures whose OCR the captioner reads back, line by line; drawn by the seed.
     min_similarity: readings less alike than this are flagged; difflib's ratio of their letters and digits.
-    in_flight: pictures at once.
+    in_flight: pictures at once in each worker; each is held decoded.
     """
 
     CAPTIONS: ClassVar[bool] = True
     min_iou: float = Field(default=0.5, ge=0, le=1)
     read_back_share: float = Field(default=0.05, ge=0, le=1)
     min_similarity: float = Field(default=0.8, ge=0, le=1)
-    in_flight: int = Field(default=32, ge=1)
+    in_flight: int = Field(default=8, ge=1)
 
 
 @plain_dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _text_flags(captions: Sequence[tuple[str, str]], texts: Sequence[str]) -> li
     for name, caption in captions:
         flags += [f"{name}: number {number} not in the OCR text" for number in contradicted_numbers(caption, written)]
         flags += [f'{name}: quote "{quote}" not in the OCR text' for quote in contradicted_quotes(caption, written)]
-    return flags
+    return list(dict.fromkeys(flags))
 
 
 async def _reground(image: Image.Image, local: dict[int, str], objects: Sequence[Row], tools: _Tools) -> list[Row]:

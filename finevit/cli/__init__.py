@@ -79,8 +79,8 @@ def _add_caption(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--in", dest="source", type=Path, help="folder of pictures, parquet or WebDataset files")
     command.add_argument("--out", type=Path, help="the run's folder; the same again goes on where it ended")
     command.add_argument("--executor", choices=("local", "ray", "slurm"), default="local")
-    command.add_argument("--workers", type=int, help="processes, or CPUs of a local Ray; all cores by default")
-    command.add_argument("--tries", type=int, default=3, help="before a shard is set aside with its error")
+    command.add_argument("--workers", type=_positive, help="processes, or CPUs of a local Ray; all cores by default")
+    command.add_argument("--tries", type=_positive, default=3, help="before a shard is set aside with its error")
     command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
     command.add_argument("--leave-out-failed", action="store_true", help="go on for good without shards that failed")
     command.add_argument("--dry-run", action="store_true", help="say what it would cost, and do nothing")
@@ -147,6 +147,12 @@ def _add_ground(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_ground)
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
 def _weights(text: str) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
@@ -181,9 +187,13 @@ def _caption(arguments: argparse.Namespace) -> None:
     elif a.executor == "slurm":
         print(command.submit(Path(a.recipe), a.source, a.out, a.workers or 1, a.tries))
     else:
-        run = command.caption(
-            Path(a.recipe), a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
-        )
+        try:
+            run = command.caption(
+                Path(a.recipe), a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
+            )
+        except KeyboardInterrupt:
+            print("finevit: what is finished or paid is kept; the same command goes on", file=sys.stderr)
+            raise
         print(command.status(run.store.out, a.json))
 
 

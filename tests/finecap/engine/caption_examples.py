@@ -1,6 +1,7 @@
 """Answers of captioners, written by hand after what such models answer: good ones and every kind of bad one."""
 
 HONEST = [
+    'A banknote of 1000000000 marks, above it a hissing cat: "Aaaargh! Zzzz".',
     "A dog.",
     "OK Computer is written on a poster above a wooden desk.",
     "Sorry! is the name of the board game that lies open on the table, its yellow pawns scattered.",
@@ -107,6 +108,9 @@ REFUSALS = [
 ]
 
 LOOPS = [
+    "b b b b b b b",
+    "0000000000000",
+    "A form: name 55lelelelelelelelelelelele",
     "a " * 40,
     "The dog is running in the park. " * 6,
     "A red car is parked. A blue car is near it. A red car is parked. A man walks by. A red car is parked here. A red "

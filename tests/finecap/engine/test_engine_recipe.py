@@ -3,6 +3,7 @@
 import pytest
 
 from finecap.engine.recipe import load_recipe, recipe_from
+from finecap.engine.runs import open_run
 
 CAPTIONER = {"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"]}
 GOOD = {"ingest": {"source": "s", "license": "l"}}
@@ -52,3 +53,12 @@ def test_what_is_no_yaml(tmp_path, content):
     (tmp_path / "r.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=r"r\.yaml: not YAML"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_a_function_of_ones_own_is_only_needed_where_it_runs(tmp_path):
+    recipe = recipe_from(GOOD | {"filter": {"function": "not_installed_here:measure"}}, "r")
+    assert recipe.pass_key("filter") != recipe_from(GOOD, "r").pass_key("filter")
+    with pytest.raises(ValueError, match="'not_installed_here:measure': no such function"):
+        recipe.step("filter").run(iter([]), None, None)
+    with pytest.raises(ValueError, match="'not_installed_here:measure': no such function"):
+        open_run(recipe, tmp_path / "pictures", tmp_path / "out")

@@ -100,7 +100,7 @@ def test_the_command_goes_on_without_what_fails_only_if_it_is_told_to(source, tm
     content = {"ingest": {"source": "s", "license": "l"}, "filter": {"function": f"{__name__}:breaks_on_the_second"}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content | {"rows_per_shard": 2}))
     arguments = (tmp_path / "recipe.yaml", source, tmp_path / "out")
-    with pytest.raises(StopRun, match=r"1 shards were set aside after 2 tries.*\n.*cursed"):
+    with pytest.raises(StopRun, match=r"1 times a shard was set aside after 2 tries.*\n.*cursed"):
         caption(*arguments, workers=1, tries=2)
     run = caption(*arguments, workers=1, tries=2, leave_out_failed=True)
     summary = summarise(run)
