@@ -216,6 +216,8 @@ def is_repetitive(text: str) -> bool:
         or _repeats_sentences(text)
         or _compression(text) > MAX_COMPRESSION
     )
+
+
 def _is_one_thing(found: list[str]) -> bool:
     """One word or one letter over and over and nothing else ("b b b b", "00000000")."""
     letters = "".join(found)

@@ -25,7 +25,7 @@ from finecap.engine.prompt_templates import Templates, load_templates, local_pro
 from finecap.engine.text_regions import is_text_region, texts_inside, with_read_quotations
 
 if TYPE_CHECKING:
-    from finecap.engine.client import ChatClient
+    from finecap.engine.client import Answer, ChatClient
 
 COLUMNS = pa.schema(
     [
@@ -51,7 +51,7 @@ LONGEST_TEXT = 1000
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
     """Attributes:
-    min_tokens, max_tokens: length of a local caption in words; FineViT's have a mean of 57 tokens.
+    min_tokens, max_tokens: length of a local caption in tokens of its captioner; FineViT's have a mean of 57.
     margin: of a crop around its box, as a share of the box's sides; the thing's surroundings tell what it is.
     min_crop: crops are at least this wide and high, in pixels, as far as the picture reaches.
     prompts, max_side, in_flight: as in `recaption`.
@@ -180,7 +180,7 @@ class _Captioning:
         self.context.counters.update(f"captions mended: {name}" for name in checked.mended)
         if checked.text is None:
             return self._dropped(checked.problem or "")
-        length = len(words(checked.text))
+        length = token_count(checked.text, answer)
         if not self.options.min_tokens <= length <= self.options.max_tokens:
             return self._dropped("too short" if length < self.options.min_tokens else "too long")
         return checked.text
@@ -203,6 +203,13 @@ def _encoded(row: Row, objects: list[int], options: Options) -> _Views:
         for number in objects
     }
     return _Views(scaled_jpeg(picture, options.max_side), crops)
+
+
+def token_count(text: str, answer: Answer) -> int:
+    """Tokens of what is left of an answer: those that the server counted, less the share of words that were taken off
+    (a preamble, thoughts).
+    """
+    return round(answer.completion_tokens * len(words(text)) / max(len(words(answer.text)), 1))
 
 
 def crop_box(box: Any, size: tuple[int, int], options: Options) -> tuple[int, int, int, int]:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finecap.engine import client as client_module
+from finecap.engine.client import Answer
 from finecap.engine.errors import StopRun
-from finecap.engine.local_captions import Options, crop_box, thousandths
+from finecap.engine.local_captions import Options, crop_box, thousandths, token_count
 from finecap.engine.runner import read_stats
 from finecap.engine.text_regions import is_text_region, texts_inside, with_read_quotations
 
@@ -242,3 +243,11 @@ def test_a_text_region_is_called_so_or_is_mostly_text():
 )
 def test_quotations_give_way_to_what_ocr_reads(caption, lines, expected, changed):
     assert with_read_quotations(caption, lines) == (expected, changed)
+
+
+def test_length_is_what_the_server_counted_less_what_was_taken_off():
+    whole = Answer("a red bus stops", 100, 6, "x", "stop")
+    assert token_count("a red bus stops", whole) == 6
+    thoughtful = Answer("Sure, here it is: a red bus stops", 100, 16, "x", "stop")
+    assert token_count("a red bus stops", thoughtful) == 8
+    assert token_count("a red bus", Answer("", 100, 0, "x", "stop")) == 0
