@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from datasets import Features, Image, List, Value
 
@@ -98,8 +98,7 @@ class Provenance(TypedDict):
 
 class Record(TypedDict):
     """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as
-    `datasets.Image` stores it. Records that a generator makes leave `captions` and `provenance` out; they are stored
-    as nothing.
+    `datasets.Image` stores it. Records that a generator makes have no further `captions` and no `provenance` (None).
     """
 
     id: str
@@ -113,8 +112,8 @@ class Record(TypedDict):
     captioner: str | None
     regions: list[Region]
     qa: list[QA]
-    captions: NotRequired[list[Caption]]
-    provenance: NotRequired[Provenance | None]
+    captions: list[Caption]
+    provenance: Provenance | None
 
 
 def region(

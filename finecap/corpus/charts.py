@@ -46,6 +46,8 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         "captioner": SOURCE,
         "regions": [as_region(part, spec) for part in parts],
         "qa": asked,
+        "captions": [],
+        "provenance": None,
     }
 
 

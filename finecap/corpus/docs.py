@@ -46,6 +46,8 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         "captioner": SOURCE,
         "regions": regions,
         "qa": questions[: level.questions],
+        "captions": [],
+        "provenance": None,
     }
 
 

@@ -64,4 +64,6 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         "captioner": None,
         "regions": [],
         "qa": _questions(published)[number],
+        "captions": [],
+        "provenance": None,
     }

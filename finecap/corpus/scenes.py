@@ -49,6 +49,8 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
             region(item.box, "object", item.sprite.noun, caption=describe(item, size), text=None) for item in placed
         ],
         "qa": referring.questions(rng, level, placed),
+        "captions": [],
+        "provenance": None,
     }
 
 

@@ -54,6 +54,8 @@ def _record(index: int) -> dict[str, Any]:
             {"question": f"rectangle number {index}", "answers": [json.dumps(box)], "kind": "grounding"},
             {"question": f"colour of shape {index}?", "answers": [f"{colour} {index}"], "kind": "easyvqa"},
         ],
+        "captions": [],
+        "provenance": None,
     }
 
 
