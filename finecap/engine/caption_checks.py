@@ -10,6 +10,8 @@ import zlib
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 # A CJK character is a word of its own: those scripts put no spaces between words.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]*|[。！？][”’」』）]*")
@@ -20,6 +22,7 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\
 LOOP_PERIOD = 40
 LOOPS = ((4, 12), (3, 24))
 # "lelelelelelelele": letters, not digits, for 1000000000 is a number.
+LONG_WORD = 8
 _LOOP_IN_WORD = re.compile(r"([^\W\d_]{1,6}?)\1{7,}")
 # A caption that is one letter or one word alone is one from so many letters on.
 ONE_THING = 4
@@ -211,7 +214,7 @@ def is_repetitive(text: str) -> bool:
     found = words(text)
     return (
         _is_one_thing(found)
-        or _LOOP_IN_WORD.search(text) is not None
+        or any(_LOOP_IN_WORD.search(word) for word in set(found) if len(word) >= LONG_WORD)
         or _has_loop(found)
         or _repeats_sentences(text)
         or _compression(text) > MAX_COMPRESSION
@@ -226,13 +229,14 @@ def _is_one_thing(found: list[str]) -> bool:
 
 
 def _has_loop(found: list[str]) -> bool:
+    seen: dict[str, int] = {}
+    numbers = np.array([seen.setdefault(word, len(seen)) for word in found])
     for period in range(1, min(LOOP_PERIOD, len(found) // LOOPS[-1][0]) + 1):
-        enough = min(max(times * period, least) for times, least in LOOPS)
-        run = 0
-        for number in range(period, len(found)):
-            run = run + 1 if found[number] == found[number - period] else 0
-            if run + period >= enough:
-                return True
+        same = numbers[period:] == numbers[:-period]
+        enough = min(max(times * period, least) for times, least in LOOPS) - period
+        # Nearly every caption ends here, so the runs themselves are rarely looked at.
+        if np.count_nonzero(same) >= enough and bytes(enough * [True]) in same.tobytes():
+            return True
     return False
 
 
