@@ -30,6 +30,7 @@ ONE_THING = 4
 SENTENCE_WORDS = 4
 SENTENCE_TIMES = 3
 MAX_COMPRESSION = 10.0
+ENDLESS_WORD = 40
 # A caption cut back to its last full sentence must keep so much of what there was.
 MIN_KEPT = 0.5
 
@@ -217,7 +218,7 @@ def is_repetitive(text: str) -> bool:
         or any(_LOOP_IN_WORD.search(word) for word in set(found) if len(word) >= LONG_WORD)
         or _has_loop(found)
         or _repeats_sentences(text)
-        or _compression(text) > MAX_COMPRESSION
+        or _is_shrunk(text, found)
     )
 
 
@@ -246,9 +247,15 @@ def _repeats_sentences(text: str) -> bool:
     return any(count >= SENTENCE_TIMES for count in counts.values())
 
 
-def _compression(text: str) -> float:
+def _is_shrunk(text: str, found: list[str]) -> bool:
+    """Does deflate shrink it too far? Only asked where words recur or one is endless: `compress` lets other threads
+    have the interpreter, and waiting for it again costs more than the compression where they decode pictures.
+    """
+    different = set(found)
+    if 4 * sum(map(len, different)) > len(text) and all(len(word) < ENDLESS_WORD for word in different):
+        return False
     data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
+    return len(data) > MAX_COMPRESSION * len(zlib.compress(data))
 
 
 def cut_to_sentence(text: str) -> str | None:
