@@ -16,7 +16,6 @@ from typing import Any
 from finecap.engine.errors import StopRun
 from finecap.engine.runner import Run, ShardStats
 from finecap.engine.scheduler import Schedule, Task
-from finecap.engine.store import write_json
 
 # How long to wait before asking again for a shard that a process of another run of the same folder works on.
 BUSY_SECONDS = 1.0
@@ -92,19 +91,11 @@ def _take(schedule: Schedule, crew: _Crew, worker: _Worker, report: Report | Non
     if kind == "busy":
         crew.resting.append((time.monotonic() + BUSY_SECONDS, task))
     elif kind == "failed":
-        if not schedule.failed(task, value):
-            write_error(schedule.run, task, schedule.failures[task])
+        schedule.failed(task, value)
     else:
         schedule.finished(task)
         if report:
             report(schedule, value)
-
-
-def write_error(run: Run, task: Task, errors: list[str]) -> None:
-    """Say beside the output that is missing why its task was set aside."""
-    shard = "reduced" if task.shard is None else run.shards[task.shard].name
-    path = run.store.error(run.recipe.pass_key(task.step), shard)
-    write_json(path, {"step": task.step, "shard": shard, "errors": errors})
 
 
 class _Crew:

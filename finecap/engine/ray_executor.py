@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 import time
-import traceback
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -20,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from finecap.engine.errors import StopRun
-from finecap.engine.local import BUSY_SECONDS, Report, write_error
+from finecap.engine.local import BUSY_SECONDS, Report
 from finecap.engine.runner import Run
-from finecap.engine.scheduler import Schedule, Task, run_task
+from finecap.engine.scheduler import Schedule, Task, attempt
 
 # Tasks given to Ray at once for each CPU: one at work, one waiting, so that an autoscaler sees what is left to do.
 TASKS_PER_CPU = 2
@@ -98,8 +97,7 @@ class _Driver:
         if kind == "busy":
             self._resting.append((time.monotonic() + BUSY_SECONDS, task))
         elif kind == "failed":
-            if not self._schedule.failed(task, value):
-                write_error(self._schedule.run, task, self._schedule.failures[task])
+            self._schedule.failed(task, value)
         else:
             self._schedule.finished(task)
             if self._report:
@@ -114,13 +112,7 @@ class _Driver:
 
 def _attempt(run: Run, task: Task) -> tuple[str, Any]:
     """What a Ray worker does."""
-    try:
-        stats = run_task(run, task, _models(str(run.store.out), repr(run.recipe)))
-    except StopRun as error:
-        return "stop", str(error)
-    except Exception:
-        return "failed", traceback.format_exc()
-    return ("busy", None) if stats is None else ("done", stats)
+    return attempt(run, task, _models(str(run.store.out), repr(run.recipe)))
 
 
 @lru_cache(maxsize=1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import traceback
 from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+from finecap.engine.errors import StopRun
 from finecap.engine.runner import Run, ShardStats, run_reduce, run_shard
+from finecap.engine.store import write_json
 
 
 class Task(NamedTuple):
@@ -67,15 +70,19 @@ class Schedule:
             if other in self._open:
                 self._offer(other)
 
-    def failed(self, task: Task, error: str) -> bool:
-        """A task raised or its worker died; True if it is offered again, False if it is set aside for now."""
+    def failed(self, task: Task, error: str) -> None:
+        """A task raised or its worker died: it is offered again, or after `tries` times set aside, with all its errors
+        in a file beside where its output would be.
+        """
         self.failures.setdefault(task, []).append(error)
         if len(self.failures[task]) < self.tries:
             self._offer(task)
-            return True
+            return
         self._open.discard(task)
         self.set_aside[task] = error
-        return False
+        shard = "reduced" if task.shard is None else self.run.shards[task.shard].name
+        path = self.run.store.error(self.run.recipe.pass_key(task.step), shard)
+        write_json(path, {"step": task.step, "shard": shard, "errors": self.failures[task]})
 
     def _tasks(self, name: str) -> Iterator[Task]:
         if self._steps[name].reduce:
@@ -126,3 +133,16 @@ def run_task(run: Run, task: Task, models: dict[str, Any]) -> ShardStats | None:
         return run_shard(run, task.step, run.shards[task.shard], models)
     run_reduce(run, task.step)
     return ShardStats(task.step, "", 0) if run.reduced(task.step).exists() else None
+
+
+def attempt(run: Run, task: Task, models: dict[str, Any]) -> tuple[str, Any]:
+    """`run_task` in a worker, and what its supervisor is told: ("done", statistics), ("busy", None) while another
+    process is at it, ("stop", why the run cannot go on) or ("failed", traceback).
+    """
+    try:
+        stats = run_task(run, task, models)
+    except StopRun as error:
+        return "stop", str(error)
+    except Exception:
+        return "failed", traceback.format_exc()
+    return ("busy", None) if stats is None else ("done", stats)

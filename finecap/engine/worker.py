@@ -10,12 +10,10 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from finecap.engine.errors import StopRun
-from finecap.engine.scheduler import run_task
+from finecap.engine.scheduler import attempt
 
 
 def work(pipe: Connection) -> None:
@@ -25,14 +23,7 @@ def work(pipe: Connection) -> None:
         run = pipe.recv()
         while True:
             task = pipe.recv()
-            try:
-                stats = run_task(run, task, models)
-                answer: tuple[str, Any] = ("busy", None) if stats is None else ("done", stats)
-            except StopRun as error:
-                answer = ("stop", str(error))
-            except Exception:
-                answer = ("failed", traceback.format_exc())
-            pipe.send(answer)
+            pipe.send(attempt(run, task, models))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
