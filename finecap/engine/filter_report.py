@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from finecap.engine.filter import MEASURED_SIDE, Options
 from finecap.engine.images import ANY_SIZE, open_rgb, scaled_jpeg
 from finecap.engine.store import write_text
+from finecap.engine.templates import render
 
 TEMPLATE = "filter_report.html.jinja"
 BINS = 60
@@ -52,8 +53,6 @@ def write_filter_report(ingest_outputs: list[Path], filter_outputs: list[Path], 
     Raises:
         StopRun: `out` cannot be written.
     """
-    from jinja2 import Environment, PackageLoader
-
     found = _Found([Histogram(measure) for measure in _measures(options)])
     for shard, paths in enumerate(zip(ingest_outputs, filter_outputs, strict=True)):
         found.add_shard(shard, *paths)
@@ -61,8 +60,8 @@ def write_filter_report(ingest_outputs: list[Path], filter_outputs: list[Path], 
         {"kind": kind, "count": count, "stage": stage, "share": count / max(1, found.pictures)}
         for (stage, kind), count in found.rejects.most_common()
     ]
-    page = Environment(loader=PackageLoader("finecap.engine", "."), autoescape=True).get_template(TEMPLATE)
-    text = page.render(
+    text = render(
+        TEMPLATE,
         pictures=found.pictures,
         kept=found.kept,
         reasons=reasons,
@@ -94,9 +93,10 @@ class Histogram:
         self.counts = {"photo": np.zeros(BINS, dtype=np.int64), "document": np.zeros(BINS, dtype=np.int64)}
 
     def add(self, values: np.ndarray, branches: np.ndarray) -> None:
-        places = np.clip((self._place(values) * BINS).astype(np.int64), 0, BINS - 1)
         for name, counts in self.counts.items():
-            counts += np.bincount(places[branches == name], minlength=BINS)
+            # Rejected rows have no branch, and no measures that could be placed.
+            places = (self._place(values[branches == name]) * BINS).astype(np.int64)
+            counts += np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
 
     def _place(self, values: Any) -> Any:
         """Where on the axis, 0 to 1."""
