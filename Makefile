@@ -37,7 +37,7 @@ test: .venv/.ready lint
 
 test-oldest: .venv-oldest/.ready
 	$(OLDEST)/python -m pytest -n 2 -m "model and not gpu" \
-	  --ignore tests/finevit_vl/training tests/modeling_finevit tests/finevit_vl
+	  tests/modeling_finevit tests/finevit_vl
 
 constraints: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate --no-header \

@@ -37,10 +37,10 @@ import engine_synthetic
 from engine_bare import bare_loop
 from engine_server import served
 
-from finecap.engine.local import run_locally
 from finecap.engine.recipe import recipe_from
-from finecap.engine.runner import Run, run_shard
-from finecap.engine.runs import open_run
+from finecap.engine.running.executors.local import run_locally
+from finecap.engine.running.one_shard import Run, run_shard
+from finecap.engine.running.opening import open_run
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "immunohistochemistry", "retina")
 # Width and height of the pictures, and the longer side that a captioner gets.
@@ -135,7 +135,7 @@ def ray_of(cpus: int) -> Generator[tuple[Callable[..., Any], float]]:
     """A Ray of this machine for several runs; yields the executor and how long Ray took to start."""
     import ray
 
-    from finecap.engine.ray_executor import run_on_ray
+    from finecap.engine.running.executors.ray import run_on_ray
 
     start = time.perf_counter()
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)

@@ -34,14 +34,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from finecap.engine import dedup, ingest
-from finecap.engine.images import encoded
-from finecap.engine.journal import Journal
-from finecap.engine.passes import Context
+from finecap.engine.contract import Context
+from finecap.engine.passes import dedup, ingest
 from finecap.engine.recipe import recipe_from
-from finecap.engine.runner import Run, run_shard
-from finecap.engine.shards import plan_shards
-from finecap.engine.store import Store
+from finecap.engine.running.journal import Journal
+from finecap.engine.running.one_shard import Run, run_shard
+from finecap.engine.running.store import Store
+from finecap.pictures import encoded
+from finecap.shards.plan import plan_shards
 
 RECIPE = {"ingest": {"source": "scikit-image", "license": "see package"}}
 HASHES_PER_SHARD = 50_000
@@ -88,7 +88,7 @@ def bare(contents: list[bytes]) -> None:
 
 def ingest_pass(contents: list[bytes], scratch: Path) -> None:
     recipe = recipe_from(RECIPE)
-    context = Context("shard", recipe, Journal(scratch / "journal"), None, scratch, {})
+    context = Context("shard", recipe.settings, Journal(scratch / "journal"), None, scratch, {})
     rows = ({"key": str(number), "bytes": data, "url": None} for number, data in enumerate(contents))
     assert all(row["reject"] is None for row in ingest.run(rows, recipe.passes["ingest"], context))
 

@@ -50,8 +50,8 @@ from engine_quality_passes import box_figures, is_middle_in, run_passes
 from PIL import Image
 
 from finecap.corpus.build import generate
-from finecap.engine.passes import Row
-from finecap.engine.store import write_json
+from finecap.engine.contract import Row
+from finecap.files import write_json
 
 # Captions that say what stands on a page, for each page.
 CAPTIONS = 6
@@ -80,7 +80,7 @@ def shipped_ocr(images: Iterable[bytes]) -> tuple[list[list[Row]], float]:
     """rapidocr with its own settings, in the form of the pass's column, and its seconds of CPU."""
     from rapidocr import RapidOCR
 
-    from finecap.engine.ocr_reader import upright_box, words_of_lines
+    from finecap.engine.reading.reader import upright_box, words_of_lines
 
     engine = RapidOCR(params={"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 1})
     pages, start = [], time.process_time()

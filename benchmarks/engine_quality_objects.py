@@ -13,8 +13,8 @@ from engine_quality_passes import box_figures, run_passes
 from PIL import Image
 
 from finecap.corpus.build import generate
-from finecap.engine.detectors import Detection
-from finecap.engine.passes import Row
+from finecap.engine.contract import Row
+from finecap.engine.detectors.detector import Detection
 
 PLANTED = 0.2
 # The oracle of the regrounding: each edge is off by this standard deviation, in parts of the side; so often it points

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from finecap.engine.nms import box_ious
-from finecap.engine.passes import Context, Row
+from finecap.boxes import box_ious
+from finecap.engine.contract import Context, Row
 from finecap.engine.recipe import recipe_from
-from finecap.engine.runner import Run, run_reduce, run_shard
-from finecap.engine.runs import open_run
-from finecap.engine.store import write_json
+from finecap.engine.running.one_shard import Run, run_reduce, run_shard
+from finecap.engine.running.opening import open_run
+from finecap.files import write_json
 
 # Nothing of the corpus is to be filtered: its small levels are below FineViT's limits.
 OPEN = {

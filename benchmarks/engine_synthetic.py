@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finecap.engine.local import run_locally
-from finecap.engine.passes import Context, Row
+from finecap.engine.contract import Context, Row
 from finecap.engine.recipe import recipe_from
-from finecap.engine.runs import open_run
+from finecap.engine.running.executors.local import run_locally
+from finecap.engine.running.opening import open_run
 
 CLASSES = 20_000
 # One picture in so many is a copy of the one before; another one differs from it in three bits of its hash.
@@ -106,8 +106,8 @@ def build(folder: Path, shards: int, rows: int, workers: int) -> Path:
 # Each program is run with the run's folder as its argument; the last line that it says is its peak memory.
 _REDUCE = """
 from pathlib import Path
-from finecap.engine.runner import run_reduce
-from finecap.engine.runs import load_run
+from finecap.engine.running.one_shard import run_reduce
+from finecap.engine.running.opening import load_run
 run = load_run(Path(sys.argv[1]))
 run.reduced({name!r}).unlink(missing_ok=True)
 run_reduce(run, {name!r})
@@ -115,7 +115,7 @@ run_reduce(run, {name!r})
 PROGRAMS = {
     "imports of status": "import finevit_cli, finecap.engine.command",
     "status": "from finevit_cli import main\nmain(['caption', 'status', sys.argv[1], '--json'])",
-    "imports of balance": "import duckdb, finecap.engine.runner, finecap.engine.runs, finecap.engine.dedup",
+    "imports of balance": "import duckdb, finecap.engine.running.opening, finecap.engine.passes.dedup",
     "balance": _REDUCE.format(name="balance"),
     "dedup": _REDUCE.format(name="dedup"),
 }

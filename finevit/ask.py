@@ -5,9 +5,10 @@ from pathlib import Path
 from PIL import Image
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
-from finecap.prompts import question_prompt
-from finevit_eval.generation import AnswerGenerator, check_model_folder, user_turn
-from finevit_vl.grounding import ParsedBoxes, draw_boxes, parse_boxes
+from finecap.boxes import ParsedBoxes, parse_boxes
+from finecap.tasks.wording import question_prompt
+from finevit_vl.answering import AnswerGenerator, check_model_folder, user_turn
+from finevit_vl.drawing import draw_boxes
 from modeling_finevit.image_inputs import to_rgb
 
 

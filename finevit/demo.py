@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from finecap.corpus.build import build_corpus
-from finevit_eval.report import pick_examples, write_report
-from finevit_eval.run import combine, evaluate
+from finevit_eval.questions.evaluate import combine, evaluate
+from finevit_eval.report.report import pick_examples, write_report
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE = REPOSITORY / "model_cards" / "finevit-vl-nano"
 SCRIPT = REPOSITORY / "training_scripts" / "vl_sft.py"
-RECIPE = REPOSITORY / "training_scripts" / "recipes" / "nano_cpu.yaml"
+RECIPE = REPOSITORY / "training_scripts" / "finevit_training" / "recipes" / "sft" / "nano_cpu.yaml"
 
 ROWS = 12_000
 KINDS = {"doc": 1.0, "chart": 1.0, "scene": 1.0, "easyvqa": 1.0}

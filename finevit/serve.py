@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import click
 
 import finevit  # noqa: F401  (registers the classes with Auto* and by name)
-from finevit_eval.generation import check_model_folder
+from finevit_vl.answering import check_model_folder
 
 
 def serve(arguments: list[str]) -> None:

@@ -2,7 +2,7 @@
 """Joining a FineViT and a language model into a FineViT-VL."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -10,10 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreT
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 
-if TYPE_CHECKING:
-    from finevit_vl.modeling_finevit_vl import FineViTVLForConditionalGeneration
-
-Model = TypeVar("Model", bound="FineViTVLForConditionalGeneration")
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def join_vision_and_text(

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import can_return_tuple, torch_compilable_check
 from transformers.utils.generic import accepts_precomputed_kwargs
 
+from finevit_vl.assembly import join_vision_and_text
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.quantization import leave_vision_unquantized
@@ -196,7 +197,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             inputs_embeds = inputs_embeds + self._zero_from_vision().to(inputs_embeds)
 
         if use_cache is None and attention_mask is None and position_ids is not None:
-            # A fresh cache would keep transformers from seeing that rows are packed (`finevit_vl.packing`).
+            # A fresh cache would keep transformers from seeing that rows are packed (`finevit_training.data.packing`).
             use_cache = False if past_key_values is None else None
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -246,8 +247,6 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         **config_overrides: Any,
     ) -> "FineViTVLForConditionalGeneration":
         """Join a FineViT and a causal language model; only the projector is new. See `finevit_vl.assembly`."""
-        from finevit_vl.assembly import join_vision_and_text
-
         return join_vision_and_text(cls, vision, text, processor, dtype, **config_overrides)
 
     def get_image_features(

@@ -160,5 +160,5 @@ class FineViTVLProcessor(ProcessorMixin):
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
         """Decode generated ids `(batch, length)`. Box tokens are special in Qwen's vocabulary and are dropped with
-        `skip_special_tokens=True`; `finevit_vl.grounding.parse_boxes` reads the coordinates either way."""
+        `skip_special_tokens=True`; `finecap.boxes.parse_boxes` reads the coordinates either way."""
         return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)

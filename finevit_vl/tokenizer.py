@@ -14,16 +14,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from finecap.boxes import BOX_END_TOKEN, BOX_START_TOKEN, OBJECT_REF_END_TOKEN, OBJECT_REF_START_TOKEN
+
 IMAGE_TOKEN = "<|image_pad|>"
 VISION_START_TOKEN = "<|vision_start|>"
 VISION_END_TOKEN = "<|vision_end|>"
 CHAT_START_TOKEN = "<|im_start|>"
 CHAT_END_TOKEN = "<|im_end|>"
 PAD_TOKEN = "<|endoftext|>"
-BOX_START_TOKEN = "<|box_start|>"
-BOX_END_TOKEN = "<|box_end|>"
-OBJECT_REF_START_TOKEN = "<|object_ref_start|>"
-OBJECT_REF_END_TOKEN = "<|object_ref_end|>"
 
 # Qwen3's added tokens in id order; in the full vocabulary they start at id 151643.
 SPECIAL_TOKENS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import ImageFile
 
-NANO = Path(__file__).parents[1] / "model_cards" / "finevit-vl-nano"
+from tests.support.paths import NANO
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def nano_server(tmp_path_factory) -> Iterator[str]:
     the model `str(NANO)`.
     """
     log = tmp_path_factory.mktemp("serve") / "serve.log"
-    command = [sys.executable, "-m", "finevit", "serve", str(NANO), "--device", "cpu", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "finevit_cli", "serve", str(NANO), "--device", "cpu", "--host", "127.0.0.1"]
     with log.open("wb") as out:
         process = subprocess.Popen([*command, "--port", "0"], stdout=out, stderr=subprocess.STDOUT)
     try:

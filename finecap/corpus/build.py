@@ -58,7 +58,9 @@ class BuildResult:
 
 def generate(kind: str, index: int, seed: int, split: str, difficulty: str) -> Record:
     """Record number `index` of one kind and split: a pure function of its arguments."""
-    from finecap.corpus import charts, docs, scenes
+    from finecap.corpus.charts import chart as charts
+    from finecap.corpus.documents import document as docs
+    from finecap.corpus.scenes import scene as scenes
 
     generators = {
         "doc": docs.generate,
@@ -255,7 +257,9 @@ def start_method() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "finecap.corpus.charts", "finecap.corpus.docs", "finecap.corpus.scenes"])
+    context.set_forkserver_preload(
+        [__name__, "finecap.corpus.charts.chart", "finecap.corpus.documents.document", "finecap.corpus.scenes.scene"]
+    )
     return context
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 
 from PIL import Image
 
-from finecap.corpus.raster import encode_png
+from finecap.corpus.drawing.raster import encode_png
 from finecap.records import QA, Record
 
 CAPACITY = {"train": 3800, "validation": 200, "test": 1000}

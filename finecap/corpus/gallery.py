@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from finecap.corpus.raster import encode_png, load_font
+from finecap.corpus.drawing.raster import encode_png, load_font
 
 TILE = (360, 300)
 TEXT_HEIGHT = 64

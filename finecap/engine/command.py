@@ -8,21 +8,21 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
-from finecap.engine.errors import StopRun
-from finecap.engine.filter_report import write_filter_report
-from finecap.engine.local import run_locally
-from finecap.engine.pricing import assumptions_from, format_price, price
-from finecap.engine.progress import progress_bars
-from finecap.engine.publish import publish, push
 from finecap.engine.recipe import load_recipe, read_mapping
-from finecap.engine.runner import Run
-from finecap.engine.runs import leave_out, load_run, open_run
-from finecap.engine.scheduler import Schedule
-from finecap.engine.status import format_status, summarise
+from finecap.engine.reporting.pricing import assumptions_from, format_price, price
+from finecap.engine.reporting.progress import progress_bars
+from finecap.engine.reporting.publish import finish
+from finecap.engine.reporting.status import format_status, summarise
+from finecap.engine.running.executors import slurm
+from finecap.engine.running.executors.local import run_locally
+from finecap.engine.running.one_shard import Run
+from finecap.engine.running.opening import leave_out, load_run, open_run
+from finecap.engine.running.scheduler import Schedule
+from finecap.errors import StopRun
 
 
 def caption(
-    recipe_file: Path,
+    recipe_file: str | Path,
     source: Path,
     out: Path,
     executor: str = "local",
@@ -60,24 +60,12 @@ def caption(
     return run
 
 
-def finish(run: Run) -> Path:
-    """Once every shard is packed: the filter's report, the dataset folder, the upload if the recipe asks for it."""
-    outputs = [[run.output(name, shard.name) for shard in run.shards] for name in ("ingest", "filter")]
-    write_filter_report(*outputs, run.recipe.passes["filter"], run.store.out / "reports" / "filter.html")
-    folder = publish(run)
-    if repo_id := run.recipe.passes["pack"].push_to_hub:
-        push(folder, repo_id)
-    return folder
-
-
-def submit(recipe_file: Path, source: Path, out: Path, workers: int = 1, tries: int = 3) -> str:
+def submit(recipe_file: str | Path, source: Path, out: Path, workers: int = 1, tries: int = 3) -> str:
     """Submit a run, or what is left of it, to Slurm; the names and ids of its jobs, a line each.
 
     Raises:
         ValueError: bad recipe or input, or no Slurm here.
     """
-    from finecap.engine import slurm
-
     ids = slurm.submit(open_run(load_recipe(recipe_file), source, out), workers=workers, tries=tries)
     return "\n".join(f"{job} {name}" for name, job in ids.items())
 
@@ -92,7 +80,7 @@ def status(out: Path, as_json: bool = False) -> str:
     return json.dumps(asdict(summary), ensure_ascii=False, indent=1) if as_json else format_status(summary)
 
 
-def price_of(recipe_file: Path, source: Path, assume: Path | None = None, as_json: bool = False) -> str:
+def price_of(recipe_file: str | Path, source: Path, assume: Path | None = None, as_json: bool = False) -> str:
     """What a run would cost, as a table or as JSON.
 
     Args:
@@ -109,7 +97,7 @@ def price_of(recipe_file: Path, source: Path, assume: Path | None = None, as_jso
 def _carry_out(run: Run, executor: str, workers: int, tries: int, only: Collection[str] | None) -> Schedule:
     with progress_bars(run) as report:
         if executor == "ray":
-            from finecap.engine.ray_executor import run_on_ray
+            from finecap.engine.running.executors.ray import run_on_ray
 
             return run_on_ray(run, workers, tries, only, report)
         return run_locally(run, workers, tries, only, report)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finecap.engine import (
+from finecap.engine.contract import Pass
+from finecap.engine.passes import (
     balance,
     boxes,
     dedup,
@@ -15,7 +16,6 @@ from finecap.engine import (
     recaption,
     verify,
 )
-from finecap.engine.passes import Pass
 
 PASSES = (
     Pass("ingest", ingest.Options, ingest.COLUMNS, ("bytes", "url"), (), ingest.run, optional=False),

@@ -15,10 +15,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from finecap.engine.captioners import Budget, Captioner
-from finecap.engine.passes import Pass, RunPass
+from finecap.engine.captioners.ensemble import Budget, Captioner
+from finecap.engine.captioners.prompts import SHIPPED
+from finecap.engine.contract import Pass, RunPass, Settings
 from finecap.engine.pipeline import PASSES
-from finecap.engine.prompt_templates import SHIPPED
+from finecap.recipe_files import find_recipe
 
 CONFIG = ConfigDict(extra="forbid")
 # Sections and fields that say how a run is carried out, not what it makes: they may change between two starts.
@@ -59,6 +60,11 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     rows_per_shard: int = Field(default=1000, ge=1)
+
+    @property
+    def settings(self) -> Settings:
+        """What passes may know of this recipe."""
+        return Settings(self.seed, self.captioners, self.budget, self.passes, self.functions)
 
     def enabled(self) -> tuple[Pass, ...]:
         """The passes of this recipe in order."""
@@ -149,14 +155,21 @@ def function_named(dotted: str) -> RunPass:
         ) from error
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+def load_recipe(given: str | Path) -> Recipe:
+    """Read a recipe, given by its path or by the name of a shipped one. The template files that it names are looked
+    for beside it, then from the current folder.
 
     Raises:
         ValueError: no such file, no mapping, an unknown section or key, a value of the wrong type, a pass without what
             it needs; the message names the key.
     """
-    return recipe_from(read_mapping(path), str(path))
+    path = find_recipe(given, "finecap.engine")
+    content = read_mapping(path)
+    for section in content.values():
+        if isinstance(section, dict) and isinstance(section.get("prompts"), str):
+            beside = path.parent / section["prompts"]
+            section["prompts"] = str(beside if beside.is_file() else section["prompts"])
+    return recipe_from(content, str(path))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -172,7 +185,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping of sections, as in training_scripts/recipes")
+        raise ValueError(f"{path}: expected a mapping of sections; `finevit recipes` shows some")
     return content
 
 

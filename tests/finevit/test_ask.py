@@ -13,7 +13,6 @@ from PIL import Image
 import finevit
 from finevit import ask
 from finevit_cli import main
-from finevit_eval.generation import Answer, AnswerGenerator
 from finevit_vl import (
     FineViTVLConfig,
     FineViTVLForConditionalGeneration,
@@ -21,6 +20,7 @@ from finevit_vl import (
     build_qwen_tokenizer,
     generation_config_for,
 )
+from finevit_vl.answering import Answer, AnswerGenerator
 from modeling_finevit import FineViTImageProcessorPil
 
 WIDTH, HEIGHT = 120, 80

@@ -6,8 +6,8 @@ import pytest
 from lmms_eval.api.metrics import levenshtein_distance
 from PIL import Image
 
-from finecap.corpus import docs
-from finecap.prompts import TRANSCRIBE
+from finecap.corpus.documents import document as docs
+from finecap.tasks.wording import TRANSCRIBE
 from finevit import ask, demo
 
 

@@ -8,18 +8,17 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from finecap.boxes import parse_boxes
 from finecap.corpus.build import generate
-from finecap.prompts import GLOBAL_CAPTION, TRANSCRIBE, question_prompt
+from finecap.tasks.wording import GLOBAL_CAPTION, TRANSCRIBE, question_prompt
 from finevit import ask
 from finevit_cli import main
-from finevit_vl.grounding import parse_boxes
+from tests.support.paths import NANO
 
-NANO = Path(__file__).parents[2] / "model_cards" / "finevit-vl-nano"
 SCENES = 24
 
 
@@ -113,7 +112,7 @@ def test_another_name_is_refused_and_the_server_goes_on(nano_server):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_the_server_cleanly():
-    command = [sys.executable, "-m", "finevit", "serve", str(NANO), "--device", "cpu", "--port", "0"]
+    command = [sys.executable, "-m", "finevit_cli", "serve", str(NANO), "--device", "cpu", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         said = []

@@ -6,7 +6,6 @@ must show.
 
 import pytest
 import torch
-from vl_helpers import encode, noise_image, small_config, user
 
 from finevit_vl import (
     FineViTVLForConditionalGeneration,
@@ -15,6 +14,7 @@ from finevit_vl import (
     generation_config_for,
 )
 from modeling_finevit import FineViTImageProcessorPil
+from tests.support.vl_models import encode, noise_image, small_config, user
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@ import importlib.util
 
 import pytest
 import torch
-from encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_finevit.attention import has_varlen_kernel
+from tests.support.encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 
 pytestmark = pytest.mark.model
 

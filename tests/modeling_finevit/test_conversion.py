@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_cases import relative_error
 from torch.nn import functional as F
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
@@ -13,6 +12,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from modeling_finevit import FineViTModel
 from modeling_finevit.conversion import from_qwen2_5_vl
+from tests.support.encoder_cases import relative_error
 
 pytestmark = pytest.mark.model
 

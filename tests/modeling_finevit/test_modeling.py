@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 from transformers import AutoModel, AutoModelForMaskedImageModeling, pipeline
 
 from modeling_finevit import FineViTForMaskedImageModeling, FineViTImageProcessorPil, FineViTModel
+from tests.support.encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 
 pytestmark = pytest.mark.model
 

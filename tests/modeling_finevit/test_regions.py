@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from encoder_cases import RAGGED_GRID, relative_error
 
 from modeling_finevit import region_features
 from modeling_finevit.geometry import patch_positions
+from tests.support.encoder_cases import RAGGED_GRID, relative_error
 
 pytestmark = pytest.mark.model
 roi_align = pytest.importorskip("torchvision.ops", reason="the reference is torchvision's").roi_align

@@ -1,0 +1,74 @@
+"""Rendered documents in DocVQA's schema: a picture, questions, exact answers, and a box for every word, line and
+block.
+
+What is held out: every answer is a value that one split owns as a string (`finecap.corpus.seeding.split_of`): a name,
+a number or a date that is an answer in the test split is never an answer in train. In the typed forms of the smallest
+level words come from a closed list, and there the pair of field name and word is owned (see `doc_typed`); all values
+on such a form belong to its split, so transcriptions do not leak either. On whole pages the prose between the values,
+which no question asks for, is the same kind of random English in every split.
+"""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image
+
+from finecap.corpus.documents.page import Page, Style
+from finecap.corpus.documents.page_kinds import TEMPLATES
+from finecap.corpus.documents.typed import INKS, PAPERS, typed_form
+from finecap.corpus.drawing import degrade
+from finecap.corpus.drawing.raster import encode_jpeg, encode_png
+from finecap.corpus.levels import DocLevel, level_of
+from finecap.corpus.seeding import rng_for
+from finecap.records import QA, Record, Region
+
+SOURCE = "finevit-docs"
+LICENSE = "text: generated here and by Faker (MIT); fonts: DejaVu (Bitstream Vera licence)"
+
+
+def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
+    """Document number `index` of a split: a pure function of its arguments."""
+    rng = rng_for("doc", index, seed, split, difficulty)
+    level = level_of(difficulty).doc
+    drawn = typed_form(rng, level, split) if level.cell else whole_page(rng, level, split)
+    image, regions, questions, caption, key = drawn
+    image, quality = degrade.photograph(rng, image, level.degradation)
+    return {
+        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{key}",
+        "image": {"bytes": encode_jpeg(image, quality) if quality else encode_png(image), "path": None},
+        "width": image.width,
+        "height": image.height,
+        "source": SOURCE,
+        "license": LICENSE,
+        "split": split,
+        "global_caption": caption,
+        "captioner": SOURCE,
+        "regions": regions,
+        "qa": questions[: level.questions],
+        "captions": [],
+        "provenance": None,
+    }
+
+
+def whole_page(
+    rng: random.Random, level: DocLevel, split: str
+) -> tuple[Image.Image, list[Region], list[QA], str, str]:
+    """Picture, regions, shuffled questions, caption and source key of a page of one of the level's templates, perhaps
+    a little turned.
+    """
+    while True:
+        name = rng.choice(level.templates)
+        page = Page(rng.choice(level.sizes), rng.choice(PAPERS))
+        style = Style(rng.choice(level.faces), rng.randint(*level.font_sizes), rng.choice(INKS))
+        questions, caption = TEMPLATES[name](rng, page, style, split)
+        image, regions = page.finish(rng.uniform(-level.rotation, level.rotation))
+        questions = [item for item in questions if is_visible(item["answers"][0], regions)]
+        if questions:
+            rng.shuffle(questions)
+            return image, regions, questions, caption, f"{name}:{questions[0]['answers'][0]}"
+
+
+def is_visible(answer: str, regions: list[Region]) -> bool:
+    """Whether an answer stands in one line of the page, so that it can be read off."""
+    return any(answer in str(item["text"]) for item in regions if item["label"] == "line")

@@ -1,7 +1,0 @@
-"""`python -m finevit` is the command `finevit`."""
-
-import sys
-
-from finevit_cli import main
-
-sys.exit(main())

@@ -1,0 +1,284 @@
+"""The command line `finevit <command>`; every command imports what it needs and calls into a room.
+
+Installed as `finevit_cli`: inside the package `finevit`, whose import registers every model, `finevit caption status`
+would wait for torch.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+KINDS = ("doc", "chart", "grounding", "easyvqa")
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError`). Anything else
+        is a bug or a broken run and raises, which ends the process with 1.
+    """
+    arguments, rest = _parser().parse_known_args(argv)
+    if rest and arguments.run is not _serve:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    try:
+        return arguments.run(arguments) or 0
+    except ValueError as error:
+        print(f"finevit: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("finevit: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finevit", description="FineViT and FineViT-VL: build, train, measure, ask.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_corpus(commands)
+    _add_caption(commands)
+    _add_detector(commands)
+    _add_eval(commands)
+    _add_report(commands)
+    _add_ask(commands)
+    _add_ground(commands)
+    serve = commands.add_parser("serve", help="serve a model folder (wraps `transformers serve`)", add_help=False)
+    serve.set_defaults(run=_serve)
+    demo = commands.add_parser("demo", help="build a corpus, train a nano model, evaluate it, write a report")
+    demo.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_corpus(commands: argparse._SubParsersAction) -> None:
+    corpus = commands.add_parser("corpus", help="the embedded corpus")
+    build = corpus.add_subparsers(dest="corpus_command", required=True).add_parser(
+        "build", help="write parquet shards"
+    )
+    build.add_argument("--out", type=Path, required=True)
+    build.add_argument("--size", type=int, default=20_000, help="records in all splits together")
+    build.add_argument("--difficulty", default="nano", help="nano ... full")
+    build.add_argument("--kinds", type=_weights, help="shares, for instance doc=2,chart=1,scene=1,easyvqa=1")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--workers", type=int, help="processes; all cores by default")
+    build.set_defaults(run=_corpus_build)
+
+
+def _add_caption(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "caption",
+        help="from images to FineCap records; `caption status DIR` tells how far a run is",
+        usage="finevit caption RECIPE --in IMAGES --out DIR [options]\n       finevit caption status DIR [--json]",
+    )
+    command.add_argument("recipe", help="recipe: a YAML file or the name of a shipped one; or the word: status")
+    command.add_argument("directory", nargs="?", type=Path, help="with status: the run's folder")
+    command.add_argument("--in", dest="source", type=Path, help="folder of pictures, parquet or WebDataset files")
+    command.add_argument("--out", type=Path, help="the run's folder; the same again goes on where it ended")
+    command.add_argument("--executor", choices=("local", "ray", "slurm"), default="local")
+    command.add_argument("--workers", type=_positive, help="processes, or CPUs of a local Ray; all cores by default")
+    command.add_argument("--tries", type=_positive, default=3, help="before a shard is set aside with its error")
+    command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
+    command.add_argument("--leave-out-failed", action="store_true", help="go on for good without shards that failed")
+    command.add_argument("--dry-run", action="store_true", help="say what it would cost, and do nothing")
+    command.add_argument(
+        "--assume", type=Path, help="YAML with other assumptions for --dry-run than the documented ones"
+    )
+    command.add_argument("--json", action="store_true", help="print status or price as JSON")
+    command.set_defaults(run=_caption)
+
+
+def _add_detector(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("detector", help="serve a zero-shot object detector for the caption engine")
+    command.add_argument("folder", type=Path, help="a zero-shot object detector of Transformers and its processor")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
+    command.add_argument("--port", type=int, default=9000)
+    command.set_defaults(run=_detector)
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("eval", help="measure a model on held-out questions with lmms-eval")
+    command.add_argument("model", help="model folder")
+    command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
+    command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
+    command.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
+    command.add_argument("--limit", type=int, help="questions per task, drawn by seed")
+    command.add_argument("--batch-size", type=int, default=16)
+    command.add_argument("--max-pixels", type=int, help="area budget of a picture; the processor's by default")
+    command.add_argument("--blind", action="store_true", help="show grey pictures: what is still right was guessed")
+    command.add_argument("--split", default="test")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--device")
+    command.add_argument("--dtype", default="auto")
+    command.set_defaults(run=_eval)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("report", help="write an HTML report from evaluations")
+    command.add_argument("run_dir", type=Path, help="--out of `finevit eval`")
+    command.add_argument("blind_dir", type=Path, help="--out of `finevit eval --blind`")
+    command.add_argument("--base", type=Path, help="--out of the evaluation of the checkpoint before tuning")
+    command.add_argument("--curve", type=Path, help="training curve (JSON) in the model folder")
+    command.add_argument("--examples", type=int, default=12)
+    command.add_argument("--seed", type=int, default=0, help="of the draw of the examples")
+    command.add_argument("--out", type=Path, required=True, help="the HTML file")
+    command.set_defaults(run=_report)
+
+
+def _add_ask(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("ask", help="ask a question about a picture")
+    command.add_argument("model", help="model folder")
+    command.add_argument("picture", type=Path)
+    command.add_argument("question", help="answered shortly if it ends with '?'; else taken as an instruction")
+    command.add_argument("--device")
+    command.set_defaults(run=_ask)
+
+
+def _add_ground(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("ground", help="find what an expression refers to, and draw it")
+    command.add_argument("model", help="model folder")
+    command.add_argument("picture", type=Path)
+    command.add_argument("expression")
+    command.add_argument("--out", type=Path, help="write the picture with its boxes here")
+    command.add_argument("--device")
+    command.set_defaults(run=_ground)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _weights(text: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in (pair.split("=") for pair in text.split(","))}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=number,name=number") from error
+
+
+def _corpus_build(arguments: argparse.Namespace) -> None:
+    from finecap.corpus.build import build_corpus
+
+    a = arguments
+    result = build_corpus(a.out, a.size, a.seed, a.difficulty, a.kinds, a.workers)
+    print(f"{result.out}: {result.rows} rows, {result.rows_written} new, {result.rows_per_second:.0f} rows/s")
+
+
+def _caption(arguments: argparse.Namespace) -> None:
+    try:
+        from finecap.engine import command
+    except ImportError as error:
+        raise ValueError(f"the caption engine needs more packages ({error}): pip install 'finevit[engine]'") from error
+
+    a = arguments
+    if a.recipe == "status":
+        if a.directory is None:
+            raise ValueError("status of which run? Give its folder: finevit caption status DIR")
+        print(command.status(a.directory, a.json))
+        return
+    if a.source is None or (a.out is None and not a.dry_run):
+        raise ValueError("give the images with --in and the run's folder with --out")
+    if a.dry_run:
+        print(command.price_of(a.recipe, a.source, a.assume, a.json))
+    elif a.executor == "slurm":
+        print(command.submit(a.recipe, a.source, a.out, a.workers or 1, a.tries))
+    else:
+        try:
+            run = command.caption(
+                a.recipe, a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
+            )
+        except KeyboardInterrupt:
+            print("finevit: what is finished or paid is kept; the same command goes on", file=sys.stderr)
+            raise
+        print(command.status(run.store.out, a.json))
+
+
+def _detector(arguments: argparse.Namespace) -> None:
+    from finecap.engine.detectors.server import serve
+
+    serve(arguments.folder, arguments.host, arguments.port)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from finevit_eval.questions.evaluate import evaluate
+
+    a = arguments
+    results = evaluate(
+        a.model,
+        a.data,
+        a.out,
+        tasks=a.tasks,
+        limit=a.limit,
+        batch_size=a.batch_size,
+        blind=a.blind,
+        max_pixels=a.max_pixels,
+        seed=a.seed,
+        device=a.device,
+        dtype=a.dtype,
+        split=a.split,
+    )
+    for kind, task in results["tasks"].items():
+        print(f"{kind:<10} {task['metric']:<17} n={task['n']:<6} {task['score']:.4f}")
+    for reason in results["receipt"]["skipped"]:
+        print(f"skipped {reason}", file=sys.stderr)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from finevit_eval.questions.evaluate import combine, load_results
+    from finevit_eval.report.report import pick_examples, write_report
+
+    a = arguments
+    base = load_results(a.base) if a.base else None
+    results = combine(load_results(a.run_dir), load_results(a.blind_dir), base)
+    curve = _read_curve(a.curve) if a.curve else []
+    write_report(results, curve, pick_examples(a.run_dir, a.blind_dir, a.examples, a.seed), a.out)
+    print(a.out)
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the training curve (JSON) of a model folder.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    from finevit import ask
+
+    generator = ask.load(arguments.model, arguments.device)
+    picture = ask.open_picture(arguments.picture, generator.processor.image_processor.max_image_pixels)
+    print(ask.ask(generator, picture, arguments.question))
+
+
+def _ground(arguments: argparse.Namespace) -> int:
+    from finevit import ask
+
+    generator = ask.load(arguments.model, arguments.device)
+    picture = ask.open_picture(arguments.picture, generator.processor.image_processor.max_image_pixels)
+    parsed, answer = ask.ground(generator, picture, arguments.expression)
+    for found in parsed.boxes:
+        print(" ".join(f"{side:.1f}" for side in found.box))
+    for skipped in parsed.skipped:
+        print(f"skipped {skipped.text!r}: {skipped.reason}", file=sys.stderr)
+    if not parsed.boxes:
+        print(f"finevit: the model gave no box; it wrote {answer!r}", file=sys.stderr)
+        return 1
+    if arguments.out:
+        ask.save_drawing(picture, parsed, arguments.expression, arguments.out)
+        print(arguments.out)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from finevit.serve import serve
+
+    serve(arguments.rest)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from finevit.demo import run_demo
+
+    return run_demo(arguments.out)

@@ -1,0 +1,190 @@
+"""A served detector: a real small model behind a loopback server, and a client that faults do not confuse."""
+
+import asyncio
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+from PIL import Image
+
+from finecap.engine.contract import Context
+from finecap.engine.detectors import served as served_detector
+from finecap.engine.detectors import server as detector_server
+from finecap.engine.detectors.detector import DetectionFailed, jpeg
+from finecap.engine.detectors.load import load_detector
+from finecap.engine.detectors.served import ServedDetector
+from finecap.engine.detectors.server import application
+from finecap.engine.detectors.zero_shot import ZeroShotDetector
+from finecap.engine.passes.boxes import Options
+from finecap.engine.running.journal import Journal
+from finecap.errors import StopRun
+from tests.support.tiny_detectors import noise_picture, save_grounding_dino, widest_gap
+
+PHRASES = ["a red car", "the tree"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    return ZeroShotDetector.from_folder(save_grounding_dino(tmp_path_factory.mktemp("tiny-dino")), 0.5)
+
+
+@pytest.fixture
+def picture():
+    return noise_picture()
+
+
+@contextmanager
+def served(app) -> Iterator[str]:
+    """The URL of an application that runs in a thread."""
+    loop, runner = asyncio.new_event_loop(), web.AppRunner(app)
+
+    async def start():
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        return site._server.sockets[0].getsockname()[1]
+
+    port = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def faulty(answers):
+    """A server that gives these answers to /detect in turn, the last one for ever: (status, body)."""
+    waiting, asked = list(answers), []
+
+    async def detect(request):
+        asked.append(await request.json())
+        status, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if status is None:
+            request.transport.abort()
+        return web.Response(status=status or 200, text=body)
+
+    async def health(request):
+        return web.json_response({"detector": "faulty 1"})
+
+    app = web.Application()
+    app.router.add_post("/detect", detect)
+    app.router.add_get("/health", health)
+    return app, asked
+
+
+GOOD = (200, json.dumps({"detector": "faulty 1", "detections": [{"bbox": [1, 2, 3, 4], "phrase": 1, "score": 0.5}]}))
+
+
+async def ask(url, picture, phrases=PHRASES, patience_s=30.0):
+    return await (await ServedDetector.open(url, 0.5, patience_s)).detect(picture, phrases)
+
+
+def test_it_finds_what_the_same_model_finds_here(local, picture, tmp_path):
+    seen = Image.open(io.BytesIO(jpeg(picture)))
+    everything = asyncio.run(local.detect(seen, PHRASES, 0.0))
+    middle = widest_gap([item.score for item in everything])
+    context = Context("00000", None, Journal(tmp_path / "journal"), None, tmp_path, {})
+
+    with served(application(local)) as url:
+        detector = load_detector(Options(url=url, min_score=middle), context)
+        found = context.models["event loop"].run_until_complete(detector.detect(picture, PHRASES))
+        assert load_detector(Options(url=url), context) is detector
+    context.models["event loop"].close()
+
+    assert detector.name == local.name
+    assert found == [item for item in everything if item.score >= middle]
+    assert 0 < len(found) < 16
+    assert everything != asyncio.run(local.detect(seen.rotate(180), PHRASES, 0.0)), "the picture must matter"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"image": "http://somewhere/picture.jpg"}, 400, "expected a data URL"),
+        ({"image": "data:image/png;base64,!!!"}, 400, "image: "),
+        ({"image": "data:image/png;base64,AAAA"}, 400, "not a picture"),
+        ({"phrases": "a dog"}, 400, "phrases: Input should be a valid"),
+        ({"phrases": ["x" * 5000]}, 400, "phrases.0: String should have at most"),
+        ({"min_score": 2}, 400, "min_score: Input should be less than"),
+        ({"min_score": None}, 400, "min_score"),
+        ({"extra": 1}, 400, "extra"),
+        ({"image": "x" * 70_000_000}, 413, "exceeded"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(local, picture, change, status, message):
+    image = "data:image/jpeg;base64," + base64.b64encode(jpeg(picture)).decode()
+
+    async def post(url):
+        body = {"image": image, "phrases": PHRASES, "min_score": 0.5} | change
+        async with aiohttp.ClientSession() as session, session.post(f"{url}/detect", json=body) as response:
+            return response.status, await response.json()
+
+    with served(application(local)) as url:
+        answer = asyncio.run(post(url))
+        assert asyncio.run(ask(url, picture)), "the server lives on"
+    assert answer[0] == status
+    assert message in answer[1]["error"]["message"]
+
+
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(local, picture, monkeypatch):
+    monkeypatch.setattr(detector_server, "MAX_PIXELS", 200 * 120 - 1)
+    with served(application(local)) as url, pytest.raises(DetectionFailed, match="200x120 pixels > 23999"):
+        asyncio.run(ask(url, picture))
+
+
+@pytest.mark.parametrize("fault", [(500, "oh"), (503, "busy"), (429, ""), (None, ""), (200, "<html>"), (200, "{}")])
+def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
+    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    app, asked = faulty([fault, fault, GOOD])
+    with served(app) as url:
+        (found,) = asyncio.run(ask(url, picture))
+    assert found == ((1, 2, 3, 4), 1, 0.5)
+    assert [question["phrases"] for question in asked] == [PHRASES] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked_times", "message"),
+    [
+        ((400, "bad picture"), 1, "detector refused the picture: 400 bad picture"),
+        ((413, "large"), 1, "detector refused the picture"),
+        ((200, GOOD[1].replace('"phrase": 1', '"phrase": 2')), 1, "detector failed: .* not asked for"),
+        ((500, "out of memory"), 3, r"detector failed: .*500 out of memory \(3 tries\)"),
+    ],
+)
+def test_a_picture_that_fails_for_good_has_a_reason(picture, monkeypatch, answer, asked_times, message):
+    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(served_detector, "MAX_ATTEMPTS", 3)
+    app, asked = faulty([answer])
+    with served(app) as url, pytest.raises(DetectionFailed, match=message):
+        asyncio.run(ask(url, picture))
+    assert len(asked) == asked_times
+
+
+def test_without_a_server_the_run_stops_and_says_so(picture, monkeypatch):
+    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    no_detector = pytest.raises(StopRun, match=r"boxes\.url: no detector server at .*/health, it answers 404")
+    with served(web.Application()) as url, no_detector:
+        asyncio.run(ask(url, picture))
+    with pytest.raises(StopRun, match=r"boxes\.url.* no endpoint answered for 0\.2 s"):
+        asyncio.run(ask(url, picture, patience_s=0.2))
+
+
+def test_another_detector_behind_the_same_url_stops_the_run(picture):
+    app, _ = faulty([(200, '{"detector": "another 2"}')])
+    with served(app) as url, pytest.raises(StopRun, match="was 'faulty 1' and is 'another 2' now"):
+        asyncio.run(ask(url, picture))
+
+
+def test_without_a_detector_the_server_does_not_start(tmp_path):
+    with pytest.raises(StopRun, match="holds no model"):
+        detector_server.serve(tmp_path, "127.0.0.1", 0)

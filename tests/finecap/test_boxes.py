@@ -1,0 +1,165 @@
+"""Boxes to text and back."""
+
+import json
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from finecap.boxes import format_box, parse_boxes
+
+SIDES = st.integers(1, 20_000)
+STEP_RANGE = st.integers(0, 1000)
+
+
+@st.composite
+def pictures_with_boxes(draw):
+    width, height = draw(SIDES), draw(SIDES)
+    edge = st.floats(0, 1, allow_nan=False)
+    (x1, x2), (y1, y2) = (sorted(draw(st.tuples(edge, edge))) for _ in range(2))
+    return width, height, (x1 * width, y1 * height, x2 * width, y2 * height)
+
+
+@st.composite
+def step_boxes(draw):
+    (x1, x2), (y1, y2) = (sorted(draw(st.lists(STEP_RANGE, min_size=2, max_size=2, unique=True))) for _ in range(2))
+    return x1, y1, x2, y2
+
+
+def _is_writable(box, width, height) -> bool:
+    """Boxes up to a step wide may fall between two steps or onto one."""
+    try:
+        format_box(box, width, height)
+    except ValueError:
+        return False
+    return True
+
+
+class TestWriting:
+    def test_canonical_form(self):
+        assert format_box((64, 48, 320, 480), 640, 480) == "<|box_start|>(100,100),(500,1000)<|box_end|>"
+
+    @given(pictures_with_boxes())
+    @example((640, 480, (0.0, 0.0, 640.0, 480.0)))
+    def test_what_is_written_is_read_back_within_half_a_step(self, case):
+        width, height, box = case
+        assume(box[0] < box[2] and box[1] < box[3])
+        if min((box[2] - box[0]) / width, (box[3] - box[1]) / height) <= 1 / 1000:
+            assume(_is_writable(box, width, height))
+        text = format_box(box, width, height)
+        boxes, skipped = parse_boxes(text, width, height)
+        assert len(boxes) == 1
+        assert not skipped
+        for side, read, size in zip(box, boxes[0].box, (width, height, width, height), strict=True):
+            assert abs(side - read) <= size / 2000 * (1 + 1e-9)
+
+    @given(step_boxes(), SIDES, SIDES)
+    def test_reading_and_writing_again_gives_the_same_text(self, steps, width, height):
+        text = "<|box_start|>({},{}),({},{})<|box_end|>".format(*steps)
+        assert format_box(parse_boxes(text, width, height).boxes[0].box, width, height) == text
+
+    def test_swapped_axes_do_not_survive(self):
+        """The control of the round trips: width and height are not interchangeable."""
+        box = (10.0, 20.0, 60.0, 40.0)
+        assert parse_boxes(format_box(box, 100, 50), 50, 100).boxes[0].box != pytest.approx(box)
+
+    @pytest.mark.parametrize(
+        ("box", "reason"),
+        [
+            ((10, 10, 10, 20), "empty"),
+            ((20, 10, 10, 20), "empty"),
+            ((-1, 0, 10, 10), "leaves the 100x50 picture"),
+            ((0, 0, 10, 51), "leaves the 100x50 picture"),
+            ((0, 0, 10), "not four finite numbers"),
+            ((0, 0, float("nan"), 10), "not four finite numbers"),
+            ((0, 0, 0.01, 10), "too thin"),
+        ],
+    )
+    def test_what_is_no_box_in_the_picture_is_refused(self, box, reason):
+        with pytest.raises(ValueError, match=reason):
+            format_box(box, 100, 50)
+
+    def test_a_picture_without_area_is_refused(self):
+        with pytest.raises(ValueError, match="has no area"):
+            format_box((0, 0, 1, 1), 0, 50)
+        with pytest.raises(ValueError, match="has no area"):
+            parse_boxes("", 50, 0)
+
+
+PIXELS = (64.0, 96.0, 192.0, 240.0)  # of 640x480: 100, 200, 300, 500 steps
+VARIANTS = {
+    "special tokens": ("<|box_start|>(100,200),(300,500)<|box_end|>", None),
+    "special tokens stripped": ("(100,200),(300,500)", None),
+    "spaced": ("<|box_start|> ( 100, 200 ) , ( 300, 500 ) <|box_end|>", None),
+    "named by an object reference": (
+        "<|object_ref_start|>the cat<|object_ref_end|><|box_start|>(100,200),(300,500)<|box_end|>",
+        "the cat",
+    ),
+    "list in special tokens": ("<|box_start|>[100, 200, 300, 500]<|box_end|>", None),
+    "JSON object": ('{"bbox_2d": [100, 200, 300, 500], "label": "the \\"cat\\""}', 'the "cat"'),
+    "JSON with the label first": ('{"label": "cat", "bbox_2d": [100, 200, 300, 500]}', "cat"),
+    "fenced JSON list": ('```json\n[\n\t{"bbox_2d": [100, 200, 300, 500], "label": "cat"}\n]\n```', "cat"),
+    "JSON cut off": ('[{"bbox_2d": [100, 200, 300, 500], "label": "ca', None),
+    "plain bbox key": ('{"bbox": [100, 200, 300, 500]}', None),
+    "bare list": ("The cat is at [100, 200, 300, 500].", None),
+    "bare tuple": ("(100, 200, 300, 500)", None),
+    "decimals in 0-1000": ("[100.0, 200.0, 300.0, 500.0]", None),
+    "fractions in a list": ("[0.1, 0.2, 0.3, 0.5]", None),
+    "fractions in a tuple": ("(.1, 0.2, 0.30, 0.5)", None),
+    "nested list": ("<box>[[100, 200, 300, 500]]</box>", None),
+}
+
+
+class TestReading:
+    @pytest.mark.parametrize("name", VARIANTS)
+    def test_variant(self, name):
+        text, label = VARIANTS[name]
+        boxes, skipped = parse_boxes(text, 640, 480)
+        assert [box.label for box in boxes] == [label]
+        assert boxes[0].box == pytest.approx(PIXELS)
+        assert skipped == []
+
+    def test_several_boxes_keep_their_order_and_names(self):
+        text = json.dumps([{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6, 7, 8], "label": "b"}])
+        text += " <|box_start|>(10,20),(30,40)<|box_end|>[50,60,70,80]"
+        boxes, skipped = parse_boxes(text, 1000, 1000)
+        assert [box.label for box in boxes] == ["a", "b", None, None]
+        assert [box.box[0] for box in boxes] == [1, 5, 10, 50]
+        assert skipped == []
+
+    def test_small_integers_are_steps_and_not_fractions(self):
+        assert parse_boxes("[0, 0, 1, 1]", 1000, 1000).boxes[0].box == (0, 0, 1, 1)
+        assert parse_boxes("[0, 0, 1.0, 1]", 1000, 1000).boxes[0].box == (0, 0, 1000, 1000)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("[300, 200, 100, 500]", "empty"),
+            ("[100, 200, 100, 500]", "empty"),
+            ("[100, 200, 300, 1001]", "outside"),
+            ("[-1, 200, 300, 500]", "outside"),
+            ("<|box_start|>(100,200),(300", "no four numbers"),
+            ("<|box_start|><|box_end|>", "no four numbers"),
+            ('{"bbox_2d": [1, 2, 3]}', "no four numbers"),
+            ('{"bbox_2d": [1, 2, 3, 4, 5]}', "no four numbers"),
+            ('{"bbox_2d": null}', "no four numbers"),
+            ('[{"bbox_2d": [1, 2', "no four numbers"),
+            ("[" + "9" * 5000 + ", 1, 2, 3]", "outside"),
+        ],
+    )
+    def test_what_is_no_box_is_skipped_with_a_reason(self, text, reason):
+        good = "<|box_start|>(100,200),(300,500)<|box_end|>"
+        boxes, skipped = parse_boxes(f"{good} {text}", 640, 480)
+        assert len(boxes) == 1
+        assert len(skipped) == 1
+        assert reason in skipped[0].reason
+
+    @pytest.mark.parametrize("text", ["", "no box", "[1, 2, 3]", "f(1, 2)", '{"point_2d": [1, 2]}', "[1, 2, 3, 4, 5]"])
+    def test_what_does_not_claim_to_be_a_box_is_not_reported(self, text):
+        assert parse_boxes(text, 640, 480) == ([], [])
+
+    @given(st.text(alphabet='<|box_startend>()[]{},.0123456789 "bbox_2d:-\n', max_size=60), SIDES, SIDES)
+    def test_any_text_gives_only_boxes_within_the_picture(self, text, width, height):
+        for (x1, y1, x2, y2), _ in parse_boxes(text, width, height).boxes:
+            assert 0 <= x1 < x2 <= width
+            assert 0 <= y1 < y2 <= height

@@ -1,0 +1,144 @@
+"""Whole evaluations through lmms-eval's API: an oracle scores 1, a shuffled oracle does not, failures are loud."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from lmms_eval.api.metrics import anls
+from lmms_eval.tasks.chartqa.utils import relaxed_correctness
+from lmms_eval.tasks.refcoco.utils_rec import compute_iou
+
+from finevit_cli import main
+from finevit_eval.questions.evaluate import combine, evaluate, load_results
+
+KINDS = ("doc", "chart", "grounding", "easyvqa")
+
+
+def samples(folder, kind):
+    return [json.loads(line) for line in (folder / f"samples_{kind}.jsonl").read_text().splitlines()]
+
+
+def test_an_oracle_scores_one(oracle, model_dir, corpus, tmp_path):
+    results = evaluate(model_dir, corpus, tmp_path, batch_size=4)
+    assert {kind: task["metric"] for kind, task in results["tasks"].items()} == {
+        "doc": "anls",
+        "chart": "relaxed_accuracy",
+        "grounding": "acc@0.5",
+        "easyvqa": "accuracy",
+    }
+    assert all(task["score"] == 1.0 and task["n"] == 10 for task in results["tasks"].values())
+    assert results["tasks"]["grounding"]["iou"] > 0.97
+    assert load_results(tmp_path) == results
+
+
+def test_an_oracle_with_its_answers_shuffled_scores_near_zero(oracle, model_dir, corpus, tmp_path):
+    for kind_answers in _by_kind(oracle):
+        questions = list(kind_answers)
+        # A shift by half: neighbouring boxes overlap, and 5 % of a chart's value may be a neighbour's.
+        for question, other in zip(questions, questions[5:] + questions[:5], strict=True):
+            oracle[question] = kind_answers[other]
+    results = evaluate(model_dir, corpus, tmp_path)
+    # "17.50" and "67.50" differ in one letter of five: ANLS gives part of the point, as it should.
+    assert results["tasks"]["doc"]["score"] <= 0.8
+    assert all(results["tasks"][kind]["score"] <= 0.2 for kind in ("chart", "grounding", "easyvqa"))
+
+
+def _by_kind(oracle):
+    marks = ("Total of page", "Height of bar", "rectangle number", "colour of shape")
+    return [{q: a for q, a in oracle.items() if mark in q} for mark in marks]
+
+
+def test_scores_are_lmms_evals_functions_over_the_kept_samples(oracle, model_dir, corpus, tmp_path):
+    for kind_answers, wrong in zip(_by_kind(oracle), ("93.50", "240", "<|box_start|>", "red"), strict=True):
+        oracle.update(dict.fromkeys(list(kind_answers)[::3], wrong))
+    results = evaluate(model_dir, corpus, tmp_path)
+    boxes = samples(tmp_path, "grounding")
+    by_hand = {
+        "doc": [anls(s["truth"], [s["prediction"]])["anls"] for s in samples(tmp_path, "doc")],
+        "chart": [relaxed_correctness(s["prediction"], s["truth"]) for s in samples(tmp_path, "chart")],
+        "grounding": [compute_iou(s["truth"], s["prediction"] or [0] * 4) >= 0.5 for s in boxes],
+        "easyvqa": [s["prediction"] == s["truth"] for s in samples(tmp_path, "easyvqa")],
+    }
+    for kind, scores in by_hand.items():
+        assert results["tasks"][kind]["score"] == pytest.approx(sum(scores) / len(scores))
+        assert [s["score"] for s in samples(tmp_path, kind)] == pytest.approx([float(score) for score in scores])
+        assert 0 < results["tasks"][kind]["score"] < 1
+
+
+def test_kept_boxes_are_pixels(oracle, model_dir, corpus, make_record, tmp_path):
+    evaluate(model_dir, corpus, tmp_path, tasks=["grounding"])
+    for sample in samples(tmp_path, "grounding"):
+        record = make_record(int(sample["id"].split("-")[1].split("/")[0]))
+        truth = json.loads(record["qa"][2]["answers"][0])
+        assert sample["truth"] == pytest.approx(truth, abs=1e-3)
+        assert sample["prediction"] == pytest.approx(truth, abs=0.5e-3 * record["width"] + 1e-9)
+
+
+def test_the_receipt_lets_a_reader_repeat_the_run(oracle, model_dir, corpus, tmp_path):
+    receipt = evaluate(model_dir, corpus, tmp_path, limit=3, batch_size=2, seed=5, max_pixels=200_000)["receipt"]
+    assert receipt["versions"]["lmms-eval"] == version("lmms-eval")
+    assert {"python", "torch", "transformers", "datasets", "finevit"} <= set(receipt["versions"])
+    settings = ("limit", "batch_size", "seed", "max_pixels", "dtype", "device", "blind")
+    assert [receipt[name] for name in settings] == [3, 2, 5, 200_000, "float32", receipt["device"], False]
+    assert all(len(task["fingerprint"]) == 64 and task["n"] == 3 for task in receipt["tasks"].values())
+    assert "single word or phrase" in receipt["tasks"]["doc"]["prompt"]
+    assert "top-left x, top-left y" in receipt["tasks"]["grounding"]["prompt"]
+
+
+def test_an_untrained_model_runs_and_blind_answers_differ(model_dir, corpus, tmp_path):
+    seeing = evaluate(model_dir, corpus, tmp_path / "seeing", tasks=["doc"], limit=4, batch_size=2)
+    blind = evaluate(model_dir, corpus, tmp_path / "blind", tasks=["doc"], limit=4, batch_size=2, blind=True)
+    assert [s["id"] for s in samples(tmp_path / "seeing", "doc")] == [
+        s["id"] for s in samples(tmp_path / "blind", "doc")
+    ]
+    assert [s["text"] for s in samples(tmp_path / "seeing", "doc")] != [
+        s["text"] for s in samples(tmp_path / "blind", "doc")
+    ]
+    combined = combine(seeing, blind, base=blind)["tasks"]["doc"]
+    assert combined.keys() == {"metric", "n", "score", "blind_score", "base_score"}
+
+
+def test_runs_on_other_questions_are_not_put_side_by_side(oracle, model_dir, corpus, tmp_path):
+    first = evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=4)
+    other = evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=4, seed=1)
+    with pytest.raises(ValueError, match="asked other doc questions"):
+        combine(first, other)
+
+
+@pytest.mark.slow
+def test_a_failing_evaluation_ends_with_a_non_zero_exit_and_no_results(model_dir, corpus, tmp_path):
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for file in model_dir.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text('{"tasks": {"doc": {"score": 1.0}}}')
+    command = [sys.executable, "-m", "finevit_cli", "eval", str(broken), "--data", str(corpus), "--out", str(out)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode > 0, done.stdout + done.stderr
+    assert "safetensors" in done.stderr.lower() or "header" in done.stderr.lower(), done.stderr
+    assert not (out / "results.json").exists(), "an older result must not pass for this run's"
+
+
+def test_a_mistake_of_the_user_ends_with_2_and_one_line(model_dir, tmp_path, capsys):
+    assert main(["eval", str(model_dir), "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "finevit corpus build" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_crash_in_scoring_raises(oracle, model_dir, corpus, tmp_path, monkeypatch):
+    from lmms_eval.api.task import ConfigurableTask
+
+    def crash(*_):
+        raise KeyError("scorer")
+
+    monkeypatch.setattr(ConfigurableTask, "process_results", crash)
+    with pytest.raises(KeyError, match="scorer"):
+        evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=2)
+    assert not (tmp_path / "results.json").exists()

@@ -1,0 +1,48 @@
+"""A recipe at the smallest scale and what is built from it."""
+
+import pytest
+
+from finevit_training.data.order import RecordDataset, Sample, SampleKey, load_records
+from finevit_training.recipe import parse_recipe
+from finevit_training.stages.sft import build_trainer
+
+
+@pytest.fixture
+def recipe_for(nano_corpus, tmp_path):
+    """Parses the smallest recipe with further flags: `recipe_for(max_steps=3, lora_rank=4)`."""
+
+    def make(**flags):
+        values = {
+            "size": "nano",
+            "vocab_size": 512,
+            "text_config": '{"num_hidden_layers": 2}',
+            "vision_config": '{"num_hidden_layers": 2}',
+            "data": nano_corpus,
+            "output_dir": tmp_path / "out",
+            "max_turns": 3,
+            "max_steps": 2,
+            "per_device_train_batch_size": 4,
+            "logging_steps": 1,
+            "learning_rate": 1e-3,
+            "bf16": False,
+            **flags,
+        }
+        return parse_recipe([part for key, value in values.items() for part in (f"--{key}", str(value))])
+
+    return make
+
+
+@pytest.fixture
+def trainer_for(recipe_for):
+    return lambda **flags: build_trainer(recipe_for(**flags))
+
+
+@pytest.fixture(scope="session")
+def records(nano_corpus):
+    return load_records([str(nano_corpus)], "train")
+
+
+@pytest.fixture(scope="session")
+def samples(records):
+    dataset = RecordDataset(records)
+    return [Sample(SampleKey(0, i, 0.0), dataset[SampleKey(0, i, 0.0)].record) for i in range(8)]

@@ -1,0 +1,146 @@
+"""One short run of each mode, the loss against two others' losses, and what stops a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from trl import SFTTrainer
+
+from finevit_training.loop.speed import split_parameters
+from finevit_training.loop.trainer import NONFINITE_FILE
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def first_batch(trainer):
+    batch = next(iter(trainer.get_train_dataloader()))
+    return {k: v for k, v in batch.items() if k not in ("ids", "epochs", "skipped", "lengths")}
+
+
+def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):
+    trainer = trainer_for()
+    batch = first_batch(trainer)
+    count = (batch["labels"][:, 1:] != -100).sum()
+
+    def loss_and_gradient(compute):
+        trainer.model.zero_grad()
+        loss = compute()
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in trainer.model.parameters()]
+
+    ours, our_gradients = loss_and_gradient(lambda: trainer.supervised_loss(trainer.model, dict(batch), count))
+    theirs = loss_and_gradient(lambda: trainer.model(**batch).loss)
+    trl = loss_and_gradient(lambda: SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), False, count))
+    for loss, gradients in (theirs, trl):
+        torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
+        for ours_p, theirs_p in zip(our_gradients, gradients, strict=True):
+            torch.testing.assert_close(ours_p, theirs_p, rtol=1e-4, atol=1e-6)
+
+
+def test_training_lowers_the_loss_and_logs_its_speed(trainer_for):
+    trainer = trainer_for(max_steps=12, learning_rate=3e-3)
+    trainer.train()
+    curve = losses(trainer)
+    assert sum(curve[-3:]) < sum(curve[:3]) - 1.5
+    logged = trainer.state.log_history[0]
+    for key in ("images_per_second", "tokens_per_second", "mfu", "padding_share", "memory_gb", "mean_token_accuracy"):
+        assert logged[key] >= 0, key
+    assert 0 < logged["mfu"] < 1.5
+    assert logged["samples_seen"] == 4
+
+
+def test_each_part_has_its_learning_rate_and_vectors_do_not_decay(trainer_for):
+    trainer = trainer_for(vision_learning_rate=1e-5, projector_learning_rate=2e-4, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
+    rates = {(group["name"], group["weight_decay"] > 0): group["lr"] for group in groups}
+    assert rates == {
+        ("tower", True): 1e-5,
+        ("tower", False): 1e-5,
+        ("projector", True): 2e-4,
+        ("projector", False): 2e-4,
+        ("llm", True): 1e-3,
+        ("llm", False): 1e-3,
+    }
+    assert all(p.ndim > 1 for g in groups if g["weight_decay"] for p in g["params"])
+    assert all(p.ndim == 1 for g in groups if not g["weight_decay"] for p in g["params"])
+    assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in trainer.model.parameters())
+
+
+def changed_parts(trainer):
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = set()
+    for part, parameters in split_parameters(trainer.model).items():
+        changed |= {part for name, p in parameters.items() if not torch.equal(p, before[name])}
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, {"tower", "projector", "llm"}),
+        ({"train_tower": False}, {"projector", "llm"}),
+        ({"train_tower": False, "train_llm": False}, {"projector"}),
+        ({"projector_warmup_steps": 9, "max_steps": 1}, {"projector"}),
+        ({"lora_rank": 4, "train_tower": False}, {"projector", "llm"}),
+        ({"lora_rank": 4, "lora_tower": True}, {"tower", "projector", "llm"}),
+    ],
+)
+def test_a_mode_changes_the_parts_it_names_and_no_other(trainer_for, flags, expected):
+    trainer = trainer_for(**flags)
+    assert changed_parts(trainer) == expected
+    if "lora_rank" in flags:
+        trained = [n for n, p in trainer.model.named_parameters() if p.requires_grad]
+        assert all("lora_" in n or "multi_modal_projector" in n for n in trained)
+
+
+def test_activation_checkpointing_changes_no_loss(trainer_for):
+    plain, recomputed = trainer_for(), trainer_for(activation_checkpointing=True)
+    plain.train()
+    recomputed.train()
+    assert losses(plain) == pytest.approx(losses(recomputed), rel=1e-6)
+
+
+def test_a_wall_clock_budget_ends_the_run_with_an_annealed_rate(trainer_for):
+    trainer = trainer_for(max_steps=-1, max_minutes=0.05, warmup_steps=0, prompt_tokens=True)
+    assert trainer.args.max_steps > 10_000
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert 3 <= trainer.progress.elapsed < 10
+    assert rates[0] > 0.5e-3
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.6 * rates[0]
+    assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(0, abs=1e-8)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_saves_the_batch_ids(trainer_for):
+    trainer = trainer_for(max_steps=3)
+    with torch.no_grad():
+        trainer.model.model.multi_modal_projector.linear_2.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=NONFINITE_FILE):
+        trainer.train()
+    report = json.loads((Path(trainer.args.output_dir) / NONFINITE_FILE).read_text())
+    assert report["step"] == 1
+    assert report["loss"] == "nan"
+    assert len(report["ids"]) == 4
+    assert set(report["ids"]) <= set(trainer.train_dataset["id"])
+
+
+def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):
+    curves = []
+    for name in ("eager", "sdpa"):
+        trainer = trainer_for(attn_implementation=name, prompt_tokens=True, max_steps=3)
+        assert trainer.model.config.vision_config._attn_implementation == name
+        trainer.train()
+        curves.append(losses(trainer))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+
+
+def test_loader_workers_change_no_batch(trainer_for):
+    alone, helped = (iter(trainer_for(dataloader_num_workers=n).get_train_dataloader()) for n in (0, 2))
+    for one, other in zip(alone, helped, strict=True):
+        assert one["ids"] == other["ids"]
+        torch.testing.assert_close(one["input_ids"], other["input_ids"], rtol=0, atol=0)

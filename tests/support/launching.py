@@ -1,0 +1,52 @@
+"""Launching the real training script as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+SMALLEST = {
+    "size": "nano",
+    "vocab_size": 512,
+    "text_config": '{"num_hidden_layers": 2}',
+    "vision_config": '{"num_hidden_layers": 2}',
+    "max_turns": 3,
+    "per_device_train_batch_size": 4,
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "bf16": "false",
+    "seed": 7,
+}
+
+
+def launch(**flags) -> subprocess.Popen:
+    """`accelerate launch training_scripts/vl_sft.py` with the smallest model and further flags, on one CPU thread."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"]
+    command += ["--num_cpu_threads_per_process", "1", str(ROOT / "training_scripts" / "vl_sft.py")]
+    command += [part for key, value in {**SMALLEST, **flags}.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    # A session of its own, so that the launcher and the script it starts can be killed together.
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """The whole output of a run that must succeed."""
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def losses(out: Path) -> list[float]:
+    """The loss of every step, as the finished run wrote it down."""
+    return [entry["loss"] for entry in json.loads((out / "training_curve.json").read_text())]
