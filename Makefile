@@ -6,7 +6,7 @@ OLDEST := .venv-oldest/bin
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/uv-cache
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test lint test-oldest constraints clean
+.PHONY: setup demo test test-long fuzz lint test-oldest constraints clean
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --upgrade --target .tools "uv==0.13.9"
@@ -27,7 +27,15 @@ lint: .venv/.ready
 	$(BIN)/ty check modeling_finevit finevit_vl finecap training_scripts eval finevit benchmarks
 
 test: .venv/.ready lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/long_runs
+
+# Kills, whole loops, whole-run equalities, the built wheel.
+test-long: .venv/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/long_runs
+
+# Property tests with fresh examples for ten minutes; `make test` draws the same ones every time.
+fuzz: .venv/.ready
+	$(BIN)/python -m tests.support.fuzz 10
 
 .venv-oldest/.ready: $(UV) pyproject.toml
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-oldest

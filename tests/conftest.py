@@ -1,5 +1,6 @@
 """What tests of more than one room share."""
 
+import os
 import re
 import signal
 import subprocess
@@ -8,10 +9,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import ImageFile
 
 from tests.support.paths import NANO
+
+# `make test` draws the same examples every time; `make fuzz` draws fresh ones, and says how to repeat a find.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=1000, database=None, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that draw their examples are marked `fuzz`: properties, and the files named test_fuzz.py."""
+    for item in items:
+        function = getattr(item, "obj", None)
+        if hypothesis.is_hypothesis_test(function) or item.path.name == "test_fuzz.py":
+            item.add_marker(pytest.mark.fuzz)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,9 @@ import pytest
 from finevit_training.data.order import RecordDataset, Sample, SampleKey, load_records
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
+from tests.support.vl_fixtures import model, processor, shared_model, tokenizer
+
+__all__ = ["model", "processor", "recipe_for", "records", "samples", "shared_model", "tokenizer", "trainer_for"]
 
 
 @pytest.fixture

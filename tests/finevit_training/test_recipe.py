@@ -77,7 +77,7 @@ def test_full_recipe_builds_on_the_meta_device_and_fsdp_wraps_its_layers():
         model = FineViTVLForConditionalGeneration(config)
     assert sum(p.numel() for p in model.model.vision_tower.parameters()) == 860_249_088
     assert 1.71e9 < sum(p.numel() for p in model.model.language_model.parameters()) < 1.73e9
-    fsdp = read_recipe(SFT_RECIPES / "fsdp2_8x.yaml")["fsdp_config"]
+    fsdp = read_recipe("accelerate/fsdp2_8x")["fsdp_config"]
     wrapped = fsdp["fsdp_transformer_layer_cls_to_wrap"].split(",")
     classes = [type(module).__name__ for module in model.modules()]
     assert [classes.count(name) for name in wrapped] == [28, 28]

@@ -20,13 +20,15 @@ IMAGES = 40
 SCRIPT = """
 set -u
 mount -t tmpfs -o size=1m tmpfs "$OUT"
-finevit() {{ "{python}" -m finevit caption "{recipe}" --in "{pictures}" --out "$OUT" --workers 2; echo "exit $?"; }}
-echo "# full"; finevit
+caption() {{
+  "{python}" -m finevit_cli caption "{recipe}" --in "{pictures}" --out "$OUT" --workers 2; echo "exit $?"
+}}
+echo "# full"; caption
 find "$OUT" -name '*.tmp'
 mount -o remount,size=64m,ro "$OUT"
-echo "# read-only"; finevit
+echo "# read-only"; caption
 mount -o remount,size=64m,rw "$OUT"
-echo "# again"; finevit
+echo "# again"; caption
 cp -r "$OUT/dataset" "{copy}"
 """
 
