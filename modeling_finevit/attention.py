@@ -15,7 +15,7 @@ from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_finevit import FineViTConfig
-from .geometry import AttentionLayout
+from .layouts import AttentionLayout
 
 logger = logging.get_logger(__name__)
 

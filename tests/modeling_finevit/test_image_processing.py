@@ -14,8 +14,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.utils import is_torchvision_available
 
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil
-from modeling_finevit.geometry import patch_positions
 from modeling_finevit.image_inputs import fit_size, to_rgb
+from modeling_finevit.patches import patch_positions
 
 pytestmark = pytest.mark.model
 
