@@ -12,17 +12,18 @@ from transformers import (
 
 from finevit_vl.assembly import generation_config_for
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.losses import IGNORE_INDEX, supervised_positions
 from finevit_vl.modeling_finevit_vl import (
     FineViTVLForConditionalGeneration,
     FineViTVLModel,
     FineViTVLPreTrainedModel,
-    supervised_positions,
 )
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.tokenizer import build_qwen_tokenizer
 from modeling_finevit import expose_in_transformers
 
 __all__ = [
+    "IGNORE_INDEX",
     "FineViTVLConfig",
     "FineViTVLForConditionalGeneration",
     "FineViTVLModel",
