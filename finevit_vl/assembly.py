@@ -64,7 +64,7 @@ def join_vision_and_text(
     empty.apply(model._init_weights)
     if projector is not None:
         _load_projector(empty, Path(projector))
-    model.model.vision_tower = _to_dtype_of(vision, text)
+    model.model.vision_tower = vision.to(device=text.device, dtype=text.dtype)
     model.model.language_model = text.base_model
     model.lm_head = text.get_output_embeddings()
     model.generation_config = generation_config_for(processor, text.generation_config)
@@ -103,13 +103,6 @@ def _load_projector(projector: nn.Module, folder: Path) -> None:
         projector.load_state_dict(load_file(file))
     except RuntimeError as error:
         raise ValueError(f"{file} does not fit between this encoder and language model: {error}") from error
-
-
-def _to_dtype_of(vision: PreTrainedModel, text: PreTrainedModel) -> PreTrainedModel:
-    # `vision.to(dtype)` would round the rotary frequencies as well, which stay in float32.
-    for parameter in vision.parameters():
-        parameter.data = parameter.data.to(text.dtype)
-    return vision.to(text.device)
 
 
 def generation_config_for(processor: FineViTVLProcessor, base: GenerationConfig | None = None) -> GenerationConfig:

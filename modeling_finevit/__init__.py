@@ -14,7 +14,7 @@ from .image_processing_pil_finevit import FineViTImageProcessorPil
 from .modeling_finevit import FineViTModel, FineViTPreTrainedModel
 from .pretraining.masked import FineViTForMaskedImageModeling
 from .regions import region_features
-from .registration import expose_in_transformers
+from .registration import expose_in_transformers, name_as_vision_language_model
 
 _image_processors: dict[str, type] = {"pil": FineViTImageProcessorPil}
 if is_torchvision_available():
@@ -41,6 +41,7 @@ __all__ = [
     "FineViTModel",
     "FineViTPreTrainedModel",
     "expose_in_transformers",
+    "name_as_vision_language_model",
     "region_features",
 ]
 if is_torchvision_available():
