@@ -1,11 +1,26 @@
 """`transformers serve` with FineViT-VL's classes registered first: it looks architectures up by name."""
 
+import argparse
+import asyncio
+import logging
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import click
+from PIL import Image
 
 import finevit  # noqa: F401  (registers the classes with Auto* and by name)
+from finevit_vl import FineViTVLProcessor
 from finevit_vl.answering import check_model_folder
+from modeling_finevit.image_inputs import decode_base64_image, is_url, open_image, open_image_bytes
+from modeling_finevit.image_processing_pil_finevit import FineViTImageProcessing
+
+logger = logging.getLogger("uvicorn.error")
+MAX_FETCHED_BYTES = 64 * 2**20
 
 
 def serve(arguments: list[str]) -> None:
@@ -17,23 +32,116 @@ def serve(arguments: list[str]) -> None:
     `(x1,y1),(x2,y2)` without their marks, which `parse_boxes` reads; decoding is greedy unless the model's
     generation_config.json says otherwise, even if a request sets a temperature.
 
+    Pictures come inside the request, as data URIs or base64. A link or a path in a request would make this machine
+    read what only it may read, so both are refused unless `--allow-urls` or `--allow-paths` is given; links to private
+    addresses are refused always. A request that cannot be answered gets status 400 and the reason.
+
     Args:
-        arguments: What follows `transformers serve`; `["--help"]` lists its options.
+        arguments: The two options above, and what follows `transformers serve`; `["--help"]` lists its options.
 
     Raises:
-        ValueError: The packages of the extra `serve` are missing, the model folder is none, or an option is unknown.
+        ValueError: The packages of the extra `serve` are missing, the model folder is none or no FineViT-VL, or an
+            option is unknown.
     """
+    parser = argparse.ArgumentParser("finevit serve", add_help=False, allow_abbrev=False, usage="MODEL [options]")
+    parser.add_argument("--allow-urls", action="store_true", help="fetch pictures from public http(s) URLs")
+    parser.add_argument("--allow-paths", action="store_true", help="open pictures by their paths on this machine")
+    allowed, rest = parser.parse_known_args(arguments)
+    if "--help" in rest:
+        print(parser.format_help())
     missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
-    if missing and "--help" not in arguments:
-        raise ValueError(f"Serving needs {', '.join(missing)}; pip install 'finevit[serve]'.")
-    if arguments and not arguments[0].startswith("-"):
-        check_model_folder(arguments[0])
+    missing += ["aiohttp"] if allowed.allow_urls and find_spec("aiohttp") is None else []
+    if missing and "--help" not in rest:
+        raise ValueError(f"Serving needs {', '.join(missing)}; pip install 'finevit[serve,engine]'.")
+    if rest and not rest[0].startswith("-"):
+        check_model_folder(rest[0])
     from transformers.cli.transformers import app
 
     try:
-        app(["serve", *arguments], prog_name="finevit", standalone_mode=False)
+        with guarded(allowed.allow_urls, allowed.allow_paths):
+            app(["serve", *rest], prog_name="finevit", standalone_mode=False)
     except click.Abort:  # Ctrl-C, after uvicorn has shut down
         return
     except click.UsageError as error:
         # The message goes on with every option there is.
         raise ValueError(f"{error.message.split('.')[0]}; see `finevit serve --help`") from error
+
+
+@contextmanager
+def guarded(allow_urls: bool, allow_paths: bool) -> Generator[None]:
+    """While this lasts, image processors open only what is allowed, and servers answer bad requests with 400."""
+    from transformers.cli.serving import server
+
+    def open_allowed(source: str | Path, name: str) -> Image.Image:
+        return open_source(source, name, allow_urls, allow_paths)
+
+    def build_server(model_manager: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_served(model_manager)
+        return _with_reasons(build(model_manager, *args, **kwargs))
+
+    build, unguarded = server.build_server, FineViTImageProcessing.open_source
+    server.build_server = build_server  # ty: ignore[invalid-assignment]
+    FineViTImageProcessing.open_source = staticmethod(open_allowed)
+    try:
+        yield
+    finally:
+        server.build_server, FineViTImageProcessing.open_source = build, staticmethod(unguarded)
+
+
+def open_source(source: str | Path, name: str, allow_urls: bool, allow_paths: bool) -> Image.Image:
+    """Open a picture that a client names.
+
+    Raises:
+        ValueError: It is no picture, or a link or path that is not allowed; the message begins with `name`.
+    """
+    if is_url(source):
+        if not allow_urls:
+            raise ValueError(
+                f"{name}: this server fetches no URLs. Send the picture as a data URI "
+                "(data:image/png;base64,...), or start `finevit serve` with --allow-urls."
+            )
+        return open_image_bytes(_fetched(str(source), name), name)
+    if allow_paths:
+        return open_image(source, name)
+    content = decode_base64_image(str(source))
+    if content is None:
+        raise ValueError(
+            f"{name}: expected a data URI (data:image/png;base64,...) or base64. This server opens no files unless "
+            "`finevit serve` is started with --allow-paths."
+        )
+    return open_image_bytes(content, name)
+
+
+def _fetched(url: str, name: str) -> bytes:
+    from finecap.shards.fetch import FetchError, fetch_image
+
+    # In a thread: the server's own event loop, which this is called from, cannot run another.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(lambda: asyncio.run(fetch_image(url, MAX_FETCHED_BYTES))).result()
+        except FetchError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _check_served(model_manager: Any) -> None:
+    """Refuses models that the guard does not reach: any other's processor would fetch what a client names."""
+    if model_manager.force_model is None:
+        raise ValueError("Name the model folder to serve: `finevit serve MODEL`.")
+    _, processor = model_manager.load_model_and_processor(model_manager.process_model_name(model_manager.force_model))
+    if not isinstance(processor, FineViTVLProcessor):
+        raise ValueError(f"{model_manager.force_model} is no FineViT-VL; use `transformers serve` for other models.")
+
+
+def _with_reasons(app: Any) -> Any:
+    """A `ValueError` or a message the template refuses is the request's fault: 400 with the reason, not 500."""
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
+    from jinja2 import TemplateError
+
+    def refuse(_request: Request, error: Exception) -> JSONResponse:
+        logger.warning("refused: %s", error, exc_info=error)
+        return JSONResponse({"detail": str(error)}, status_code=400)
+
+    for kind in (ValueError, TemplateError):
+        app.add_exception_handler(kind, refuse)
+    return app

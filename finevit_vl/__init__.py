@@ -1,7 +1,6 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT-VL: FineViT, a projector and any causal language model. Importing this registers it with transformers."""
 
-import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -12,17 +11,18 @@ from transformers import (
 
 from finevit_vl.assembly import generation_config_for
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.losses import IGNORE_INDEX, supervised_positions
 from finevit_vl.modeling_finevit_vl import (
     FineViTVLForConditionalGeneration,
     FineViTVLModel,
     FineViTVLPreTrainedModel,
-    supervised_positions,
 )
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.tokenizer import build_qwen_tokenizer
-from modeling_finevit import expose_in_transformers
+from modeling_finevit import expose_in_transformers, name_as_vision_language_model
 
 __all__ = [
+    "IGNORE_INDEX",
     "FineViTVLConfig",
     "FineViTVLForConditionalGeneration",
     "FineViTVLModel",
@@ -41,12 +41,7 @@ def _register() -> None:
     AutoModelForMultimodalLM.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(FineViTVLConfig, FineViTVLProcessor, exist_ok=True)
     expose_in_transformers(FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor)
-    names = transformers.models.auto.modeling_auto
-    for mapping in (
-        names.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        names.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
-    ):
-        mapping["finevit_vl"] = "FineViTVLForConditionalGeneration"
+    name_as_vision_language_model("finevit_vl", FineViTVLForConditionalGeneration.__name__)
 
 
 _register()

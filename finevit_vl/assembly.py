@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
+from modeling_finevit.conversion import PROJECTOR_FILE
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -19,6 +22,7 @@ def join_vision_and_text(
     text: str | Path | PreTrainedModel,
     processor: FineViTVLProcessor | None = None,
     dtype: str | torch.dtype = "auto",
+    projector: str | Path | None = None,
     **config_overrides: Any,
 ) -> Model:
     """Build a FineViT-VL around an existing encoder and language model.
@@ -35,10 +39,13 @@ def join_vision_and_text(
         processor: what `FineViTVLProcessor.from_vision_text_pretrained` built from the same two; may be left out when
             both are folders. The embedding grows to its tokenizer's length where it is smaller.
         dtype: for folders, as in `from_pretrained`; the encoder and the projector take the language model's dtype.
+        projector: folder with a `projector.safetensors`, as a converted Qwen2.5-VL has it; without it the projector
+            starts from random weights.
         config_overrides: projector fields of [`FineViTVLConfig`].
 
     Raises:
-        ValueError: a live model without a processor, or a language model without the usual `embed_tokens`.
+        ValueError: a live model without a processor, a language model without the usual `embed_tokens`, or a projector
+            that is missing or of other widths.
     """
     if processor is None:
         if not (isinstance(vision, str | Path) and isinstance(text, str | Path)):
@@ -51,15 +58,32 @@ def join_vision_and_text(
         text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
     if isinstance(vision, str | Path):
         vision = AutoModel.from_pretrained(vision, dtype=text.dtype)
+    with torch.device("meta"):
+        model = model_class(_joint_config(vision, text, processor, config_overrides))
+    empty = model.model.multi_modal_projector.to_empty(device=text.device).to(text.dtype)
+    empty.apply(model._init_weights)
+    if projector is not None:
+        _load_projector(empty, Path(projector))
+    model.model.vision_tower = vision.to(device=text.device, dtype=text.dtype)
+    model.model.language_model = text.base_model
+    model.lm_head = text.get_output_embeddings()
+    model.generation_config = generation_config_for(processor, text.generation_config)
+    return model.eval()
+
+
+def _joint_config(
+    vision: PreTrainedModel, text: PreTrainedModel, processor: FineViTVLProcessor, overrides: dict[str, Any]
+) -> FineViTVLConfig:
+    """The config of the two together; the language model's embedding grows to the tokenizer's length before."""
     if not hasattr(text.base_model, "embed_tokens"):
         raise ValueError(
             f"{type(text).__name__} keeps its embedding elsewhere than in base_model.embed_tokens: "
             "use a decoder laid out like Qwen, Llama or Mistral."
         )
-    tokenizer = processor.tokenizer
-    if len(tokenizer) > text.config.get_text_config().vocab_size:
-        text.resize_token_embeddings(len(tokenizer))
-    config = FineViTVLConfig(
+    num_tokens = len(processor.tokenizer)
+    if num_tokens > text.config.get_text_config().vocab_size:
+        text.resize_token_embeddings(num_tokens)
+    return FineViTVLConfig(
         vision_config=vision.config,
         text_config=text.config,
         image_token_id=processor.image_token_id,
@@ -67,24 +91,18 @@ def join_vision_and_text(
         vision_end_token_id=processor.vision_end_token_id,
         tie_word_embeddings=bool(text.config.tie_word_embeddings),
         dtype=text.dtype,
-        **config_overrides,
+        **overrides,
     )
-    with torch.device("meta"):
-        model = model_class(config)
-    projector = model.model.multi_modal_projector.to_empty(device=text.device).to(text.dtype)
-    projector.apply(model._init_weights)
-    model.model.vision_tower = _to_dtype_of(vision, text)
-    model.model.language_model = text.base_model
-    model.lm_head = text.get_output_embeddings()
-    model.generation_config = generation_config_for(processor, text.generation_config)
-    return model.eval()
 
 
-def _to_dtype_of(vision: PreTrainedModel, text: PreTrainedModel) -> PreTrainedModel:
-    # `vision.to(dtype)` would round the rotary frequencies as well, which stay in float32.
-    for parameter in vision.parameters():
-        parameter.data = parameter.data.to(text.dtype)
-    return vision.to(text.device)
+def _load_projector(projector: nn.Module, folder: Path) -> None:
+    file = folder / PROJECTOR_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {PROJECTOR_FILE}; give a folder that a converted tower was saved to.")
+    try:
+        projector.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not fit between this encoder and language model: {error}") from error
 
 
 def generation_config_for(processor: FineViTVLProcessor, base: GenerationConfig | None = None) -> GenerationConfig:

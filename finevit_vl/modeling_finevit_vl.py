@@ -5,7 +5,6 @@ Follows the FineViT paper, section on FineViT-VL; the class layout is the one tr
 share, so that generate, pipelines, PEFT, TRL and serving engines find what they look for.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +14,16 @@ from torch.nn import functional as F
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple, torch_compilable_check
 from transformers.utils.generic import accepts_precomputed_kwargs
 
 from finevit_vl.assembly import join_vision_and_text
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.losses import IGNORE_INDEX, load_balancing_loss, slice_positions, supervised_positions
+from finevit_vl.outputs import FineViTVLCausalLMOutputWithPast, FineViTVLModelOutputWithPast
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.quantization import leave_vision_unquantized
-
-
-@dataclass
-class FineViTVLModelOutputWithPast(BaseModelOutputWithPast):
-    r"""
-    image_pooler_output (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        The projected image features, as they took the place of the image tokens.
-    """
-
-    image_pooler_output: torch.Tensor | None = None
-
-
-@dataclass
-class FineViTVLCausalLMOutputWithPast(CausalLMOutputWithPast):
-    r"""
-    image_pooler_output (`torch.FloatTensor` of shape `(num_image_tokens, hidden_size)`, *optional*):
-        The projected image features, as they took the place of the image tokens.
-    """
-
-    image_pooler_output: torch.Tensor | None = None
 
 
 class FineViTVLMultiModalProjector(nn.Module):
@@ -114,6 +95,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             `(merged patches, text width)` tensor a picture.
         """
         kwargs["return_dict"] = True
+        image_grid_thw = image_grid_thw.cpu()  # once, for the tower and for the sizes: each look is a synchronisation
         # A tower without trainable weights must not build a graph: gradient checkpointing under PEFT makes even the
         # patch embedding's output require grad.
         trainable = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())
@@ -212,6 +194,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            router_logits=getattr(outputs, "router_logits", None),
             image_pooler_output=image_features,
         )
 
@@ -244,10 +227,14 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         text: str | Path | PreTrainedModel,
         processor: FineViTVLProcessor | None = None,
         dtype: str | torch.dtype = "auto",
+        projector: str | Path | None = None,
         **config_overrides: Any,
     ) -> "FineViTVLForConditionalGeneration":
-        """Join a FineViT and a causal language model; only the projector is new. See `finevit_vl.assembly`."""
-        return join_vision_and_text(cls, vision, text, processor, dtype, **config_overrides)
+        """Join a FineViT, a projector (by default a new one) and a causal language model.
+
+        See [`finevit_vl.assembly.join_vision_and_text`] for arguments and errors.
+        """
+        return join_vision_and_text(cls, vision, text, processor, dtype, projector, **config_overrides)
 
     def get_image_features(
         self,
@@ -273,19 +260,29 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
         shift_labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
         **kwargs: Any,
     ) -> FineViTVLCausalLMOutputWithPast:
         r"""[`FineViTVLModel.forward`], then logits and, given `labels`, the mean cross-entropy.
 
         Args:
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): next-token targets aligned with
-                `input_ids`; positions with -100 carry no loss.
+                `input_ids`; positions with `IGNORE_INDEX` (-100) carry no loss.
             shift_labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the same, already shifted.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): which positions get logits, as in transformers 5.23:
                 the last n (0: all), indices `(n,)` or `(batch, n)`, or a boolean mask `(batch, length)`, which gives
                 logits `(kept, vocab)`. The loss covers the kept positions: with `supervised_positions(labels)` it is
                 the loss over everything, without the cost of logits that no label looks at.
+            output_router_logits (`bool`, *optional*): return the routers' logits of a mixture-of-experts language
+                model and add its load-balancing loss, as transformers' own do; by default what its config says.
+
+        Raises:
+            ValueError: router logits of a language model that has no experts; see also [`FineViTVLModel.forward`].
         """
+        if output_router_logits is None:
+            output_router_logits = getattr(self.config.text_config, "output_router_logits", False)
+        if output_router_logits:
+            kwargs["output_router_logits"] = True
         if use_cache is None and (labels is not None or shift_labels is not None):
             use_cache = False
         outputs = self.model(
@@ -300,20 +297,27 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
-        logits = self.lm_head(_keep_positions(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(slice_positions(outputs.last_hidden_state, logits_to_keep))
         if shift_labels is None and labels is not None:
-            shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         loss = None
         if shift_labels is not None:
             loss = self.loss_function(
                 logits=logits,
                 labels=None,
                 vocab_size=self.config.text_config.vocab_size,
-                shift_labels=_keep_positions(shift_labels, logits_to_keep).contiguous(),
+                shift_labels=slice_positions(shift_labels, logits_to_keep).contiguous(),
                 **kwargs,
             )
+        aux_loss = None
+        if output_router_logits:
+            aux_loss = load_balancing_loss(outputs.router_logits, self.config.text_config, attention_mask)
+            if loss is not None:
+                loss = loss + self.config.text_config.router_aux_loss_coef * aux_loss.to(loss.device)
         return FineViTVLCausalLMOutputWithPast(
             loss=loss,
+            aux_loss=aux_loss,
+            router_logits=outputs.router_logits,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -352,23 +356,6 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
                 next_picture += 1
             order += list(range(first, next_picture)) * expand_size
         return order
-
-
-def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
-    """`(batch, length)` mask of the positions whose next token has a label: the cheap `logits_to_keep` in training."""
-    return F.pad(labels[:, 1:] != -100, (0, 1), value=False)
-
-
-def _keep_positions(values: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Slice `(batch, length, ...)` as transformers 5.23's `slice_logits_to_keep`, which 5.17 does not have."""
-    if isinstance(logits_to_keep, int):
-        return values[:, -logits_to_keep:] if logits_to_keep else values
-    if logits_to_keep.dtype == torch.bool:
-        return values[logits_to_keep]
-    if logits_to_keep.ndim == 2:
-        rows = torch.arange(values.shape[0], device=values.device)[:, None]
-        return values[rows, logits_to_keep]
-    return values[:, logits_to_keep]
 
 
 def _repeat_pictures(

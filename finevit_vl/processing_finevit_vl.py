@@ -89,9 +89,11 @@ class FineViTVLProcessor(ProcessorMixin):
         """As in the base class.
 
         Raises:
-            ValueError: masks are asked for from a transformers that does not count the image tokens when it places
-                them (5.17); they would mark the wrong tokens.
+            ValueError: a message holds something else than texts and images (transformers would fetch sounds and
+                videos before the template refuses them), or masks are asked for from a transformers that does not
+                count the image tokens when it places them (5.17); they would mark the wrong tokens.
         """
+        _check_parts(args[0] if args else kwargs.get("conversation"))
         if return_assistant_tokens_mask and not hasattr(ProcessorMixin, "_adjust_assistant_masks_indices"):
             raise ValueError(
                 f"transformers {transformers.__version__} misplaces assistant masks behind pictures: use 5.23."
@@ -162,3 +164,15 @@ class FineViTVLProcessor(ProcessorMixin):
         """Decode generated ids `(batch, length)`. Box tokens are special in Qwen's vocabulary and are dropped with
         `skip_special_tokens=True`; `finecap.boxes.parse_boxes` reads the coordinates either way."""
         return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+
+def _check_parts(conversation: Any) -> None:
+    """Refuses parts of messages (in a conversation, or a batch of them) that are neither text nor image."""
+    for message in conversation or ():
+        if isinstance(message, list | tuple):
+            _check_parts(message)
+            continue
+        content = message.get("content")
+        for part in content if isinstance(content, list | tuple) else ():
+            if part.get("type") not in ("text", "image", "image_url"):
+                raise ValueError(f'Unknown content type "{part.get("type")}": expected "image" or "text".')

@@ -11,9 +11,10 @@ from transformers.utils import is_torchvision_available
 from .attention import torch_varlen_attention_forward
 from .configuration_finevit import FINEVIT_SIZES, FineViTConfig
 from .image_processing_pil_finevit import FineViTImageProcessorPil
-from .modeling_finevit import FineViTForMaskedImageModeling, FineViTModel, FineViTPreTrainedModel
+from .modeling_finevit import FineViTModel, FineViTPreTrainedModel
+from .pretraining.masked import FineViTForMaskedImageModeling
 from .regions import region_features
-from .registration import expose_in_transformers
+from .registration import expose_in_transformers, name_as_vision_language_model
 
 _image_processors: dict[str, type] = {"pil": FineViTImageProcessorPil}
 if is_torchvision_available():
@@ -40,6 +41,7 @@ __all__ = [
     "FineViTModel",
     "FineViTPreTrainedModel",
     "expose_in_transformers",
+    "name_as_vision_language_model",
     "region_features",
 ]
 if is_torchvision_available():

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_finevit import FineViTConfig
-from .geometry import AttentionLayout
+from .layouts import AttentionLayout
 
 logger = logging.get_logger(__name__)
 
@@ -47,27 +47,55 @@ def torch_varlen_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`torch_varlen`: PyTorch's own variable-length flash kernel, one call for the whole batch, no extra package.
 
     CUDA in float16 or bfloat16 with `cu_seq_lens_q` only. Everything else (a text model that was given this name too,
-    other devices, float32) is answered by `sdpa`, so that `attn_implementation="torch_varlen"` is safe anywhere.
+    other devices, float32) is answered by `sdpa`, so that `attn_implementation="torch_varlen"` is safe anywhere. A
+    text model with padding-free arguments is causal, over grouped heads and sliding windows too.
+
+    Args:
+        query, key, value (`torch.FloatTensor`): `(1, H, T, D)` with sequences one behind the other; the heads of `key`
+            and `value` may be fewer, by a whole factor.
+        cu_seq_lens_q, cu_seq_lens_k (`torch.IntTensor` of shape `(num_sequences + 1,)`): their boundaries.
+        max_length_q, max_length_k (`int`): length of the longest sequence.
+        is_causal (`bool`, *optional*): by default what the module says.
+        sliding_window (`int`, *optional*): how many positions back a query sees, itself included.
+
+    Returns:
+        `(1, T, H, D)`.
+
+    Raises:
+        ValueError: attention dropout or a soft cap, which the kernel does not have.
     """
     if cu_seq_lens_q is None or max_length_q is None or not has_varlen_kernel(query):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if kwargs.get("dropout"):
-        raise ValueError("torch_varlen has no attention dropout; set attention_dropout=0 or use `sdpa`.")
-    q_THD, k_THD, v_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    lengths = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    out_THD: torch.Tensor = varlen_attn(q_THD, k_THD, v_THD, *lengths, scale=scaling)  # ty: ignore[invalid-assignment]
+        more: dict[str, Any] = {"scaling": scaling, "is_causal": is_causal, **kwargs}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    for option in ("dropout", "softcap"):
+        if kwargs.get(option):
+            raise ValueError(f"torch_varlen has no {option}; set it to 0 in the config or use `sdpa`.")
+    causal = module.is_causal if is_causal is None else is_causal
+    window = (sliding_window - 1 if sliding_window else -1, 0 if causal else -1)
+    groups = query.shape[1] // key.shape[1]  # repeated, because PyTorch 2.11's kernel has no enable_gqa
+    q_THD, k_THD, v_THD = (
+        tensor[0].transpose(0, 1)
+        for tensor in (query, key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1))
+    )
+    boundaries = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
+    lengths = (max_length_q, max_length_q if max_length_k is None else max_length_k)
+    out_THD: torch.Tensor = varlen_attn(q_THD, k_THD, v_THD, *boundaries, *lengths, scale=scaling, window_size=window)  # ty: ignore[invalid-assignment]
     return out_THD[None], None
 
 
-def has_varlen_kernel(query: torch.Tensor) -> bool:
-    """Whether `torch.nn.attention.varlen` runs for this device and dtype."""
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+def has_varlen_kernel(states: torch.Tensor) -> bool:
+    """Whether `torch.nn.attention.varlen` runs for this device, dtype and head width (a multiple of 8)."""
+    return states.is_cuda and states.dtype in (torch.float16, torch.bfloat16) and states.shape[-1] % 8 == 0
 
 
 def attend_packed(

@@ -27,7 +27,8 @@ class FineViTConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*): Width of the gated MLP; `None` means 3 x `hidden_size` [P: 4608].
         num_hidden_layers (`int`, defaults to 28): Number of blocks [P].
         num_attention_heads (`int`, defaults to 16): Number of heads of `hidden_size // num_attention_heads` channels,
-            which must be a multiple of 4 (row and column rotary pairs) [P].
+            which must be a multiple of 4 (row and column rotary pairs) [P]. Take a multiple of 8: `torch_varlen` has
+            no kernel for others and falls back to `sdpa`, image by image.
         num_channels (`int`, defaults to 3): Colour channels of the input.
         patch_size (`int`, defaults to 14): Side of a patch in pixels [P].
         spatial_merge_size (`int`, defaults to 2): Patches travel in blocks of this side, the unit that a projector
@@ -38,8 +39,8 @@ class FineViTConfig(PreTrainedConfig):
             are driven by the row, half by the column [P]. Theta is 10000 [D: Qwen2.5-VL, openPangu-VL].
         attention_bias (`bool`, defaults to `True`): Biases of q, k, v and output projections [D: openPangu-VL].
         mlp_bias (`bool`, defaults to `True`): Biases of the MLP [D: openPangu-VL].
-        patch_embed_bias (`bool`, defaults to `True`): Bias of the patch embedding; with it the parameter count is that
-            of the issue (860,249,088). Qwen2.5-VL and openPangu-VL have none [D].
+        patch_embed_bias (`bool`, defaults to `True`): Bias of the patch embedding [D: with it the parameters are
+            860,249,088, the paper's "860M"]. Qwen2.5-VL and openPangu-VL have none.
         qk_norm (`bool`, defaults to `False`): RMSNorm on the heads of q and k before the rotation [D: none, as in
             openPangu-VL; the switch follows Dehghani et al. 2023, ViT-22B].
         window_size (`int`, defaults to 112): Side in pixels of the attention windows of the layers that are not in

@@ -8,11 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
 from .configuration_finevit import FineViTConfig
+from .image_processing_pil_finevit import FineViTImageProcessorPil
 from .modeling_finevit import FineViTModel
+
+PROJECTOR_FILE = "projector.safetensors"
+"""A projector beside an encoder's weights: the state of a FineViT-VL's `multi_modal_projector`."""
 
 
 class ConvertedTower(NamedTuple):
@@ -22,12 +27,27 @@ class ConvertedTower(NamedTuple):
         model (`FineViTModel`): the encoder; its final norm is the norm (`ln_q`) of Qwen's merger.
         projector (`dict[str, torch.Tensor]`): the merger's MLP over the 2x2-merged `last_hidden_state`,
             `Linear(4h, 4h)`, GELU, `Linear(4h, out)`, as `linear_1.weight`, `linear_1.bias`, `linear_2.weight`,
-            `linear_2.bias`. Load it into a FineViT-VL of the same widths with
-            `model.multi_modal_projector.load_state_dict(projector)`.
+            `linear_2.bias`: the keys of a FineViT-VL's `model.model.multi_modal_projector`.
     """
 
     model: FineViTModel
     projector: dict[str, torch.Tensor]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes an encoder folder (config, weights, image processor) with the projector in `projector.safetensors`.
+
+        ```python
+        from_qwen2_5_vl("path/to/Qwen2.5-VL-3B-Instruct").save_pretrained("encoder")
+        model = FineViTVLForConditionalGeneration.from_vision_text_pretrained("encoder", llm, projector="encoder")
+        ```
+
+        The projector is optional: it fits language models of Qwen's width and was trained with Qwen's own.
+        """
+        config = self.model.config
+        self.model.save_pretrained(folder)
+        sizes = {"patch_size": config.patch_size, "merge_size": config.spatial_merge_size}
+        FineViTImageProcessorPil(**sizes).save_pretrained(folder)
+        save_file(self.projector, Path(folder) / PROJECTOR_FILE, metadata={"format": "pt"})
 
 
 def from_qwen2_5_vl(tower: nn.Module | str | Path) -> ConvertedTower:
@@ -134,4 +154,4 @@ def _read_folder(folder: Path) -> tuple[Qwen2_5_VLVisionConfig, dict[str, torch.
     return Qwen2_5_VLVisionConfig.from_pretrained(folder), state
 
 
-__all__ = ["ConvertedTower", "from_qwen2_5_vl"]
+__all__ = ["PROJECTOR_FILE", "ConvertedTower", "from_qwen2_5_vl"]

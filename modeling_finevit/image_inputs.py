@@ -1,21 +1,27 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """From whatever a user calls an image to 8-bit RGB, and the size it is resized to; shared by both image processors."""
 
+import base64
+import binascii
+import io
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 # What Pillow raises for a file that is no image, is cut off or is corrupt.
 BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 MAX_ASPECT_RATIO = 200  # Qwen2-VL's limit
+FETCH_TIMEOUT_S = 30.0  # of each step of a fetch: connecting, and every read
 
 
 def flatten_images(images: Any) -> Iterator[Any]:
@@ -32,15 +38,69 @@ def flatten_images(images: Any) -> Iterator[Any]:
 def image_name(image: Any, index: int, count: int) -> str:
     """How errors call an image: its place in the batch and, where it has one, its file."""
     file = image if isinstance(image, str | Path) else getattr(image, "filename", None)
-    return f"Image {index} of {count}" + (f" ({str(file)[:200]})" if file else "")
+    return f"Image {index} of {count}" + (f" ({_shown(file)})" if file else "")
+
+
+def is_url(source: str | Path) -> bool:
+    """Whether a picture's source is a link to be fetched (`http://` or `https://`)."""
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def decode_base64_image(source: str) -> bytes | None:
+    """The bytes in a base64 data URI (`data:image/png;base64,...`) or a bare base64 string; None if it is neither."""
+    if source.startswith("data:"):
+        kind, _, source = source.partition(",")
+        if not kind.endswith(";base64"):
+            return None
+    try:
+        return base64.b64decode("".join(source.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def open_image(source: str | Path, name: str) -> Image.Image:
+    """Opens a picture by its source; pixels are not decoded yet, and alpha, bit depth and EXIF are all still there.
+
+    Args:
+        source (`str` or `Path`): a file, an http(s) URL, a base64 data URI or a base64 string.
+        name (`str`): what errors call it.
+
+    Raises:
+        ValueError: there is no such picture; the message begins with `name`.
+    """
+    try:
+        if is_url(source):
+            answer = httpx.get(str(source), timeout=FETCH_TIMEOUT_S, follow_redirects=True)
+            content = answer.raise_for_status().content
+        elif os.path.isfile(source):  # False for a string that is too long to be a path, where Path.is_file raises
+            content = Path(source).read_bytes()
+        else:
+            content = decode_base64_image(str(source))
+    except (OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ValueError(f"{name}: cannot be opened as an image: {error}") from error
+    if content is None:
+        raise ValueError(
+            f"{name}: cannot be opened as an image: it is no file, http(s) URL, base64 data URI or base64 string."
+        )
+    image = open_image_bytes(content, name)
+    image.filename = _shown(source)  # ty: ignore[missing-attribute]  (for the messages of later errors)
+    return image
+
+
+def open_image_bytes(content: bytes, name: str) -> Image.Image:
+    """Opens an encoded picture (PNG, JPEG, ...) without decoding its pixels; `ValueError` if it is none."""
+    try:
+        return Image.open(io.BytesIO(content))
+    except BROKEN_IMAGE_ERRORS as error:
+        raise ValueError(f"{name}: cannot be opened as an image: {error}") from error
 
 
 def to_rgb(image: Any, name: str, max_image_pixels: int, input_data_format: Any = None) -> torch.Tensor:
     """Brings one image to RGB.
 
     Args:
-        image: a path or URL, a PIL image of any mode, or a numpy/torch array `(H, W)`, `(H, W, C)` or `(C, H, W)` with
-            1 to 4 channels: uint8, uint16, bool, or float in [0, 1] or [0, 255].
+        image: a path, URL, data URI or base64 string, a PIL image of any mode, or a numpy/torch array `(H, W)`,
+            `(H, W, C)` or `(C, H, W)` with 1 to 4 channels: uint8, uint16, bool, or float in [0, 1] or [0, 255].
         name (`str`): what errors call it.
         max_image_pixels (`int`): more pixels than this are refused before they are decoded.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays; guessed if None.
@@ -52,12 +112,12 @@ def to_rgb(image: Any, name: str, max_image_pixels: int, input_data_format: Any 
         ValueError: the image cannot be read, is empty or is too large; the message begins with `name`.
     """
     if isinstance(image, str | Path):
-        image = _open(image, name)
+        image = open_image(image, name)
     if isinstance(image, Image.Image):
         _check_pixels(image.height, image.width, name, max_image_pixels)
         return _pil_to_rgb(image, name)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = torch.from_numpy(np.array(image))  # a copy: the caller's may be read-only, which PyTorch warns of
     if not isinstance(image, torch.Tensor):
         raise ValueError(f"{name}: expected a path, URL, PIL image, numpy array or torch tensor, got {type(image)}.")
     return _array_to_rgb(image, name, max_image_pixels, input_data_format)
@@ -74,14 +134,18 @@ def fit_size(
         height, width (`int`): size in pixels.
         unit (`int`): patch size x merge size, 28 pixels.
         patch_size (`int`): a side that would be shorter than this after scaling is refused.
-        min_pixels, max_pixels (`int`): budget for the area.
+        min_pixels, max_pixels (`int`): budget for the area. `max_pixels` is never exceeded; where the two are so close
+            that no size in multiples of `unit` lies between them, the result is smaller than `min_pixels`.
 
     Returns:
         `(height, width)` in pixels.
 
     Raises:
-        ValueError: empty image, aspect ratio above 200, or a side under one patch after scaling.
+        ValueError: empty image, aspect ratio above 200, a side under one patch after scaling, or a budget of less than
+            one unit.
     """
+    if max_pixels < unit**2:
+        raise ValueError(f"max_pixels={max_pixels} is less than one token's {unit}x{unit} pixels; raise it.")
     if height < 1 or width < 1:
         raise ValueError(f"{name} is empty ({height}x{width} pixels).")
     if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
@@ -97,23 +161,22 @@ def fit_size(
             "raise the budget."
         )
     rows, columns = (max(unit, round(side / unit) * unit) for side in (height, width))
+    if rows * columns < min_pixels:
+        grow = math.sqrt(min_pixels / area)
+        rows, columns = (math.ceil(side * grow / unit) * unit for side in (height, width))
     if rows * columns > max_pixels:
         shrink = math.sqrt(area / max_pixels) * (1 - 1e-9)  # or rounding shrinks 600² for 112² to 84²
         rows, columns = (max(unit, math.floor(side / shrink / unit) * unit) for side in (height, width))
         # a side lifted to one unit is paid for by the other
-        longest = max(unit, max_pixels // unit // unit * unit)
+        longest = max_pixels // unit // unit * unit
         rows, columns = (rows, min(columns, longest)) if rows == unit else (min(rows, longest), columns)
-    elif rows * columns < min_pixels:
-        grow = math.sqrt(min_pixels / area)
-        rows, columns = (math.ceil(side * grow / unit) * unit for side in (height, width))
     return rows, columns
 
 
-def _open(source: str | Path, name: str) -> Image.Image:
-    try:
-        return Image.open(source) if Path(source).is_file() else load_image(str(source))
-    except (*BROKEN_IMAGE_ERRORS, ValueError) as error:
-        raise ValueError(f"{name}: cannot be opened as an image: {error}") from error
+def _shown(source: Any) -> str:
+    """A source in an error message: a path or link, cut short; of inline bytes only that they are such."""
+    text = str(source)
+    return f"{text.split(',')[0][:40]},..." if text.startswith("data:") else text[:200]
 
 
 def _check_pixels(height: int, width: int, name: str, max_image_pixels: int) -> None:

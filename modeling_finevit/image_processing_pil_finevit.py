@@ -1,6 +1,9 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """FineViT's image processor on Pillow and NumPy; needs no torchvision."""
 
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
 
-from .image_inputs import fit_size, flatten_images, image_name, to_rgb
+from .image_inputs import fit_size, flatten_images, image_name, open_image, to_rgb
 
 
 class FineViTImageProcessorKwargs(Qwen2VLImageProcessorKwargs, total=False):
@@ -32,7 +35,12 @@ class FineViTImageProcessing:
     `size` holds areas in pixels, `{"shortest_edge": min_pixels, "longest_edge": max_pixels}`, as in the Qwen family;
     the default maximum is 1008² (the paper trains its last stage at about 1000²), the minimum Qwen2-VL's 56².
     Mean and standard deviation are OpenAI CLIP's, as in Qwen2.5-VL, so that converted weights see what they know.
+
+    `open_source(source, name)` opens what is given as a string or path, for the chat template too. Transformers' own
+    loaders drop transparency, which leaves black; ours keeps it for [`to_rgb`], which lays it over white.
     """
+
+    open_source: Callable[[str | Path, str], Any] = staticmethod(open_image)
 
     patch_size: int
     merge_size: int
@@ -65,8 +73,26 @@ class FineViTImageProcessing:
         """`(3, H, W)` uint8 as the backend wants it."""
         raise NotImplementedError
 
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Opens every path, URL, data URI and base64 string in (nested lists of) images; the rest stays as it is.
+
+        Raises:
+            ValueError: a picture cannot be opened; the message names it.
+        """
+        total, places = sum(1 for _ in flatten_images(image_url_or_urls)), count()
+
+        def fetched(item: Any) -> Any:
+            if isinstance(item, list | tuple):
+                return [fetched(each) for each in item]
+            place = next(places)
+            if isinstance(item, str | Path):
+                return self.open_source(item, image_name(item, place, total))
+            return item
+
+        return fetched(image_url_or_urls)
+
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        flat = list(flatten_images(images))
+        flat = list(flatten_images(self.fetch_images(images)))
         size, patch_size = kwargs["size"], kwargs["patch_size"]
         prepared = []
         for index, image in enumerate(flat):

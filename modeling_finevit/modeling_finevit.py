@@ -7,13 +7,14 @@ batch. `sdpa`, `eager` and `flex_attention` give the same numbers anywhere.
 `torch.compile`: the bookkeeping at the start of `forward` ([`FineViTModel.get_layouts`]) runs outside of the graph.
 With `torch_varlen`, `flash_attention_2` and `flex_attention` the blocks compile whole; with `sdpa` and `eager` each
 attention call breaks the graph, because the lengths of the images are data. After the first few batches have shown
-that sizes vary, no new mix of image sizes recompiles.
+that sizes vary, no new mix of image sizes recompiles, with one exception: PyTorch 2.15's `torch_varlen` takes another
+kernel where a sequence has more than 128 patches, which is one more graph.
 
-Shape suffixes: T packed patches of all images, H heads, D head width.
+Shape suffixes: T packed patches of all images, C channels (hidden size), H heads, D head width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,21 +26,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import attend_packed, eager_attention_forward, takes_packed
 from .configuration_finevit import FineViTConfig
-from .geometry import (
-    AttentionLayout,
-    flex_block_mask,
-    frame_sizes,
-    image_layout,
-    pack_images,
-    patch_positions,
-    window_layout,
-)
+from .layouts import AttentionLayout, flex_block_mask, image_layout, window_layout
+from .patches import frame_sizes, pack_images, patch_positions
+from .registration import forget_key_mapping
 
 
 class FineViTRMSNorm(nn.Module):
@@ -49,7 +44,10 @@ class FineViTRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
+        """`(..., hidden_size)` in the dtype it came in, also under autocast, where the weight is wider."""
+        widened = hidden_states.to(torch.promote_types(hidden_states.dtype, self.weight.dtype))
+        weight = self.weight.to(widened.dtype)
+        return nn.functional.rms_norm(widened, weight.shape, weight, self.eps).to(hidden_states.dtype)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
@@ -62,6 +60,13 @@ class FineViTRotaryEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.inv_freq = nn.Buffer(self.compute_inv_freq(config), persistent=False)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "FineViTRotaryEmbedding":
+        """The frequencies stay float32 under `.to(torch.bfloat16)`, which would turn row 71 by up to 0.1 rad."""
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32:
+            self.inv_freq = self.compute_inv_freq(self.config).to(self.inv_freq.device)
+        return self
 
     @staticmethod
     def compute_inv_freq(config: FineViTConfig) -> torch.Tensor:
@@ -80,6 +85,14 @@ class FineViTRotaryEmbedding(nn.Module):
 
 def apply_rotary(x_THD: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotates the neighbouring channels (2i, 2i + 1) of each head by angle i, in float32.
+
+    Args:
+        x_THD (`torch.FloatTensor` of shape `(T, H, D)`): queries or keys.
+        rotation (`torch.FloatTensor` of shape `(T, 1, D // 2, 2)`): cosines and sines, as [`FineViTRotaryEmbedding`]
+            gives them. The backward pass keeps these alone, once for all layers.
+
+    Returns:
+        `(T, H, D)` in the dtype of `x_THD`.
 
     A rotation of neighbours is one complex product: a third of the time of the half-split form. Inductor generates no
     code for complex numbers, so a compiled graph gets the same product written out.
@@ -103,6 +116,7 @@ class FineViTMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(T, C)` to `(T, C)`: SwiGLU, each patch by itself."""
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -126,6 +140,7 @@ class FineViTAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, layout: AttentionLayout, **kwargs: Any
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """`(T, C)` in packed order to `(T, C)` in packed order, and the weights as [`attend_packed`] gives them."""
         if layout.order is not None:
             hidden_states = hidden_states.index_select(0, layout.order)
         heads = (-1, self.head_dim)
@@ -154,6 +169,7 @@ class FineViTLayer(GradientCheckpointingLayer):
         self.mlp = FineViTMLP(config)
 
     def forward(self, hidden_states: torch.Tensor, layout: AttentionLayout, **kwargs: Any) -> torch.Tensor:
+        """`(T, C)` to `(T, C)`, both in packed order."""
         hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), layout, **kwargs)[0]
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -177,12 +193,16 @@ class FineViTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, FineViTRotaryEmbedding):
             init.copy_(module.inv_freq, module.compute_inv_freq(module.config))
-        elif isinstance(module, FineViTForMaskedImageModeling):
-            init.normal_(module.mask_token, std=self.config.initializer_range)
+
+
+# A FineViT-VL keeps its encoder under these names (FineViTVLForConditionalGeneration, FineViTVLModel).
+_VISION_TOWER = r"^(model\.)?vision_tower\."
 
 
 class FineViTModel(FineViTPreTrainedModel):
     """The encoder: packed patches in, one vector per patch and one per image out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^(model\.)?(language_model|multi_modal_projector)\.", r"^lm_head\."]  # noqa: RUF012
 
     def __init__(self, config: FineViTConfig) -> None:
         super().__init__(config)
@@ -193,6 +213,14 @@ class FineViTModel(FineViTPreTrainedModel):
         self.norm = FineViTRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers; of a FineViT-VL's folder it takes the encoder."""
+        kwargs.setdefault("key_mapping", {_VISION_TOWER: ""})
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        forget_key_mapping(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     @merge_with_config_defaults
     @capture_outputs
@@ -226,14 +254,14 @@ class FineViTModel(FineViTPreTrainedModel):
             )
         if inputs_embeds is None:
             inputs_embeds = self.embed_patches(pixel_values)
-        layouts, lengths = self.get_layouts(image_grid_thw, inputs_embeds)
+        layouts, image_T, lengths = self.get_layouts(image_grid_thw, inputs_embeds)
         hidden_states = inputs_embeds
         for layer, layout in zip(self.layers, layouts, strict=True):
             hidden_states = layer(hidden_states, layout=layout, **kwargs)
         hidden_states = self.norm(hidden_states)
-        pooled = hidden_states
-        if len(lengths):  # unsafe: the grid is checked already, a second check would synchronise the GPU
-            pooled = torch.segment_reduce(hidden_states, "mean", lengths=lengths, unsafe=True)  # ty: ignore[missing-attribute]
+        # By index, because MPS has no segment_reduce; in float32, because an image may have thousands of patches.
+        sums = hidden_states.new_zeros(len(lengths), hidden_states.shape[1], dtype=torch.float32)
+        pooled = (sums.index_add(0, image_T, hidden_states.float()) / lengths[:, None]).to(hidden_states.dtype)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
     def embed_patches(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
@@ -251,8 +279,9 @@ class FineViTModel(FineViTPreTrainedModel):
     @torch.no_grad()
     def get_layouts(
         self, image_grid_thw: torch.Tensor | None, inputs_embeds: torch.Tensor
-    ) -> tuple[list[AttentionLayout], torch.Tensor]:
-        """The attention layout of every layer and the number of patches of each image, in one host synchronisation."""
+    ) -> tuple[list[AttentionLayout], torch.Tensor, torch.Tensor]:
+        """The attention layout of every layer, the image of each patch `(sum_patches,)` and the number of patches of
+        each image `(num_images,)`; one host synchronisation if the grid lies on a GPU, none if it lies on the CPU."""
         config, device = self.config, inputs_embeds.device
         grid_thw = self._checked_grid(image_grid_thw, len(inputs_embeds))
         sizes = frame_sizes(grid_thw)
@@ -267,7 +296,8 @@ class FineViTModel(FineViTPreTrainedModel):
             windows = window_layout(sizes, config.spatial_merge_size, window, by_length)
             windows = self._place(windows, row, column, device)
         layouts = [full if index in full_layers else windows for index in range(config.num_hidden_layers)]
-        return layouts, grid_thw.prod(-1).to(device)
+        lengths = grid_thw.prod(-1)
+        return layouts, torch.repeat_interleave(lengths).to(device), lengths.to(device)
 
     def _checked_grid(self, image_grid_thw: torch.Tensor | None, num_patches: int) -> torch.Tensor:
         if image_grid_thw is None or image_grid_thw.ndim != 2 or image_grid_thw.shape[1] != 3:
@@ -297,85 +327,4 @@ class FineViTModel(FineViTPreTrainedModel):
         return layout
 
 
-@dataclass
-class FineViTMaskedImageModelingOutput(ModelOutput):
-    """
-    loss (`torch.FloatTensor` of shape `()`, with `targets`): mean squared error over the masked patches.
-    reconstruction (`torch.FloatTensor` of shape `(sum_patches, teacher_hidden_size)`): predicted teacher features.
-    """
-
-    loss: torch.Tensor | None = None
-    reconstruction: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
-
-
-class FineViTForMaskedImageModeling(FineViTPreTrainedModel):
-    """Stage I: masked patches become one learned token, and a linear head regresses a frozen teacher's features.
-
-    The paper fixes the L2 regression of DINOv3's features on masked patches; mask tokens inside the encoder and a
-    linear head follow Seed-ViT.
-    """
-
-    def __init__(self, config: FineViTConfig) -> None:
-        super().__init__(config)
-        self.vision_model = FineViTModel(config)
-        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
-        self.head = nn.Linear(config.hidden_size, config.teacher_hidden_size)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        image_grid_thw: torch.Tensor | None = None,
-        bool_masked_pos: torch.Tensor | None = None,
-        targets: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | FineViTMaskedImageModelingOutput:
-        r"""
-        Args:
-            pixel_values, image_grid_thw: as for [`FineViTModel`].
-            bool_masked_pos (`torch.BoolTensor` of shape `(sum_patches,)`): which patches are masked, in merge order.
-            targets (`torch.FloatTensor` of shape `(sum_patches, teacher_hidden_size)`, *optional*): the teacher's
-                features, in merge order.
-
-        Raises:
-            ValueError: `targets` without a mask, or a mask that does not fit the patches.
-        """
-        if pixel_values.ndim == 4:
-            pixel_values, image_grid_thw = pack_images(
-                pixel_values, self.config.patch_size, self.config.spatial_merge_size
-            )
-        inputs_embeds = self.vision_model.embed_patches(pixel_values)
-        if bool_masked_pos is not None:
-            bool_masked_pos = bool_masked_pos.reshape(-1)
-            if len(bool_masked_pos) != len(inputs_embeds):
-                raise ValueError(
-                    f"bool_masked_pos has {len(bool_masked_pos)} entries for {len(inputs_embeds)} patches."
-                )
-            inputs_embeds = torch.where(
-                bool_masked_pos[:, None], self.mask_token.to(inputs_embeds.dtype), inputs_embeds
-            )
-        outputs = self.vision_model(image_grid_thw=image_grid_thw, inputs_embeds=inputs_embeds, **kwargs)
-        reconstruction = self.head(outputs.last_hidden_state)
-        loss = None
-        if targets is not None:
-            if bool_masked_pos is None:
-                raise ValueError("targets need bool_masked_pos: the loss is taken over the masked patches only.")
-            errors = (reconstruction.float() - targets.float()).square().mean(-1) * bool_masked_pos
-            loss = errors.sum() / bool_masked_pos.sum().clamp(min=1)
-        return FineViTMaskedImageModelingOutput(
-            loss=loss,
-            reconstruction=reconstruction,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
-__all__ = [
-    "FineViTForMaskedImageModeling",
-    "FineViTMaskedImageModelingOutput",
-    "FineViTModel",
-    "FineViTPreTrainedModel",
-]
+__all__ = ["FineViTModel", "FineViTPreTrainedModel"]

@@ -7,6 +7,8 @@ Shape suffixes: K boxes, S sampling points along a side, C channels.
 import torch
 from torch.nn import functional as F
 
+from .patches import patch_index
+
 # Points along a side of a box: Mask R-CNN's 7 bins of 2 points; the mean over the bins is the mean over the points.
 DEFAULT_SAMPLING_POINTS = 14
 
@@ -51,7 +53,8 @@ def region_features(
     rows, row_weights = _taps(y1 * per_pixel_y, y2 * per_pixel_y, heights, sampling_points)
     columns, column_weights = _taps(x1 * per_pixel_x, x2 * per_pixel_x, widths, sampling_points)
     starts = F.pad(grid.prod(-1).cumsum(0), (1, 0))[image_index]
-    patches = starts[:, None, None] + _merge_order(rows[:, :, None], columns[:, None], widths, spatial_merge_size)
+    places = patch_index(rows[:, :, None], columns[:, None], widths[:, None, None], spatial_merge_size)
+    patches = starts[:, None, None] + places
     weights = row_weights[:, :, None] * column_weights[:, None]
     return F.embedding_bag(
         patches.flatten(1), hidden_states, mode="sum", per_sample_weights=weights.flatten(1).to(hidden_states.dtype)
@@ -75,12 +78,6 @@ def _taps(
     share = positions_KS - low
     weights = torch.cat([(1 - share) * inside, share * inside], dim=1) / points
     return torch.cat([low, high], dim=1), weights
-
-
-def _merge_order(row: torch.Tensor, column: torch.Tensor, widths: torch.Tensor, merge_size: int) -> torch.Tensor:
-    """Index of a patch within its image: blocks of `merge_size`² patches, row by row."""
-    block = row // merge_size * (widths // merge_size)[:, None, None] + column // merge_size
-    return block * merge_size**2 + row % merge_size * merge_size + column % merge_size
 
 
 def _check(

@@ -1,8 +1,14 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
-"""Classes of this project, found by those who look them up by name in Transformers."""
+"""Everything that reaches into Transformers' namespaces or private attributes.
+
+Classes of this project are found by those who look them up by name, and saved models keep our names.
+"""
 
 import sys
 from types import ModuleType
+
+from torch import nn
+from transformers.models.auto import modeling_auto
 
 
 def expose_in_transformers(*classes: type) -> None:
@@ -20,4 +26,19 @@ def expose_in_transformers(*classes: type) -> None:
                 setattr(namespace, cls.__name__, cls)
 
 
-__all__ = ["expose_in_transformers"]
+def name_as_vision_language_model(model_type: str, class_name: str) -> None:
+    """Enters a class where `transformers serve` looks for what a model can take (pictures and text)."""
+    for names in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        names[model_type] = class_name
+
+
+def forget_key_mapping(model: nn.Module) -> None:
+    """Lets `save_pretrained` write the model's own names; it would undo the renaming that `from_pretrained` did."""
+    if getattr(model, "_weight_conversions", None) is not None:
+        model._weight_conversions = None  # ty: ignore[invalid-assignment]
+
+
+__all__ = ["expose_in_transformers", "forget_key_mapping", "name_as_vision_language_model"]

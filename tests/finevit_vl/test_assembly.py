@@ -8,6 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 
 from finevit_vl import FineViTVLForConditionalGeneration, FineViTVLProcessor
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel
+from modeling_finevit.conversion import from_qwen2_5_vl
+from tests.support.encoder_cases import relative_error
+from tests.support.qwen_vl import GRID, make_qwen2_5_vl, still_patches
 from tests.support.vl_models import encode, noise_image, user
 
 pytestmark = pytest.mark.model
@@ -160,3 +163,42 @@ def test_the_saved_tokenizer_carries_the_chat_template(vision_folder, tmp_path):
         [{"role": "user", "content": "a"}], tokenize=False, add_generation_prompt=True
     )
     assert text == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def converted_folder(tmp_path_factory):
+    """A Qwen2.5-VL, saved, converted from its folder and saved as an encoder with its projector."""
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen = make_qwen2_5_vl()
+    qwen.save_pretrained(folder / "qwen")
+    from_qwen2_5_vl(folder / "qwen").save_pretrained(folder / "encoder")
+    return qwen, folder / "encoder"
+
+
+def test_a_converted_qwen2_5_vl_joins_another_language_model_with_its_projector(converted_folder, tmp_path):
+    qwen, encoder = converted_folder
+    config = Qwen3Config(**SHAPE, head_dim=32, vocab_size=30, eos_token_id=1)
+    save_language_model(tmp_path, config, word_tokenizer())
+    join = FineViTVLForConditionalGeneration.from_vision_text_pretrained
+    model, new = join(encoder, tmp_path, projector=encoder), join(encoder, tmp_path)
+    patches, doubled = still_patches()
+    with torch.no_grad():
+        expected = torch.cat(list(qwen.get_image_features(doubled, GRID).pooler_output))
+        found = torch.cat(list(model.get_image_features(patches, GRID).pooler_output))
+        assert relative_error(found, expected) < 1e-5
+        assert relative_error(torch.cat(list(new.get_image_features(patches, GRID).pooler_output)), expected) > 0.1
+
+    processor = FineViTVLProcessor.from_vision_text_pretrained(encoder, tmp_path)
+    batch = encode(processor, [[user(noise_image(1), "a b")]])
+    assert model.generate(**batch, max_new_tokens=2).shape[0] == 1
+
+
+def test_a_projector_of_other_widths_or_none_is_refused(converted_folder, vision_folder, tmp_path):
+    _, encoder = converted_folder
+    config = Qwen3Config(**{**SHAPE, "hidden_size": 96}, head_dim=32, vocab_size=30, eos_token_id=1)
+    save_language_model(tmp_path, config, word_tokenizer())
+    join = FineViTVLForConditionalGeneration.from_vision_text_pretrained
+    with pytest.raises(ValueError, match="does not fit between this encoder and language model"):
+        join(encoder, tmp_path, projector=encoder)
+    with pytest.raises(ValueError, match=r"holds no projector\.safetensors"):
+        join(encoder, tmp_path, projector=vision_folder)

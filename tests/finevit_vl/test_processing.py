@@ -1,11 +1,16 @@
 """Chat text and pictures to model inputs: the template, the image tokens, the loss masks, the errors."""
 
+import base64
+import io
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import AutoProcessor
 from transformers.processing_utils import ProcessorMixin
 
@@ -46,8 +51,11 @@ class TestTemplate:
         )
 
     def test_an_unknown_part_is_refused(self, processor):
-        with pytest.raises(Exception, match='Unknown content type "video"'):
-            processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "video": "x.mp4"}]}])
+        for kind in ("video", "audio"):
+            message = {"role": "user", "content": [{"type": kind, "url": "http://127.0.0.1:9/x"}]}
+            for conversation in ([message], [[message]]):
+                with pytest.raises(ValueError, match=f'Unknown content type "{kind}"'):
+                    processor.apply_chat_template(conversation, tokenize=True, return_dict=True)
 
     def test_the_prompt_of_a_question_is_the_beginning_of_the_answered_conversation(self, processor):
         prompt = processor.apply_chat_template(MULTI_TURN[:2], add_generation_prompt=True)
@@ -149,6 +157,23 @@ class TestImages:
         plain = processor(text=["a", "b c"], padding=True)
         assert set(plain) == {"input_ids", "attention_mask"}
         assert processor(text=["a", "b c"], images=[[], []], padding=True)["input_ids"] == plain["input_ids"]
+
+    @pytest.mark.parametrize("kind", ["image", "path", "url", "base64", "image_url"])
+    def test_a_transparent_picture_is_white_however_a_message_names_it(self, processor, tmp_path, kind):
+        buffer = io.BytesIO()
+        Image.new("RGBA", (84, 56), (0, 0, 0, 0)).save(buffer, "PNG")
+        (tmp_path / "a.png").write_bytes(buffer.getvalue())
+        text = base64.b64encode(buffer.getvalue()).decode()
+        source: Any = {"image": Image.open(buffer), "path": str(tmp_path / "a.png"), "base64": text}.get(
+            kind, f"data:image/png;base64,{text}"
+        )
+        part = {"type": "image", kind: source}
+        if kind == "image_url":
+            part = {"type": "image_url", "image_url": {"url": source}}
+        found = encode(processor, [[{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}]])
+        expected = encode(processor, [[user(Image.new("RGB", (84, 56), "white"), "What?")]])
+        assert torch.equal(found["pixel_values"], expected["pixel_values"])
+        assert torch.equal(found["input_ids"], expected["input_ids"])
 
     def test_a_numpy_picture_equals_the_same_pil_picture(self, processor):
         image = noise_image(4)

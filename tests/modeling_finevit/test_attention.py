@@ -1,10 +1,14 @@
 """Every attention implementation equals eager on ragged batches: outputs, gradients, with and without windows."""
 
 import importlib.util
+import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -74,6 +78,118 @@ def test_torch_varlen_is_safe_for_text_models():
         assert torch.equal(found, expected)
     assert ALL_MASK_ATTENTION_FUNCTIONS["torch_varlen"] is ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
     assert not has_varlen_kernel(query)
+
+
+def kernel_on_the_cpu(query, key, value, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    """What `varlen_attn` computes, from its documentation: like the kernel it takes equal heads and equal dtypes."""
+    assert query.shape == key.shape == value.shape
+    assert query.dtype == key.dtype == value.dtype
+    assert max_q == max_k == int(cu_q.diff().max())
+    sequences = torch.repeat_interleave(cu_q.diff().long())
+    places = torch.arange(len(query))
+    distance = places[:, None] - places
+    allowed = sequences[:, None] == sequences
+    for limit, behind in ((window_size[0], distance), (window_size[1], -distance)):
+        allowed &= (behind <= limit) if limit >= 0 else True
+    q_HTD, k_HTD, v_HTD = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+    out = nn.functional.scaled_dot_product_attention(q_HTD, k_HTD, v_HTD, attn_mask=allowed, scale=scale)
+    return out[0].transpose(0, 1)
+
+
+@pytest.fixture
+def varlen_kernel(monkeypatch):
+    """The CUDA kernel's part played by a reference; the test on the GPU takes the real one."""
+    monkeypatch.setattr("modeling_finevit.attention.varlen_attn", kernel_on_the_cpu)
+    monkeypatch.setattr("modeling_finevit.attention.has_varlen_kernel", lambda states: True)
+
+
+TEXT = {
+    "hidden_size": 128,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 100,
+}
+
+
+def padding_free(model, ids, lengths):
+    """Logits as `DataCollatorWithFlattening(return_flash_attn_kwargs=True)` asks for them."""
+    boundaries = nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32)
+    arguments: dict[str, Any] = {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
+    arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    with torch.no_grad():
+        return model(input_ids=ids, position_ids=positions.to(ids.device), use_cache=False, **arguments).logits[0]
+
+
+@pytest.mark.parametrize("case", ["qwen3", "mistral"])
+def test_torch_varlen_with_padding_free_arguments_is_causal_over_grouped_heads(varlen_kernel, case):
+    """Each sequence as if it were alone; Mistral's window of three positions reaches the kernel too."""
+    torch.manual_seed(0)
+    if case == "mistral":
+        config: Any = MistralConfig(**TEXT, sliding_window=3)
+    else:
+        config = Qwen3Config(**TEXT)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="torch_varlen").eval()
+    alone = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    alone.load_state_dict(model.state_dict())
+    lengths = [7, 1, 5]
+    ids = torch.randint(0, 100, (1, 13), generator=torch.Generator().manual_seed(0))
+    found = padding_free(model, ids, lengths)
+    with torch.no_grad():
+        expected = torch.cat([alone(input_ids=part).logits[0] for part in ids.split(lengths, dim=1)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    changed = ids.clone()
+    changed[0, 4] += 1
+    difference = (padding_free(model, changed, lengths) - found).abs().amax(-1)
+    assert difference[:4].max() == 0
+    assert difference[4:7].min() > 1e-4
+    assert difference[7:].max() == 0
+
+
+def test_torch_varlen_of_the_encoder_equals_eager_with_the_kernel_too(varlen_kernel):
+    patches = make_patches(RAGGED_GRID)
+    for fields in ({}, WINDOWS):
+        expected = outputs_and_gradients(make_model("eager", **fields), RAGGED_GRID, patches)
+        assert_same(outputs_and_gradients(make_model("torch_varlen", **fields), RAGGED_GRID, patches), expected, 1e-5)
+
+
+def test_torch_varlen_refuses_what_its_kernel_has_not(varlen_kernel):
+    states = torch.randn(1, 4, 6, 32)
+    boundaries = torch.tensor([0, 6], dtype=torch.int32)
+    for option in ("dropout", "softcap"):
+        with pytest.raises(ValueError, match=f"no {option}"):
+            ALL_ATTENTION_FUNCTIONS["torch_varlen"](
+                nn.Module(), states, states, states, None, cu_seq_lens_q=boundaries, max_length_q=6, **{option: 0.5}
+            )
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "runs"), [(24, "bfloat16", True), (20, "bfloat16", False), (24, "float32", False)]
+)
+def test_the_kernel_takes_16_bits_and_heads_in_multiples_of_8(width, dtype, runs):
+    with FakeTensorMode():  # a CUDA tensor without a GPU
+        assert has_varlen_kernel(torch.empty(6, 4, width, dtype=getattr(torch, dtype), device="cuda")) is runs
+
+
+def test_queries_keys_and_values_have_one_dtype_under_autocast(monkeypatch):
+    """qk_norm's weights are float32 there; a kernel call of mixed dtypes would fall back, image by image."""
+    seen = []
+
+    def spy(module, query, key, value, *args, **kwargs):
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa_spied", spy)
+    model = make_model("sdpa", qk_norm=True)
+    model.config._attn_implementation_internal = "sdpa_spied"
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")  # "Mismatch dtype between input and weight"
+        model(make_patches(RAGGED_GRID), RAGGED_GRID)
+    assert seen
+    assert all(dtypes == {torch.bfloat16} for dtypes in seen)
 
 
 def test_attention_dropout_only_in_training():
@@ -157,3 +273,17 @@ def test_torch_varlen_compiles_without_recompiling_on_the_gpu():
             with torch._dynamo.config.patch(error_on_recompile=number >= 4):
                 found = compiled(patches, grid).last_hidden_state
             assert relative_error(found.float(), model(patches, grid).last_hidden_state.float()) < 0.03
+
+
+@pytest.mark.gpu
+@no_cuda
+def test_torch_varlen_is_causal_with_padding_free_arguments_on_the_gpu():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**TEXT), attn_implementation="torch_varlen")
+    model = model.to("cuda", torch.bfloat16).eval()
+    ids = torch.randint(0, 100, (1, 13), generator=torch.Generator().manual_seed(0)).cuda()
+    changed = ids.clone()
+    changed[0, 4] += 1
+    difference = (padding_free(model, changed, [7, 1, 5]) - padding_free(model, ids, [7, 1, 5])).abs().amax(-1)
+    assert difference[:4].max() == difference[7:].max() == 0
+    assert difference[4:7].min() > 0

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.vision_utils import get_vision_window_index
@@ -13,35 +12,16 @@ from transformers.vision_utils import get_vision_window_index
 from modeling_finevit import FineViTModel
 from modeling_finevit.conversion import from_qwen2_5_vl
 from tests.support.encoder_cases import relative_error
+from tests.support.qwen_vl import GRID, VISION_FIELDS, make_qwen2_5_vl, move_weights, still_patches
 
 pytestmark = pytest.mark.model
-
-# Odd shapes: below, above and not a multiple of the 8 x 8 window.
-GRID = torch.tensor([[1, 6, 10], [1, 18, 14], [1, 2, 2], [1, 8, 8], [1, 22, 4], [1, 6, 10]])
-VISION_FIELDS: dict[str, Any] = {
-    "depth": 4,
-    "hidden_size": 96,
-    "intermediate_size": 200,
-    "num_heads": 3,
-    "out_hidden_size": 64,
-    "fullatt_block_indexes": [1, 3],
-}
 
 
 def make_tower(**fields):
     torch.manual_seed(0)
     tower = Qwen2_5_VisionTransformerPretrainedModel(Qwen2_5_VLVisionConfig(**(VISION_FIELDS | fields))).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in tower.parameters():  # norms and biases away from where they start
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    move_weights(tower)
     return tower
-
-
-def still_patches(seed=0):
-    """`(sum_patches, 588)` for FineViT, and with each patch twice, as Qwen sees a still image."""
-    patches = torch.randn(int(GRID.prod(-1).sum()), 3, 1, 196, generator=torch.Generator().manual_seed(seed))
-    return patches.flatten(1), patches.expand(-1, -1, 2, -1).flatten(1)
 
 
 def before_the_merger(tower, doubled):
@@ -136,21 +116,7 @@ def test_folder_of_the_tower(tmp_path):
 
 
 def test_folder_of_a_whole_vlm_in_shards(tmp_path):
-    text: dict[str, Any] = {
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    text |= {"num_key_value_heads": 2, "vocab_size": 200, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-    ids: dict[str, Any] = {
-        "image_token_id": 10,
-        "video_token_id": 11,
-        "vision_start_token_id": 12,
-        "vision_end_token_id": 13,
-    }
-    vlm = Qwen2_5_VLModel(Qwen2_5_VLConfig(vision_config=VISION_FIELDS, text_config=text, **ids)).eval()
+    vlm = make_qwen2_5_vl()
     vlm.save_pretrained(tmp_path, max_shard_size="300KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
     patches, _ = still_patches()

@@ -1,5 +1,6 @@
 """Both image processors: what they return, that they agree, and what they refuse."""
 
+import base64
 import io
 from typing import Any
 
@@ -14,8 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.utils import is_torchvision_available
 
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil
-from modeling_finevit.geometry import patch_positions
 from modeling_finevit.image_inputs import fit_size, to_rgb
+from modeling_finevit.patches import patch_positions
 
 pytestmark = pytest.mark.model
 
@@ -54,6 +55,59 @@ def test_pixels_of_an_image_of_the_right_size_come_back(processor_class):
     assert outputs["pixel_values"].shape == (48, 588)
     assert outputs["pixel_values"].dtype is torch.float32
     np.testing.assert_allclose(unpatch(outputs, processor_class()), np.asarray(image), atol=1e-3)
+
+
+def sources_of(image, tmp_path, **options):
+    """The same picture as a file, a `Path`, a data URI and a base64 string (longer than any path may be)."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    (tmp_path / "picture.png").write_bytes(buffer.getvalue())
+    text = base64.b64encode(buffer.getvalue()).decode()
+    path = tmp_path / "picture.png"
+    return {"file": str(path), "path": path, "data URI": f"data:image/png;base64,{text}", "base64": text}
+
+
+@both
+def test_every_source_of_a_picture_gives_what_pillow_gives(processor_class, tmp_path):
+    """Transparency over white, 16 bits scaled, upright: with Transformers' loaders each of the three is lost."""
+    transparent = picture(112, 84).convert("RGBA")
+    transparent.putalpha(Image.linear_gradient("L").resize((112, 84)))
+    deep = Image.fromarray(np.linspace(0, 65535, 112 * 84).reshape(84, 112).astype(np.uint16))
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    for image, options in ((transparent, {}), (deep, {}), (picture(112, 84), {"exif": sideways})):
+        sources = sources_of(image, tmp_path, **options)
+        processor = processor_class()
+        expected = processor(Image.open(sources["file"]), return_tensors="pt")
+        for name, source in sources.items():
+            fetched = processor(processor.fetch_images([source]), return_tensors="pt")
+            assert torch.equal(fetched["pixel_values"], expected["pixel_values"]), name
+            assert torch.equal(processor(source, return_tensors="pt")["pixel_values"], expected["pixel_values"]), name
+            assert fetched["image_grid_thw"].tolist() == ([[1, 8, 6]] if options else [[1, 6, 8]])
+
+
+@both
+def test_a_fully_transparent_picture_is_white(processor_class, tmp_path):
+    processor = processor_class()
+    white = processor(Image.new("RGB", (56, 56), "white"), return_tensors="pt")["pixel_values"]
+    for source in sources_of(Image.new("RGBA", (56, 56), (0, 0, 0, 0)), tmp_path).values():
+        assert torch.equal(processor(source, return_tensors="pt")["pixel_values"], white)
+
+
+@both
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such.png", r"Image 0 of 1 \(no/such.png\): cannot be opened.*no file, http\(s\) URL"),
+        ("data:image/png,%89PNG", r"Image 0 of 1 \(data:image/png,\.\.\.\): cannot be opened"),
+        ("data:image/png;base64," + "A" * 9999, r"Image 0 of 1 \(data:image/png;base64,\.\.\.\): cannot be opened"),
+        ("http://127.0.0.1:9/a.png", r"Image 0 of 1 \(http://127.0.0.1:9/a.png\): cannot be opened"),
+    ],
+)
+def test_a_source_that_is_no_picture_is_named(processor_class, source, message):
+    with pytest.raises(ValueError, match=message) as error:
+        processor_class()(source)
+    assert len(str(error.value)) < 400
 
 
 @needs_torchvision
@@ -102,6 +156,24 @@ def test_save_and_load(processor_class, tmp_path):
 
 
 sides = st.integers(1, 3000)
+
+
+@given(sides, sides, st.integers(784, 20_000), st.integers(0, 20_000))
+@settings(max_examples=300, deadline=None)
+def test_no_size_exceeds_the_budget_however_narrow_it_is(height, width, min_pixels, more):
+    try:
+        rows, columns = fit_size(height, width, 28, 14, min_pixels, min_pixels + more)
+    except ValueError:
+        assume(False)
+    assert 784 <= rows * columns <= min_pixels + more
+    assert rows % 28 == columns % 28 == 0
+    if more >= 3 * min_pixels + 4 * 28 * max(rows, columns):  # room for a row and a column of tokens
+        assert rows * columns >= min_pixels
+
+
+def test_a_budget_under_one_token_is_refused():
+    with pytest.raises(ValueError, match=r"max_pixels=783 .*28x28"):
+        fit_size(100, 100, 28, 14, 784, 783)
 
 
 @given(sides, sides, st.sampled_from([28 * 28, 56 * 56, 112 * 112]), st.sampled_from([224 * 224, 1008 * 1008]))

@@ -1,15 +1,18 @@
-"""FineViTModel and FineViTForMaskedImageModeling as Transformers models."""
+"""FineViTModel as a Transformers model."""
 
 import copy
+import json
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedImageModeling, pipeline
+from safetensors.torch import save_file
+from transformers import AutoModel, pipeline
 
-from modeling_finevit import FineViTForMaskedImageModeling, FineViTImageProcessorPil, FineViTModel
+from modeling_finevit import FineViTImageProcessorPil, FineViTModel
+from modeling_finevit.modeling_finevit import apply_rotary
 from tests.support.encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 
 pytestmark = pytest.mark.model
@@ -145,63 +148,60 @@ def test_patches_that_do_not_fit_are_refused(patches, grid, message):
         make_model()(patches, grid)
 
 
-def make_mim(**fields):
-    torch.manual_seed(0)
-    return FineViTForMaskedImageModeling(make_model(**fields).config).eval()
+@pytest.mark.parametrize("cast", ["bfloat16", "half", "to"])
+def test_rotary_frequencies_stay_float32(cast):
+    """Rounded to bfloat16, row 71 would turn by 0.1 rad; DeepSpeed's bf16 engine casts whole models."""
+    model = make_model()
+    expected = model.rotary_emb.inv_freq.clone()
+    model = model.to(torch.bfloat16) if cast == "to" else getattr(model, cast)()
+    assert model.patch_embed.weight.dtype in (torch.bfloat16, torch.float16)
+    assert torch.equal(model.rotary_emb.inv_freq, expected)
+    assert "rotary_emb.inv_freq" not in model.state_dict()
 
 
-def test_masked_image_modelling_never_sees_the_masked_pixels():
-    model, patches = make_mim(), make_patches(RAGGED_GRID)
-    mask = torch.rand(len(patches), generator=torch.Generator().manual_seed(2)) < 0.75
-    expected = model(patches, RAGGED_GRID, bool_masked_pos=mask).reconstruction
-    assert expected.shape == (len(patches), 48)
-    other = torch.where(mask[:, None], torch.randn_like(patches), patches)
-    assert torch.equal(model(other, RAGGED_GRID, bool_masked_pos=mask).reconstruction, expected)
-    visible = torch.where(mask[:, None], patches, torch.randn_like(patches))
-    assert relative_error(model(visible, RAGGED_GRID, bool_masked_pos=mask).reconstruction, expected) > 1e-3
+def test_the_rotation_keeps_nothing_for_the_backward_pass_but_itself():
+    rotation = torch.randn(64, 1, 48, 2)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    states = torch.randn(64, 16, 96, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        apply_rotary(states, rotation)
+    assert kept == {rotation.untyped_storage().data_ptr(): rotation.untyped_storage().nbytes()}
 
 
-def test_masked_image_modelling_loss_is_l2_on_masked_patches_only():
-    model, patches = make_mim(), make_patches(RAGGED_GRID)
-    mask = torch.rand(len(patches), generator=torch.Generator().manual_seed(2)) < 0.75
-    targets = torch.randn(len(patches), 48)
-    outputs = model(patches, RAGGED_GRID, bool_masked_pos=mask, targets=targets)
-    expected = torch.nn.functional.mse_loss(outputs.reconstruction[mask], targets[mask])
-    torch.testing.assert_close(outputs.loss, expected)
-    targets[~mask] += 100.0
-    assert torch.equal(model(patches, RAGGED_GRID, bool_masked_pos=mask, targets=targets).loss, outputs.loss)
-    outputs.loss.backward()
-    assert model.mask_token.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match="bool_masked_pos"):
-        model(patches, RAGGED_GRID, targets=targets)
-    with pytest.raises(ValueError, match="entries"):
-        model(patches, RAGGED_GRID, bool_masked_pos=mask[:-1])
+def test_no_operation_is_used_that_mps_lacks():
+    """Apple's back end has no segment_reduce; the trace of a forward and backward pass shows none."""
+    model = make_model("sdpa")
+    with torch.profiler.profile() as trace:
+        model(make_patches(RAGGED_GRID), RAGGED_GRID).pooler_output.sum().backward()
+    names = {event.name for event in trace.events()}
+    assert "aten::index_add" in names
+    assert not any("segment_reduce" in name for name in names)
 
 
-def test_masked_image_modelling_learns():
-    model, patches = make_mim().train(), make_patches(RAGGED_GRID)
-    mask = torch.rand(len(patches), generator=torch.Generator().manual_seed(2)) < 0.5
-    targets = torch.nn.functional.normalize(patches[:, :48], dim=-1)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    losses = []
-    for _ in range(30):
-        loss = model(patches, RAGGED_GRID, bool_masked_pos=mask, targets=targets).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
-
-
-def test_the_encoder_loads_out_of_a_masked_image_modelling_checkpoint(tmp_path):
-    model = make_mim()
-    model.save_pretrained(tmp_path)
-    assert type(AutoModelForMaskedImageModeling.from_pretrained(tmp_path)) is FineViTForMaskedImageModeling
-    loaded: Any = FineViTModel.from_pretrained(tmp_path, output_loading_info=True)
-    encoder, info = loaded
-    assert not info["missing_keys"]
-    for ours, theirs in zip(encoder.parameters(), model.vision_model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+def test_the_encoder_is_taken_out_of_a_vision_language_models_folder(tmp_path):
+    """By both classes' names, with nothing missing, and saved again under the encoder's own names."""
+    tower = make_model()
+    others = {"language_model.norm.weight": torch.ones(4), "multi_modal_projector.linear_1.weight": torch.ones(4)}
+    for prefix in ("model.", ""):
+        folder = tmp_path / f"vl{prefix}"
+        folder.mkdir()
+        state = {f"{prefix}vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
+        state |= {f"{prefix}{name}": tensor for name, tensor in others.items()} | {"lm_head.weight": torch.ones(4)}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        config = {"model_type": "finevit_vl", "vision_config": tower.config.to_dict()}
+        (folder / "config.json").write_text(json.dumps(config))
+        loaded: Any = FineViTModel.from_pretrained(folder, output_loading_info=True)
+        model, info = loaded
+        assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        model.save_pretrained(folder / "tower")
+        for encoder in (model, FineViTModel.from_pretrained(folder / "tower")):
+            for (name, found), (_, expected) in zip(encoder.named_parameters(), tower.named_parameters(), strict=True):
+                assert torch.equal(found, expected), name
 
 
 def test_classes_are_found_by_name_in_transformers():

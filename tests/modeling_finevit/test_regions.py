@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_finevit import region_features
-from modeling_finevit.geometry import patch_positions
+from modeling_finevit.patches import patch_positions
 from tests.support.encoder_cases import RAGGED_GRID, relative_error
 
 pytestmark = pytest.mark.model

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-IGNORE_INDEX = -100
+from finevit_vl.losses import IGNORE_INDEX
 
 
 def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:

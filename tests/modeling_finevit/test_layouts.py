@@ -1,24 +1,16 @@
-"""Positions, sequences and windows against Transformers' own helpers for the Qwen family."""
+"""Sequences and windows against Transformers' own helpers for the Qwen family."""
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
-from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
-from modeling_finevit import FineViTImageProcessorPil
-from modeling_finevit.geometry import (
-    flex_block_mask,
-    frame_sizes,
-    image_layout,
-    pack_images,
-    patch_positions,
-    window_layout,
-)
+from modeling_finevit.layouts import flex_block_mask, image_layout, window_layout
+from modeling_finevit.patches import frame_sizes
 
 pytestmark = pytest.mark.model
 
@@ -31,13 +23,6 @@ def sequences_of(layout, count):
     """The set of patches of each sequence, whatever the order."""
     order = torch.arange(count) if layout.order is None else layout.order
     return [frozenset(part.tolist()) for part in order.split(layout.cu_seqlens.diff().tolist())]
-
-
-@given(grids)
-@settings(max_examples=60, deadline=None)
-def test_positions_equal_transformers(grid):
-    row, column, _ = patch_positions(frame_sizes(grid), 2)
-    assert torch.equal(torch.stack([row, column], -1), get_vision_position_ids(grid, 2))
 
 
 @given(grids, st.booleans())
@@ -89,18 +74,3 @@ def test_block_mask_equals_the_dense_mask(grid):
     assert block_mask.full_kv_num_blocks is not None
     full_counts = block_mask.full_kv_num_blocks[0, 0]
     assert torch.equal(full_counts.long(), tiles.all(-1).all(-1).sum(-1))
-
-
-def test_plain_batch_is_cut_like_the_processor_cuts():
-    images = torch.randint(0, 256, (2, 3, 56, 84), dtype=torch.uint8)
-    processor = FineViTImageProcessorPil(do_normalize=False)
-    expected: Any = processor(list(images), return_tensors="pt", input_data_format="channels_first")
-    patches, grid = pack_images(images / 255, 14, 2)
-    torch.testing.assert_close(patches, expected["pixel_values"])
-    assert torch.equal(grid, expected["image_grid_thw"])
-    assert not torch.allclose(pack_images(images.transpose(2, 3) / 255, 14, 2)[0], expected["pixel_values"])
-
-
-def test_plain_batch_of_other_sides_is_refused():
-    with pytest.raises(ValueError, match="multiples of 28 pixels, got 56x60"):
-        pack_images(torch.zeros(1, 3, 56, 60), 14, 2)

@@ -1,0 +1,79 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
+"""The merge order: how the patches of an image lie one behind the other, from pixels, from places, and back to places.
+
+Blocks of `merge_size`² neighbouring patches come row by row; so do the patches inside a block. A projector then merges
+each block by a plain `view`.
+"""
+
+import torch
+
+
+def frame_sizes(grid_thw: torch.Tensor) -> torch.Tensor:
+    """`(num_frames, 2)` rows and columns of patches: an image is one frame, a clip of t frames is t of them."""
+    return torch.repeat_interleave(grid_thw[:, 1:], grid_thw[:, 0], dim=0)
+
+
+def patch_positions(sizes: torch.Tensor, merge_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row, column and frame of every packed patch in merge order (blocks of `merge_size`², row by row).
+
+    Args:
+        sizes (`torch.LongTensor` of shape `(num_frames, 2)`): rows and columns of patches of each frame.
+        merge_size (`int`): side of a block in patches.
+
+    Returns:
+        Three `torch.LongTensor` of shape `(sum_patches,)`.
+    """
+    lengths = sizes.prod(-1)
+    frames = torch.repeat_interleave(lengths)
+    within = torch.arange(len(frames)) - (lengths.cumsum(0) - lengths)[frames]
+    block, inside = within // merge_size**2, within % merge_size**2
+    blocks_per_row = (sizes[:, 1] // merge_size)[frames]
+    row = block // blocks_per_row * merge_size + inside // merge_size
+    column = block % blocks_per_row * merge_size + inside % merge_size
+    return row, column, frames
+
+
+def patch_index(row: torch.Tensor, column: torch.Tensor, columns: torch.Tensor, merge_size: int) -> torch.Tensor:
+    """Index within its image of the patch at a row and column, the way back from [`patch_positions`].
+
+    Args:
+        row, column (`torch.LongTensor`): places in patches, of shapes that broadcast.
+        columns (`torch.LongTensor`): width of the image in patches, likewise.
+        merge_size (`int`): side of a block in patches.
+
+    Returns:
+        `torch.LongTensor` of the broadcast shape.
+    """
+    block = row // merge_size * (columns // merge_size) + column // merge_size
+    return block * merge_size**2 + row % merge_size * merge_size + column % merge_size
+
+
+def pack_images(pixel_values: torch.Tensor, patch_size: int, merge_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cuts a plain batch into packed patches.
+
+    Args:
+        pixel_values (`torch.FloatTensor` of shape `(batch, channels, height, width)`): sides in multiples of
+            `patch_size * merge_size` pixels.
+
+    Returns:
+        `(batch * height/p * width/p, channels * p * p)` patches in merge order and the `(batch, 3)` grid.
+
+    Raises:
+        ValueError: if a side is not such a multiple.
+    """
+    batch, channels, height, width = pixel_values.shape
+    unit = patch_size * merge_size
+    if height % unit or width % unit or not height or not width:
+        raise ValueError(
+            f"A plain batch must have sides in multiples of {unit} pixels, got {height}x{width}. Resize it, or let "
+            "FineViTImageProcessor make `pixel_values` and `image_grid_thw`."
+        )
+    blocks = pixel_values.reshape(
+        batch, channels, height // unit, merge_size, patch_size, width // unit, merge_size, patch_size
+    )
+    patches = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * patch_size**2)
+    grid = torch.tensor([[1, height // patch_size, width // patch_size]]).repeat(batch, 1)
+    return patches, grid
+
+
+__all__ = ["frame_sizes", "pack_images", "patch_index", "patch_positions"]
