@@ -51,7 +51,7 @@ def asking_in(here):
 
     async def one(row):
         options = {"key": row["key"], "journal": here.journal, "counters": here.counters, "max_tokens": 9}
-        return await chat_client(here).ask(here.recipe.captioners[0], row["key"], [JPEG], **options)
+        return await chat_client(here).ask(here.settings.captioners[0], row["key"], [JPEG], **options)
 
     return one
 
