@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from finecap.engine.captioners import client as client_module
+from finecap import web
 from finecap.engine.captioners.client import Answer
 from finecap.engine.passes.local_captions import Options, crop_box, token_count
 from finecap.engine.reading.text_regions import is_text_region, texts_inside, with_read_quotations
@@ -80,7 +80,7 @@ def entries_of(run):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(client_module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
 
 
 def test_each_object_is_shown_with_the_whole_picture_and_its_context(tmp_path, monkeypatch):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finecap import web
 from finecap.boxes import format_box
-from finecap.engine.captioners import client as client_module
 from finecap.engine.captioners.prompts import fence_marker, load_templates, local_prompt
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.one_shard import read_stats
@@ -24,7 +24,7 @@ KEYS = [f"image-{number}" for number in range(40)]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(client_module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
 
 
 def rows_of(run, name="recaption"):
