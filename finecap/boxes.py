@@ -1,16 +1,17 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
-"""Boxes in pixels to text and back: the only place where 0-1000 integers exist.
+"""Boxes in pixels, and as the numbers that models read and write: the only place where such numbers exist.
 
-Pixels are `(x1, y1, x2, y2)` with the origin at the top left. The text form is Qwen2-VL's,
-`<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, whose tokens are in the Qwen vocabulary; the scale of 1000 steps a side is
-that of Qwen2-VL and Qwen3-VL (the FineViT paper, Stage III, leaves the notation open).
+Pixels are `(x1, y1, x2, y2)` with the origin at the top left. Which numbers a model uses for a box is its `Notation`.
+FineViT-VL's text form is Qwen2-VL's, `<|box_start|>(x1,y1),(x2,y2)<|box_end|>`, whose tokens are in the Qwen
+vocabulary, on a grid of 1000 steps a side (the FineViT paper, Stage III, leaves the notation open).
 """
 
 import json
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,33 @@ BOX_END_TOKEN = "<|box_end|>"
 OBJECT_REF_START_TOKEN = "<|object_ref_start|>"
 OBJECT_REF_END_TOKEN = "<|object_ref_end|>"
 
-STEPS = 1000
-
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Notation:
+    """Which numbers a model reads and writes for a box.
+
+    Attributes:
+        steps: of the grid that lies over each side of a picture, whatever its size; None for a model that counts the
+            pixels of the picture that it is shown.
+    """
+
+    steps: int | None
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Steps over the two sides of a picture of this size."""
+        return (width, height) if self.steps is None else (self.steps, self.steps)
+
+
+# FineViT-VL's own grid has a name of its own: a change of it must not reach the models of others.
+FINEVIT = Notation(1000)
+BoxFormat = Literal["thousandths", "pixels", "finevit"]
+NOTATIONS: dict[BoxFormat, Notation] = {
+    "thousandths": Notation(1000),  # Qwen3-VL
+    "pixels": Notation(None),  # Qwen2.5-VL
+    "finevit": FINEVIT,
+}
 
 
 class ParsedBox(NamedTuple):
@@ -45,28 +70,59 @@ class ParsedBoxes(NamedTuple):
     skipped: list[SkippedBox]
 
 
-def format_box(box: Sequence[float], width: int, height: int) -> str:
-    """Write a box the canonical way; no side moves by more than half a step (1/2000 of the picture).
+def format_box(box: Sequence[float], width: int, height: int, notation: Notation = FINEVIT) -> str:
+    """Write a box the canonical way; no side moves by more than half a step of the notation's grid.
 
     Args:
         box: `x1, y1, x2, y2` in pixels.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
+        notation: FineViT-VL's, but for experiments with another grid.
+
+    Raises:
+        ValueError: as of `box_numbers`.
+    """
+    left, top, right, bottom = box_numbers(box, width, height, notation)
+    return f"{BOX_START_TOKEN}({left},{top}),({right},{bottom}){BOX_END_TOKEN}"
+
+
+def box_numbers(box: Sequence[float], width: int, height: int, notation: Notation) -> tuple[int, int, int, int]:
+    """The numbers of a box in a model's notation: left, top, right, bottom.
+
+    Args:
+        box: `x1, y1, x2, y2` in pixels.
+        width: of the picture that the model is shown, in pixels.
+        height: of the picture that the model is shown, in pixels.
+        notation: of the model.
 
     Raises:
         ValueError: the box is not four finite numbers, is empty or turned round, leaves the picture, or is thinner
-            than 1000 steps a side can tell apart.
+            than the steps of the grid can tell apart.
     """
     _check_picture(width, height)
     x1, y1, x2, y2 = _check_box(box, width, height)
-    left, right = round(x1 / width * STEPS), round(x2 / width * STEPS)
-    top, bottom = round(y1 / height * STEPS), round(y2 / height * STEPS)
+    columns, rows = notation.grid(width, height)
+    left, right = round(x1 / width * columns), round(x2 / width * columns)
+    top, bottom = round(y1 / height * rows), round(y2 / height * rows)
     if left == right or top == bottom:
         raise ValueError(
             f"Box {tuple(box)} is too thin for a {width}x{height} picture: both edges fall on the same of the "
-            f"{STEPS} steps a side. Leave it out, or cut the picture so that the box is larger in it."
+            f"{columns if left == right else rows} steps a side. Leave it out, or cut the picture so that the box is "
+            "larger in it."
         )
-    return f"{BOX_START_TOKEN}({left},{top}),({right},{bottom}){BOX_END_TOKEN}"
+    return left, top, right, bottom
+
+
+def clip_box(box: Sequence[float], width: float, height: float) -> Box:
+    """The part of a box that lies in the picture; without area if none does.
+
+    Args:
+        box: `x1, y1, x2, y2` in pixels, finite.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+    """
+    x1, y1, x2, y2 = (min(max(float(side), 0.0), limit) for side, limit in zip(box, (width, height) * 2, strict=True))
+    return x1, y1, x2, y2
 
 
 def _check_picture(width: int, height: int) -> None:
@@ -97,32 +153,34 @@ _ANNOUNCEMENT = re.compile(rf"{re.escape(BOX_START_TOKEN)}[^<\n]*|\"bbox(?:_2d)?
 _JSON_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def parse_boxes(text: str, width: int, height: int) -> ParsedBoxes:
+def parse_boxes(text: str, width: int, height: int, notation: Notation = FINEVIT) -> ParsedBoxes:
     """Read every box in a model's answer.
 
     Read are the canonical form with or without its special tokens and with
     `<|object_ref_start|>name<|object_ref_end|>` before it, JSON `{"bbox_2d": [x1, y1, x2, y2], "label": ...}` (also
-    `bbox`; fenced, listed or cut off), bare `[x1, y1, x2, y2]` or `(x1, y1, x2, y2)` in 0-1000, and the same with
-    fractions: four numbers up to 1 with a decimal point among them count as fractions of the picture.
+    `bbox`; fenced, listed or cut off), bare `[x1, y1, x2, y2]` or `(x1, y1, x2, y2)` in the notation's numbers, and
+    the same with fractions: four numbers up to 1 with a decimal point among them count as fractions of the picture.
 
     Args:
         text: what the model wrote.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        width: of the picture that the model was shown, in pixels.
+        height: of the picture that the model was shown, in pixels.
+        notation: of the model.
 
     Returns:
-        Boxes in pixels in the order of the text, and what was skipped: coordinates out of range, empty boxes, and
-        announced boxes (`<|box_start|>` or a `bbox_2d` key) without four numbers.
+        Boxes in pixels of that picture, in the order of the text, and what was skipped: coordinates out of range,
+        empty boxes, and announced boxes (`<|box_start|>` or a `bbox_2d` key) without four numbers.
     """
     _check_picture(width, height)
+    grid = notation.grid(width, height)
     boxes: list[ParsedBox] = []
     skipped: list[SkippedBox] = []
     spans = []
     for match in _BOX_PATTERN.finditer(text):
         spans.append(match.span())
         numbers = [group for group in match.groups()[2:] if group is not None]
-        sides = _as_fractions(numbers)
-        reason = _reason_to_skip(sides)
+        sides = _as_fractions(numbers, grid)
+        reason = _reason_to_skip(sides, grid)
         if reason is not None:
             skipped.append(SkippedBox(match.group().strip(), reason))
             continue
@@ -135,16 +193,16 @@ def parse_boxes(text: str, width: int, height: int) -> ParsedBoxes:
     return ParsedBoxes(boxes, skipped)
 
 
-def _as_fractions(numbers: list[str]) -> list[float]:
+def _as_fractions(numbers: list[str], grid: tuple[int, int]) -> list[float]:
     sides = [float(number) for number in numbers]
     are_fractions = any("." in number for number in numbers) and all(abs(side) <= 1 for side in sides)
-    return sides if are_fractions else [side / STEPS for side in sides]
+    return sides if are_fractions else [side / steps for side, steps in zip(sides, grid * 2, strict=True)]
 
 
-def _reason_to_skip(sides: list[float]) -> str | None:
+def _reason_to_skip(sides: list[float], grid: tuple[int, int]) -> str | None:
     x1, y1, x2, y2 = sides
     if min(sides) < 0 or max(sides) > 1:
-        return f"outside the picture: a coordinate is not within 0 to {STEPS}"
+        return f"outside the picture: a coordinate is not within 0 to {grid[0]} across and 0 to {grid[1]} down"
     if x1 >= x2 or y1 >= y2:
         return "empty: expected x1 < x2 and y1 < y2"
     return None

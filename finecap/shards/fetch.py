@@ -15,18 +15,36 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from finecap import web
+
 MAX_REDIRECTS = 5
-CHUNK = 2**16
+# Too busy, too slow, too early: 429 and its like; from 500 on, everything.
+NOT_NOW = (408, 409, 425, 429)
 # What IANA has given out of IPv6. All else, also the ways to write an IPv4 address as IPv6, is refused, except
 # NAT64 (RFC 6052), through which networks without IPv4 reach the rest.
 UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What `ipaddress` of some Python calls global, and is not: Azure's platform (WireServer, which hands out credentials);
+# IETF protocol assignments, of which Oracle's cloud has a metadata service at .192; relays of the old 6to4.
+NEVER_PUBLIC = tuple(map(ipaddress.IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24")))
 
 Allowed = Callable[[str], bool]
 
 
 class FetchError(ValueError):
-    """A picture that could not be fetched; the text is "kind: detail", fit for `reject`, and holds no query string."""
+    """A picture that could not be fetched; the text is "kind: detail", fit for `reject`, and holds no query string.
+
+    Attributes:
+        transient: another try may fare better (no connection, a time-out, 429, 5xx).
+        answered: a server was reached, and what it said about the link is final.
+        retry_after: seconds that the server asks to be left alone.
+    """
+
+    def __init__(
+        self, text: str, transient: bool = False, answered: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.transient, self.answered, self.retry_after = transient, answered, retry_after
 
 
 def is_public(address: str) -> bool:
@@ -43,6 +61,8 @@ def is_public(address: str) -> bool:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip not in UNICAST or (ip.sixtofour and not is_public(str(ip.sixtofour))):
             return False
+    elif any(ip in network for network in NEVER_PUBLIC):
+        return False
     # `is_global` holds for most of multicast.
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
@@ -63,15 +83,16 @@ async def fetch_image(url: str, max_bytes: int, timeout_s: float = 30.0, allowed
     """
     try:
         async with asyncio.timeout(timeout_s), _session(allowed) as session:
-            return await _follow(session, url, max_bytes)
+            return await _follow(session, url, max_bytes, web.timeout(timeout_s))
     except FetchError:
         raise
     except TimeoutError:
-        raise FetchError(f"fetch failed: nothing complete within {timeout_s:g} s") from None
+        raise FetchError(f"fetch failed: nothing complete within {timeout_s:g} s", transient=True) from None
     except aiohttp.InvalidURL:
         raise FetchError("url refused: no valid link") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise FetchError(f"fetch failed: {type(error).__name__}") from error
+        passes = isinstance(error, aiohttp.ClientError | OSError)
+        raise FetchError(f"fetch failed: {type(error).__name__}", transient=passes) from error
 
 
 def _session(allowed: Allowed) -> aiohttp.ClientSession:
@@ -83,13 +104,7 @@ def _session(allowed: Allowed) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
         resolver=_Resolver(allowed), use_dns_cache=False, force_close=True, socket_factory=checked_socket
     )
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # A compressed body could unfold to any size; pictures are compressed already.
-        auto_decompress=False,
-        headers={"Accept-Encoding": "identity", "User-Agent": "finecap"},
-    )
+    return web.session(connector)
 
 
 class _Resolver(AbstractResolver):
@@ -115,18 +130,20 @@ def _check(address: str, allowed: Allowed) -> None:
         raise FetchError(f"url refused: {address} is no public address")
 
 
-async def _follow(session: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes:
+async def _follow(
+    session: aiohttp.ClientSession, url: str, max_bytes: int, timeout: aiohttp.ClientTimeout
+) -> bytes:
     """Redirects are followed by hand, so that each link is checked."""
     here = _checked_link(URL(url))
     for _ in range(MAX_REDIRECTS + 1):
-        async with session.get(here, allow_redirects=False) as response:
+        async with session.get(here, allow_redirects=False, timeout=timeout) as response:
             if response.status not in (301, 302, 303, 307, 308):
                 return await _read(response, max_bytes)
             there = _checked_link(here.join(URL(response.headers.get("Location", ""))))
         if here.scheme == "https" and there.scheme == "http":
             raise FetchError("url refused: it redirects from https to http")
         here = there
-    raise FetchError(f"fetch failed: more than {MAX_REDIRECTS} redirects")
+    raise FetchError(f"fetch failed: more than {MAX_REDIRECTS} redirects", answered=True)
 
 
 def _checked_link(url: URL) -> URL:
@@ -139,15 +156,10 @@ def _checked_link(url: URL) -> URL:
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.status != 200:
-        raise FetchError(f"fetch failed: status {response.status}")
-    parts, size = [], response.content_length or 0
-    if size <= max_bytes:
-        size = 0
-        async for part in response.content.iter_chunked(CHUNK):
-            parts.append(part)
-            size += len(part)
-            if size > max_bytes:
-                break
-    if size > max_bytes:
-        raise FetchError(f"too large: more than {max_bytes} bytes")
-    return b"".join(parts)
+        passes = response.status in NOT_NOW or response.status >= 500
+        rest = web.retry_after(response.headers)
+        raise FetchError(f"fetch failed: status {response.status}", passes, not passes, rest)
+    try:
+        return await web.read_body(response, max_bytes)
+    except web.BodyTooLarge:
+        raise FetchError(f"too large: more than {max_bytes} bytes", answered=True) from None

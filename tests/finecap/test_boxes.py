@@ -6,10 +6,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from finecap.boxes import format_box, parse_boxes
+from finecap.boxes import FINEVIT, NOTATIONS, Notation, box_numbers, clip_box, format_box, parse_boxes
 
 SIDES = st.integers(1, 20_000)
 STEP_RANGE = st.integers(0, 1000)
+GRIDS = st.integers(1, 5000).map(Notation) | st.just(NOTATIONS["pixels"])
 
 
 @st.composite
@@ -26,10 +27,10 @@ def step_boxes(draw):
     return x1, y1, x2, y2
 
 
-def _is_writable(box, width, height) -> bool:
+def _is_writable(box, width, height, notation=FINEVIT) -> bool:
     """Boxes up to a step wide may fall between two steps or onto one."""
     try:
-        format_box(box, width, height)
+        format_box(box, width, height, notation)
     except ValueError:
         return False
     return True
@@ -163,3 +164,67 @@ class TestReading:
         for (x1, y1, x2, y2), _ in parse_boxes(text, width, height).boxes:
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
+
+
+FOREIGN = ("thousandths", "pixels")
+ANSWER = '[{"bbox_2d": [100, 200, 300, 400], "label": "cat"}, {"bbox_2d": [0.25, 0.5, 0.75, 1.0], "label": "dog"}]'
+
+
+class TestNotations:
+    @given(pictures_with_boxes(), GRIDS)
+    def test_in_every_notation_numbers_are_read_back_within_half_a_step(self, case, notation):
+        width, height, box = case
+        assume(box[0] < box[2] and box[1] < box[3])
+        assume(_is_writable(box, width, height, notation))
+        numbers = box_numbers(box, width, height, notation)
+        ((read, _),), skipped = parse_boxes(f'{{"bbox_2d": {list(numbers)}}}', width, height, notation)
+        assert not skipped
+        grid = notation.grid(width, height)
+        for side, other, size, steps in zip(box, read, (width, height) * 2, grid * 2, strict=True):
+            assert abs(side - other) <= size / steps / 2 * (1 + 1e-9)
+
+    @given(pictures_with_boxes(), GRIDS)
+    def test_the_text_form_has_the_numbers_of_the_notation(self, case, notation):
+        width, height, box = case
+        assume(box[0] < box[2] and box[1] < box[3])
+        assume(_is_writable(box, width, height, notation))
+        text = format_box(box, width, height, notation)
+        ((read, _),), _ = parse_boxes(text, width, height, notation)
+        assert format_box(read, width, height, notation) == text
+
+    def test_another_grid_of_finevits_own_changes_nothing_for_foreign_answers(self, monkeypatch):
+        def read(name):
+            return parse_boxes(ANSWER, 800, 600, NOTATIONS[name])
+
+        before = {name: read(name) for name in NOTATIONS}
+        monkeypatch.setitem(NOTATIONS, "finevit", Notation(500))
+        assert [read(name) for name in FOREIGN] == [before[name] for name in FOREIGN]
+        assert read("finevit").boxes[0].box == pytest.approx((160, 240, 480, 480))
+        assert before["finevit"].boxes[0].box == pytest.approx((80, 120, 240, 240))
+
+    def test_pixels_are_those_of_the_picture_that_was_shown(self):
+        (cat, dog), skipped = parse_boxes(ANSWER, 800, 600, NOTATIONS["pixels"])
+        assert cat.box == pytest.approx((100, 200, 300, 400))
+        assert dog.box == pytest.approx((200, 300, 600, 600)), "fractions are of the picture in every notation"
+        assert not skipped
+        assert parse_boxes("[0, 0, 1100, 1200]", 1100, 1200, NOTATIONS["pixels"]).boxes[0].box == (0, 0, 1100, 1200)
+        ((_, reason),) = parse_boxes("[0, 0, 801, 600]", 800, 600, NOTATIONS["pixels"]).skipped
+        assert "0 to 800 across and 0 to 600 down" in reason
+
+    def test_the_axes_of_a_picture_are_not_mixed_up(self):
+        assert box_numbers((0, 10, 50, 100), 50, 200, Notation(1000)) == (0, 50, 1000, 500)
+        assert box_numbers((0, 10, 50, 100), 50, 200, NOTATIONS["pixels"]) == (0, 10, 50, 100)
+
+
+class TestClipping:
+    @given(st.tuples(*[st.floats(-1e4, 1e4)] * 4), SIDES, SIDES)
+    def test_what_is_left_lies_in_the_picture_and_what_lay_there_stays(self, box, width, height):
+        x1, y1, x2, y2 = clip_box(box, width, height)
+        assert 0 <= min(x1, x2) <= max(x1, x2) <= width
+        assert 0 <= min(y1, y2) <= max(y1, y2) <= height
+        for side, kept, limit in zip(box, (x1, y1, x2, y2), (width, height) * 2, strict=True):
+            assert kept == side or not 0 <= side <= limit
+
+    def test_a_box_beside_the_picture_has_no_area_left(self):
+        assert clip_box((-30, 5, -10, 20), 100, 50) == (0, 5, 0, 20)
+        assert clip_box((90, 40, 130, 60), 100, 50) == (90, 40, 100, 50)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from finecap.engine.captioners.ensemble import Captioner
@@ -14,6 +12,7 @@ from finecap.engine.captioners.ensemble import Captioner
 MEDIA_TYPES = {b"\xff\xd8\xff": b"image/jpeg", b"\x89PNG\r\n\x1a\n": b"image/png"}
 # More tokens in one answer than this is no count.
 MAX_COUNT = 2**40
+MAX_DIGITS = len(str(MAX_COUNT))
 
 
 class Completion(NamedTuple):
@@ -22,12 +21,13 @@ class Completion(NamedTuple):
     Attributes:
         text: None when it is not a chat completion; "" when its content is null.
         finish_reason: None when it is not said.
-        usage: prompt and completion tokens; None when they are not said.
+        prompt_tokens, completion_tokens: None where they are not said, or in no way that can be read.
     """
 
     text: str | None
     finish_reason: str | None
-    usage: tuple[int, int] | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
 
 
 def chat_body(
@@ -60,11 +60,11 @@ def _image_part(image: bytes) -> bytes:
 
 
 def error_text(raw: bytes) -> str:
-    """The message of an OpenAI-style error, else the beginning of the body."""
+    """The message of an OpenAI-style error, else the whole body."""
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError):
-        return raw[:2000].decode("utf-8", "replace")
+        return raw.decode("utf-8", "replace")
     error = content.get("error", content) if isinstance(content, dict) else content
     if isinstance(error, dict):
         named = [error.get(name) for name in ("code", "message", "detail")]
@@ -77,42 +77,31 @@ def read_completion(raw: bytes) -> Completion:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError):
-        return Completion(None, None, None)
+        return Completion(None, None, None, None)
+    usage = content.get("usage") if isinstance(content, dict) else None
+    usage = usage if isinstance(usage, dict) else {}
+    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     try:
         choice = content["choices"][0]
         text, finish_reason = choice["message"].get("content"), choice.get("finish_reason")
         if isinstance(text, list):  # parts, as some servers answer
             text = "".join(part["text"] for part in text if "text" in part)
     except (TypeError, KeyError, IndexError, AttributeError):
-        return Completion(None, None, _usage(content))
+        return Completion(None, None, *counts)
     if text is None:
         text = ""
     return Completion(
         text if isinstance(text, str) else None,
         finish_reason if isinstance(finish_reason, str) else None,
-        _usage(content),
+        *counts,
     )
 
 
-def _usage(content: Any) -> tuple[int, int] | None:
-    usage = content.get("usage") if isinstance(content, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    for count in (prompt, completion):
-        if not isinstance(count, int) or not 0 <= count < MAX_COUNT:
-            return None
-    return prompt, completion
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from a number or a date."""
-    value = headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+def _count(said: Any) -> int | None:
+    """A number of tokens; some servers say 12.0 or "12"."""
+    if isinstance(said, str) and said.isascii() and said.isdecimal() and len(said) <= MAX_DIGITS:
+        said = int(said)
+    if isinstance(said, float) and said.is_integer():
+        said = int(said)
+    usable = isinstance(said, int) and not isinstance(said, bool) and 0 <= said < MAX_COUNT
+    return said if usable else None

@@ -8,37 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import random
 import re
-import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
 
-from finecap.engine.captioners.chat_format import chat_body, error_text, read_completion, retry_after
+from finecap.engine.captioners.api_key import ApiKey
+from finecap.engine.captioners.chat_format import Completion, chat_body, error_text, read_completion
 from finecap.engine.captioners.endpoints import Endpoint, Endpoints
 from finecap.engine.captioners.ensemble import Budget, Captioner
 from finecap.engine.captioners.spend import Ledger, price
+from finecap.engine.captioners.tokens import prompt_tokens, text_tokens
 from finecap.engine.contract import Context
 from finecap.engine.running.journal import Journal
 from finecap.errors import StopRun
+from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer, retry_after, session, timeout
 
-# The wait before try n+1 is drawn from 0 to FIRST_WAIT * 2^n seconds ("full jitter": AWS Architecture Blog,
-# "Exponential Backoff And Jitter", 2015).
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-CONNECT_SECONDS = 15.0
 # A recipe is wrong, not the images, when this many first requests of a captioner are all refused.
 REFUSED_TO_STOP = 20
 # Bodies above this go to aiohttp as a stream: it would copy and send larger bytes in one piece.
 STREAM_BYTES = 2**20
-WORDS_TO_TOKENS = 4 / 3
+# An answer is cut at so many characters for each token of `max_tokens`, about four times what English takes: who
+# writes more does not mind the limit, and a caption of a megabyte would be checked, kept and shown.
+CHARACTERS_PER_TOKEN = 16
+LONGEST_REASON, LONGEST_SEARCHED = 300, 20_000
+# The gateway gave up on a server that was at work on the request, which may be billed.
+GATEWAY_TIMEOUTS = (504, 524)
 # The server refuses this client, or does not know what is asked for: no other request would fare better.
 HOPELESS = {
     401: "the key is wrong",
@@ -57,9 +58,10 @@ class Answer(NamedTuple):
 
     Attributes:
         text: may be empty; null is "".
-        prompt_tokens, completion_tokens: as the server counts them.
+        prompt_tokens, completion_tokens: as the server counts them; estimated where it does not say.
         captioner: name of the captioner.
-        finish_reason: "stop", "length", "content_filter", ...; None from servers that do not say.
+        finish_reason: "stop", "length" (also of an answer that was cut here), "content_filter", ...; None from servers
+            that do not say.
     """
 
     text: str
@@ -103,28 +105,18 @@ class _Call:
 
     captioner: Captioner
     state: _State
+    prompt: str
+    images: Sequence[bytes]
     body: bytes
-    secret: str | None = field(repr=False)
+    max_tokens: int
+    key: ApiKey
     counters: Counter[str]
-    tries: int = 0
-    waits: int = 0
-    unseen_since: float | None = None
+    tries: Tries
     failed_at: Endpoint | None = None
-
-    def headers(self) -> dict[str, str]:
-        """Of the request; the only place that the key goes to."""
-        there = {"Content-Type": "application/json", "User-Agent": "finecap"}
-        return there if self.secret is None else {**there, "Authorization": f"Bearer {self.secret}"}
 
     def clean(self, text: str) -> str:
         """A server's text without the key, which some echo, and cut to what fits into a reason."""
-        return " ".join(self.redact(text).split())[:300]
-
-    def redact(self, text: str) -> str:
-        """Without the key, and without what UTF-8 cannot hold (half a surrogate pair, as JSON may)."""
-        if self.secret:
-            text = text.replace(self.secret, "[key]")
-        return text.encode("utf-8", "replace").decode()
+        return " ".join(self.key.hidden(text, LONGEST_SEARCHED).split())[:LONGEST_REASON]
 
 
 class ChatClient:
@@ -170,7 +162,9 @@ class ChatClient:
             counters["answers from the journal"] += 1
             return Answer(**known)
         body = chat_body(captioner, prompt, images, max_tokens, temperature)
-        call = _Call(captioner, self._state(captioner), body, _secret(captioner), counters)
+        tries = Tries(captioner.max_attempts, captioner.patience_s)
+        state, secret = self._state(captioner), ApiKey.of(captioner)
+        call = _Call(captioner, state, prompt, images, body, max_tokens, secret, counters, tries)
         if journal is not self._journal:  # another shard: what stopped the last one is over
             self._journal, self._stop = journal, None
         try:
@@ -220,11 +214,16 @@ class ChatClient:
         try:
             status, headers, raw = await self._post(call, endpoint)
         except (aiohttp.ClientError, OSError) as error:
-            return _connection_failure(call, error)
-        if status == HTTPStatus.OK:
+            failed = _connection_failure(call, error)
+            if not failed.unseen:
+                self._pay_unanswered(call)
+            return failed
+        if raw is None:
+            call.counters["answers too large"] += 1
+        if 200 <= status < 300:  # some gateways create (201) what they answer
             return self._completion(call, endpoint, raw)
         call.counters[str(status)] += 1
-        text = call.clean(f"{status} {error_text(raw)}")
+        text = call.clean(f"{status} {error_text(raw or b'')}")
         if status >= 500 or status in TRY_AGAIN:
             if status < 500:
                 call.state.endpoints.answered(endpoint)
@@ -232,55 +231,79 @@ class ChatClient:
                 raise StopRun(f"captioner {call.captioner.name}: {text} ({endpoint.url})")
             if (seconds := retry_after(headers)) is not None:
                 call.state.endpoints.rest(endpoint, seconds, text)
-            return _Failed(text, down=status >= 500, unseen=status in (429, 503))
+            if status in GATEWAY_TIMEOUTS:
+                self._pay_unanswered(call)
+            return _Failed(text, down=status >= 500, unseen=status in UNSEEN)
         call.state.endpoints.answered(endpoint)
         raise _refusal(call, endpoint, status, text)
 
-    async def _post(self, call: _Call, endpoint: Endpoint) -> tuple[int, Mapping[str, str], bytes]:
-        seconds = call.captioner.timeout_s
+    async def _post(self, call: _Call, endpoint: Endpoint) -> tuple[int, Mapping[str, str], bytes | None]:
+        """Status, headers and body; no body if it is too large to be an answer."""
         async with self._connections().post(
             f"{endpoint.url}/chat/completions",
             data=io.BytesIO(call.body) if len(call.body) > STREAM_BYTES else call.body,
-            headers=call.headers(),
-            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds)),
+            headers={"Content-Type": "application/json", **call.key.headers()},
+            timeout=timeout(call.captioner.timeout_s),
             allow_redirects=False,  # the key goes nowhere else
         ) as response:
-            return response.status, response.headers, await response.read()
+            try:
+                return response.status, response.headers, await read_answer(response)
+            except BodyTooLarge:
+                return response.status, response.headers, None
 
     def _connections(self) -> aiohttp.ClientSession:
         """Made within the event loop, kept from shard to shard."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # `in_flight` of the passes is the limit
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = session(aiohttp.TCPConnector(limit=0))  # `in_flight` of the passes is the limit
             weakref.finalize(self, _close_at_end, self._session, asyncio.get_running_loop())
         return self._session
 
-    def _completion(self, call: _Call, endpoint: Endpoint, raw: bytes) -> Answer | _Failed:
-        """Read and pay an answer with status 200."""
-        text, finish_reason, usage = read_completion(raw)
-        if text is None:
-            if usage:
-                self._pay(call, *usage)
+    def _completion(self, call: _Call, endpoint: Endpoint, raw: bytes | None) -> Answer | _Failed:
+        """Read and pay an answer with a status of success."""
+        if raw is None:
+            self._pay_unanswered(call)
+            return _Failed("malformed answer: too large to be one", down=True)
+        read = read_completion(raw)
+        if read.text is None:
             call.counters["malformed answers"] += 1
-            return _Failed(f"malformed answer {call.clean(raw.decode('utf-8', 'replace')[:2000])!r}", down=True)
-        if usage is None:
-            call.counters["answers without usage"] += 1
-            usage = 0, round(len(text.split()) * WORDS_TO_TOKENS)
-        self._pay(call, *usage)
+            self._pay(call, read, call.max_tokens)
+            return _Failed(f"malformed answer {call.clean(raw.decode('utf-8', 'replace'))!r}", down=True)
+        paid = self._pay(call, read, text_tokens(read.text))
         call.state.answered = True
         call.state.endpoints.succeeded(endpoint)
-        return Answer(call.redact(text), *usage, call.captioner.name, finish_reason)
+        longest, reason = CHARACTERS_PER_TOKEN * call.max_tokens, read.finish_reason
+        if len(read.text) > longest:
+            call.counters["answers cut: far beyond max_tokens"] += 1
+            reason = "length"
+        reason = None if reason is None else call.clean(reason)
+        return Answer(call.key.hidden(read.text, longest), *paid, call.captioner.name, reason)
 
-    def _pay(self, call: _Call, prompt_tokens: int, completion_tokens: int) -> None:
-        spend = price(call.captioner, prompt_tokens, completion_tokens)
-        self._ledger.pay(spend)
-        call.counters["prompt tokens"] += prompt_tokens
-        call.counters["completion tokens"] += completion_tokens
+    def _pay_unanswered(self, call: _Call) -> None:
+        """A server may have worked on the request to the end, and bill it, though no answer arrived."""
+        self._pay(call, Completion(None, None, None, None), call.max_tokens)
+
+    def _pay(self, call: _Call, said: Completion, completion_tokens: int) -> tuple[int, int]:
+        """Pay what the server says, and an estimate of what it does not say; no request has 0 prompt tokens.
+
+        Args:
+            completion_tokens: the estimate.
+
+        Returns:
+            Prompt and completion tokens as paid.
+        """
+        prompt = said.prompt_tokens or prompt_tokens(call.prompt, call.images)
+        completion = said.completion_tokens or completion_tokens
+        estimated = not said.prompt_tokens or completion != said.completion_tokens
+        if estimated:
+            call.counters["requests without usage: tokens estimated"] += 1
+        spend = price(call.captioner, prompt, completion)
+        self._ledger.pay(spend, estimated)
+        call.counters["prompt tokens"] += prompt
+        call.counters["completion tokens"] += completion
         microdollars, self._nanodollars = divmod(self._nanodollars + spend.nanodollars, 1000)
         if microdollars:
             call.counters["microdollars"] += microdollars
+        return prompt, completion
 
     async def _let_finish(self, stop: StopRun) -> None:
         """Send nothing more and wait for what is under way: it is paid, and the run's end would throw it away."""
@@ -300,30 +323,24 @@ class ChatClient:
         else:
             return
         raise StopRun(
-            f"budget of {limit} spent: {total.requests} answers, {total.tokens} tokens, {total.dollars:.2f} dollars. "
+            f"budget of {limit} spent: {total.requests} requests, {total.tokens} tokens, {total.dollars:.2f} dollars"
+            f"{self._ledger.estimate()}. "
             "What is done is kept; raise `budget` in the recipe and run the same command again to go on."
         )
 
     async def _before_next_try(self, call: _Call, failure: _Failed) -> None:
-        """Wait with full jitter, unless the request has failed for good."""
-        captioner, now = call.captioner, time.monotonic()
-        if failure.unseen:
-            call.unseen_since = now if call.unseen_since is None else call.unseen_since
-            if now - call.unseen_since >= captioner.patience_s:
-                if call.state.endpoints.silent():
-                    raise StopRun(
-                        f"captioner {captioner.name}: no answer for {captioner.patience_s:g} s, only {failure.text} "
-                        f"({', '.join(captioner.endpoints)}). Run the same command again to go on."
-                    )
-                raise RequestRejected(f"captioner failed: {failure.text}, for {captioner.patience_s:g} s")
-        else:
-            call.unseen_since = None
-            call.tries += 1
-            if call.tries >= captioner.max_attempts:
-                raise RequestRejected(f"captioner failed: {failure.text} ({call.tries} tries)")
+        """Wait, unless the request has failed for good."""
+        captioner = call.captioner
+        ended = call.tries.failed(failure.unseen)
+        if ended and failure.unseen and call.state.endpoints.silent():
+            raise StopRun(
+                f"captioner {captioner.name}: no answer {ended}, only {failure.text} "
+                f"({', '.join(captioner.endpoints)}). Run the same command again to go on."
+            )
+        if ended:
+            raise RequestRejected(f"captioner failed: {failure.text} ({ended})")
         call.counters["retries"] += 1
-        await asyncio.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(call.waits, 16))))
-        call.waits += 1
+        await call.tries.wait()
 
 
 def chat_client(context: Context) -> ChatClient:
@@ -331,21 +348,8 @@ def chat_client(context: Context) -> ChatClient:
     return context.load("chat client", lambda: ChatClient(context.out, context.settings.budget))
 
 
-def _secret(captioner: Captioner) -> str | None:
-    if captioner.api_key_env is None:
-        return None
-    secret = os.environ.get(captioner.api_key_env, "").strip()
-    if not secret or not secret.isascii() or not secret.isprintable():
-        what = "holds characters that no key has" if secret else "is not set"
-        raise StopRun(
-            f"captioner {captioner.name}: the environment variable {captioner.api_key_env} {what}; it must hold the "
-            f"key for {captioner.endpoints[0]}, in every worker"
-        )
-    return secret
-
-
 def _connection_failure(call: _Call, error: Exception) -> _Failed:
-    unseen = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    unseen = is_unconnected(error)
     if isinstance(error, TimeoutError):
         kind = "time-outs"
         text = f"no {'connection' if unseen else 'answer'} within {call.captioner.timeout_s:g} s"
@@ -364,7 +368,7 @@ def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Excepti
         variable = captioner.api_key_env
         whose = f"key from the variable {variable}" if variable else "no key is sent, for api_key_env is not set"
         return StopRun(f"{who} ({whose}): {HOPELESS[status]}; the server says {text!r}")
-    if status < 400:
+    if 300 <= status < 400:
         return StopRun(f"{who}: the server answers {text!r}; write the URL in `endpoints` that does not redirect")
     call.state.refused += 1
     if not call.state.answered and call.state.refused >= REFUSED_TO_STOP:

@@ -94,6 +94,8 @@ class Budget:
     """Where a run stops; None is without limit. Tokens are prompt and completion together.
 
     It is overshot by at most what is in flight in all workers, and what the other workers paid in the last second.
+    Tokens that a server does not tell are estimated: the prompt's from its text and the pixels of its pictures, the
+    answer's from its text, or from `max_tokens` where none arrived (a time-out may be billed as well).
     """
 
     tokens: int | None = None

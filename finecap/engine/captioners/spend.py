@@ -5,7 +5,8 @@ Each process keeps one small file of running totals in OUT/spend, which it alone
     requests prompt_tokens completion_tokens nanodollars checksum
 
 in two places by turns, so that whichever write a crash tears, the totals before it stand. A file has this size however
-long the run is, and needs no further space on a full disk.
+long the run is, and needs no further space on a full disk. What the process had to estimate, because no server said
+it, is in a second file of the same form, whose name ends in "estimated.txt".
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from finecap.files import raise_disk_error
 FOLDER = "spend"
 # Four numbers and a CRC-32, in text that `cat` shows: 4 * 20 + 8 digits, blanks between, a line break.
 SLOT = 93
+ESTIMATED = "-estimated.txt"
 # The others are read at most once in this many seconds, and reading them takes at most this share of the time.
 REFRESH_SECONDS, REFRESH_SHARE = 1.0, 0.05
 
 
 @dataclass(frozen=True)
 class Spend:
-    """Paid answers. Dollars are kept in thousand-millionths, so that the cheapest token counts."""
+    """Paid requests. Dollars are kept in thousand-millionths, so that the cheapest token counts."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -57,52 +59,92 @@ class Spend:
         return self.nanodollars / 1e9
 
 
-def price(captioner: Captioner, prompt_tokens: int, completion_tokens: int) -> Spend:
-    """What one answer costs."""
-    dollars_times_million = (
+def microdollars(captioner: Captioner, prompt_tokens: float, completion_tokens: float) -> float:
+    """What so many tokens cost in millionths of a dollar: tokens times dollars per million of them."""
+    return (
         prompt_tokens * captioner.dollars_per_million_prompt_tokens
         + completion_tokens * captioner.dollars_per_million_completion_tokens
     )
-    return Spend(1, prompt_tokens, completion_tokens, round(dollars_times_million * 1000))
+
+
+def price(captioner: Captioner, prompt_tokens: int, completion_tokens: int) -> Spend:
+    """What one answer costs."""
+    nanodollars = round(1000 * microdollars(captioner, prompt_tokens, completion_tokens))
+    return Spend(1, prompt_tokens, completion_tokens, nanodollars)
 
 
 def spent(out: Path) -> Spend:
-    """What the run in `out` has paid so far, by all processes that ever worked on it; from any machine."""
+    """What the run in `out` has paid so far, by all processes that ever worked on it, estimates included; from any
+    machine.
+    """
     return _sum((out / FOLDER).glob("*.txt"))
+
+
+def estimated(out: Path) -> Spend:
+    """The part of `spent(out)` that no server said: requests without usage, and those that ended without an answer
+    (time-outs, lost connections), which a provider may bill or not.
+    """
+    return _sum((out / FOLDER).glob(f"*{ESTIMATED}"))
+
+
+class _Book:
+    """One file of running totals, made with the first payment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.total = Spend()
+        self._file: int | None = None
+        self._writes = 0
+
+    def add(self, spend: Spend) -> None:
+        """Raises StopRun: the disk is full or cannot be written."""
+        self.total += spend
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.pwrite(self._file, _slot(self.total), SLOT * (self._writes % 2))
+        except OSError as error:
+            raise_disk_error(error, self.path)
+            raise
+        self._writes += 1
+
+    def sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class Ledger:
     """The books of this process, and those of the others as they were at most a second ago.
 
-    A process that dies after a provider answered and before `pay` leaves that answer out: the true sum may be above
-    the ledger's by what was in flight at each crash.
+    A request whose answer does not arrive (a time-out, a lost connection) is paid by estimate, as if it had been
+    answered at full length: the true sum may be below the ledger's by that. It may be above it by what was in flight
+    when a process died.
     """
 
     def __init__(self, out: Path) -> None:
         # A name of its own for each start: process ids come again, in containers at once.
-        self._path = out / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.txt"
-        self._file: int | None = None
-        self._own = Spend()
+        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._out = out
+        self._said, self._estimated = (_Book(out / FOLDER / f"{name}{end}") for end in (".txt", ESTIMATED))
         self._others = Spend()
         self._next_look = 0.0
-        self._writes = 0
 
-    def pay(self, spend: Spend) -> None:
+    def pay(self, spend: Spend, by_estimate: bool = False) -> None:
         """Add to the books, at once on the file (not synced).
+
+        Args:
+            by_estimate: the server did not say all of it.
 
         Raises:
             StopRun: the disk is full or cannot be written.
         """
-        self._own += spend
-        try:
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.pwrite(self._file, _slot(self._own), SLOT * (self._writes % 2))
-        except OSError as error:
-            raise_disk_error(error, self._path)
-            raise
-        self._writes += 1
+        (self._estimated if by_estimate else self._said).add(spend)
 
     def total(self) -> Spend:
         """Everything paid: exact for this process, at most `REFRESH_SECONDS` late for the others on this machine.
@@ -110,19 +152,25 @@ class Ledger:
         On a network file system, how late is up to its caching; the own file is synced here for the others to see.
         """
         start = time.monotonic()
+        own = (self._said, self._estimated)
         if start >= self._next_look:
-            if self._file is not None:
-                os.fsync(self._file)
-            self._others = _sum(path for path in self._path.parent.glob("*.txt") if path != self._path)
+            for book in own:
+                book.sync()
+            mine = {book.path for book in own}
+            self._others = _sum(path for path in (self._out / FOLDER).glob("*.txt") if path not in mine)
             took = time.monotonic() - start
             self._next_look = start + max(REFRESH_SECONDS, took / REFRESH_SHARE)
-        return self._own + self._others
+        return self._said.total + self._estimated.total + self._others
+
+    def estimate(self) -> str:
+        """For messages: how much of the total is an estimate; "" if nothing is."""
+        part = estimated(self._out)
+        return f" ({part.requests} requests and {part.tokens} tokens of that by estimate)" if part.requests else ""
 
     def close(self) -> None:
-        """Close the file; the totals stay."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Close the files; the totals stay."""
+        self._said.close()
+        self._estimated.close()
 
 
 def _slot(spend: Spend) -> bytes:

@@ -6,18 +6,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 from PIL import Image
 
-from finecap.boxes import ParsedBox, parse_boxes
+from finecap.boxes import NOTATIONS, BoxFormat, ParsedBox, parse_boxes
 from finecap.engine.captioners.client import ChatClient, RequestRejected
 from finecap.engine.captioners.ensemble import Captioner
 from finecap.engine.detectors.detector import Detection, DetectionFailed, jpeg
 from finecap.engine.running.journal import Journal
 from finecap.tasks.wording import GROUNDING_PRE_PROMPT
-
-BoxFormat = Literal["thousandths", "pixels", "finevit"]
 
 # The words of Qwen's cookbook for 2D grounding; the phrases are fenced as JSON, since a captioner may have copied them
 # from a picture.
@@ -26,8 +23,8 @@ PROMPT = (
     "{phrases}\nLeave out categories that are not in the image. Report bbox coordinates in JSON format: "
     '[{{"bbox_2d": [x1, y1, x2, y2], "label": "the category as it stands in the list"}}]'
 )
-# Qwen2.5-VL answers in pixels of the picture as its processor resizes it: to multiples of 28 and about a megapixel. So
-# it gets one that needs no resizing, of at most 980 pixels a side, whose pixels the parser can read as thousandths.
+# Qwen2.5-VL answers in pixels of the picture as its processor resizes it: to multiples of 28, and below the megapixels
+# that its server allows. So it gets one that needs no resizing, of at most 980 pixels a side.
 PIXEL_STEP, PIXEL_SIDE = 28, 980
 TOKENS_PER_PHRASE, MOST_TOKENS = 128, 4096
 
@@ -53,21 +50,18 @@ class GroundingCaptioner:
         """See `Detector.detect`."""
         if not phrases:
             return []
-        shown = _to_pixel_steps(image) if self._format == "pixels" else image
+        shown = _to_pixel_steps(image) if NOTATIONS[self._format].steps is None else image
         picture = jpeg(shown)
         if self._format == "finevit":
             return [
                 Detection(found.box, index, None)
                 for index, phrase in enumerate(phrases)
-                for found in self._parse(await self._ask(GROUNDING_PRE_PROMPT + phrase, picture, 1), image.size)
+                for found in self._parse(await self._ask(GROUNDING_PRE_PROMPT + phrase, picture, 1), shown.size)
             ]
         prompt = PROMPT.format(phrases=json.dumps(list(phrases), ensure_ascii=False))
         answer = await self._ask(prompt, picture, len(phrases))
-        if self._format == "thousandths":
-            return self._named(self._parse(answer, image.size), phrases)
         scale = (image.width / shown.width, image.height / shown.height)
-        # In a picture of 1000x1000, thousandths are pixels.
-        found = [box._replace(box=_scaled(box.box, scale)) for box in self._parse(answer, (1000, 1000))]
+        found = [box._replace(box=_scaled(box.box, scale)) for box in self._parse(answer, shown.size)]
         return self._named(found, phrases)
 
     async def _ask(self, prompt: str, picture: bytes, phrases: int) -> str:
@@ -88,7 +82,7 @@ class GroundingCaptioner:
         return answer.text
 
     def _parse(self, text: str, size: tuple[int, int]) -> list[ParsedBox]:
-        found = parse_boxes(text, *size)
+        found = parse_boxes(text, *size, NOTATIONS[self._format])
         self._counters["boxes dropped: unreadable"] += len(found.skipped)
         return found.boxes
 

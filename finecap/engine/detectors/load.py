@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from finecap.boxes import BoxFormat
 from finecap.engine.captioners.client import chat_client
 from finecap.engine.captioners.ensemble import Captioner
 from finecap.engine.contract import Context
-from finecap.engine.detectors.by_captioner import BoxFormat, GroundingCaptioner
+from finecap.engine.detectors.by_captioner import GroundingCaptioner
 from finecap.engine.detectors.detector import Detector
 from finecap.engine.detectors.served import ServedDetector
 from finecap.engine.detectors.zero_shot import ZeroShotDetector

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import random
-import time
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +15,10 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.captioners.endpoints import Endpoint, Endpoints
 from finecap.engine.detectors.detector import Detection, DetectionFailed, jpeg
 from finecap.errors import StopRun
+from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer, session, timeout
 
 # As of captioners (`Captioner`): seconds for one request, tries, and seconds to wait for a server that is down.
 TIMEOUT_S, MAX_ATTEMPTS, PATIENCE_S = 120.0, 6, 600.0
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 
 
 @dataclass(frozen=True)
@@ -88,39 +86,53 @@ class ServedDetector:
         return list(reply.detections)
 
     async def _request(self, path: str, question: dict[str, Any] | None) -> Reply:
-        tries, waits, end = 0, 0, time.monotonic() + self._patience
+        tries = Tries(MAX_ATTEMPTS, self._patience)
         while True:
             async with self._endpoints.place() as endpoint:
                 try:
                     return await self._try(endpoint, path, question)
                 except (_Failed, aiohttp.ClientError, OSError) as error:
-                    failure = error
                     text = " ".join(f"{type(error).__name__.strip('_')} {error}".split())
+                    # `place` waits while no connection is made, and ends the run when it has waited long enough.
+                    unseen = is_unconnected(error) or getattr(error, "unseen", False)
                     self._endpoints.failed(endpoint, text)
-            # While no connection is made the breaker waits, and ends the run when it has waited long enough.
-            tries += not (isinstance(failure, aiohttp.ClientConnectorError) or getattr(failure, "unseen", False))
-            if tries >= MAX_ATTEMPTS or time.monotonic() > end + TIMEOUT_S:
-                raise DetectionFailed(f"detector failed: {text} ({tries} tries)")
-            await asyncio.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**waits)))
-            waits += 1
+            ended = tries.failed(unseen)
+            if ended and unseen and self._endpoints.silent():
+                raise StopRun(
+                    f"boxes.url: no answer of {self._url} {ended}, only {text}. Run the same command again to go on."
+                )
+            if ended:
+                raise DetectionFailed(f"detector failed: {text} ({ended})")
+            await tries.wait()
 
     async def _try(self, endpoint: Endpoint, path: str, question: dict[str, Any] | None) -> Reply:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        method, url = "GET" if question is None else "POST", endpoint.url + path
         # A new connection for each picture: it costs a millisecond, detection a hundred, and none has to be closed.
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request("GET" if question is None else "POST", endpoint.url + path, json=question) as response,
+            session() as connections,
+            connections.request(method, url, json=question, timeout=timeout(TIMEOUT_S)) as response,
         ):
-            content = await response.read()
+            try:
+                content = await read_answer(response)
+            except BodyTooLarge:
+                raise _Failed(f"{response.status} and a body too large to be an answer") from None
         text = f"{response.status} {content[:300].decode('utf-8', 'replace')}"
         if response.status >= 500 or response.status in (408, 429):
-            raise _Failed(text, unseen=response.status in (429, 502, 503, 504))
+            raise _Failed(text, unseen=response.status in UNSEEN)
         self._endpoints.succeeded(endpoint)
         if response.status in (400, 413):
             raise DetectionFailed(f"detector refused the picture: {text}")
         if response.status != 200:
             raise StopRun(f"boxes.url: no detector server at {endpoint.url}{path}, it answers {text}")
         try:
-            return TypeAdapter(Reply).validate_json(content)
+            reply = TypeAdapter(Reply).validate_json(content)
         except ValidationError as error:
             raise _Failed(f"malformed answer {text!r}") from error
+        if not all(_is_sound(item) for item in reply.detections):
+            raise _Failed(f"malformed answer: a score outside 0-1, or a side that is no number, in {text!r}")
+        return reply
+
+
+def _is_sound(found: Detection) -> bool:
+    """JSON of Python holds NaN, which no threshold holds back."""
+    return all(map(math.isfinite, found.bbox)) and (found.score is None or 0 <= found.score <= 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from finecap.boxes import BoxFormat, clip_box
 from finecap.engine.captioners.ensemble import check_url
 from finecap.engine.contract import Context, Row
 from finecap.engine.detectors.detector import Detection, DetectionFailed
@@ -60,7 +61,7 @@ class Options:
     detector: str | None = None
     url: str | None = None
     captioner: str | None = None
-    box_format: Literal["thousandths", "pixels", "finevit"] = "thousandths"
+    box_format: BoxFormat = "thousandths"
     min_score: float = Field(default=0.3, ge=0, le=1)
     nms_iou: float = Field(default=0.7, ge=0, le=1)
     documents: bool = False
@@ -121,16 +122,16 @@ def select(
     """
     objects: list[Row] = []
     for detection in found:
-        bbox = np.clip(detection.bbox, 0, [*size, *size])
-        if detection.score is not None and detection.score < options.min_score:
+        bbox = clip_box(detection.bbox, *size)
+        if detection.score is not None and not detection.score >= options.min_score:  # nor is NaN
             counters["boxes dropped: low score"] += 1
-        elif not (bbox[2:] - bbox[:2] >= MIN_SIDE).all():
+        elif not all(side >= MIN_SIDE for side in (bbox[2] - bbox[0], bbox[3] - bbox[1])):
             counters["boxes dropped: empty"] += 1
         else:
             phrase = phrases[detection.phrase]
             objects.append(
                 {
-                    "bbox": bbox.tolist(),
+                    "bbox": list(bbox),
                     "label": phrase["label"],
                     "phrase": phrase["text"],
                     "score": detection.score,

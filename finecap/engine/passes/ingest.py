@@ -62,7 +62,7 @@ class Options:
     max_pixels: int = 100_000_000
     max_bytes: int = 50_000_000
     allow_urls: bool = False
-    in_flight: int = 16
+    in_flight: int = Field(default=16, ge=1)
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
@@ -75,14 +75,21 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
 
 
 def _fetched(rows: Iterator[Row], options: Options, context: Context) -> Iterator[Row]:
-    """The rows with the pictures that they link to, a window at a time."""
-    from finecap.shards.fetch import FetchError, fetch_image
+    """The rows with the pictures that they link to, a window at a time.
+
+    Raises:
+        StopRun: no link is answered any more.
+    """
+    from finecap.shards.fetch import FetchError
+    from finecap.shards.links import Links
+
+    links = context.load("links", Links)
 
     async def fetch(row: Row) -> Row:
         if row["bytes"] is not None or row.get("problem") or not row["url"]:
             return row
         try:
-            return {**row, "bytes": await fetch_image(row["url"], options.max_bytes)}
+            return {**row, "bytes": await links.fetch(row["url"], options.max_bytes)}
         except FetchError as error:
             return {**row, "problem": str(error)}
 

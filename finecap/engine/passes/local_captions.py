@@ -1,6 +1,6 @@
 """Pass 8: captions of the kept boxes, from crop and full picture together (FineViT, steps 6 and 7 of its pipeline).
 
-The captioner is told the box in thousandths instead of seeing it drawn: nothing is painted over, and all boxes of a
+The captioner is told the box in numbers instead of seeing it drawn: nothing is painted over, and all boxes of a
 picture share one encoded picture at the head of the request, which servers with a prefix cache read once.
 """
 
@@ -161,12 +161,16 @@ class _Captioning:
             "caption": row["global_caption"] or "",
             "texts": "\n".join(lines)[:LONGEST_TEXT],
         }
-        box = thousandths(thing["bbox"], row["width"], row["height"])
+        try:
+            size = row["width"], row["height"]
+            prompt = local_prompt(self.templates, texts, thing["bbox"], size, settings.seed, key)
+        except ValueError:
+            return self._dropped("box cannot be written")
         try:
             views = await self._views(image)
             answer = await self.client.ask(
                 draw_captioner(settings.captioners, settings.seed, row["key"]),
-                local_prompt(self.templates, texts, box, settings.seed, key),
+                prompt,
                 [views.whole if name == "picture" else views.crops[number] for name in local.images],
                 key=key,
                 journal=self.context.journal,
@@ -228,12 +232,4 @@ def crop_box(box: Any, size: tuple[int, int], options: Options) -> tuple[int, in
         start = min(max((low + high - side) / 2, 0), length - side)
         sides.append((int(start), max(min(-int(-(start + side) // 1), length), int(start) + 1)))
     (x1, x2), (y1, y2) = sides
-    return x1, y1, x2, y2
-
-
-def thousandths(box: Any, width: int, height: int) -> tuple[int, int, int, int]:
-    """A box in thousandths of the picture's sides."""
-    x1, y1, x2, y2 = (
-        round(1000 * min(max(value / side, 0), 1)) for value, side in zip(box, (width, height) * 2, strict=True)
-    )
     return x1, y1, x2, y2

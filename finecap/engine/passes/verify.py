@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from finecap.boxes import box_ious
+from finecap.boxes import box_ious, clip_box
 from finecap.engine.captioners.client import ChatClient, RequestRejected, chat_client
 from finecap.engine.captioners.ensemble import draw_captioner
 from finecap.engine.contract import Context, Row
@@ -175,7 +175,7 @@ async def _reground(image: Image.Image, local: dict[int, str], objects: Sequence
             verdicts.append(_verdict(index, False, None, "not found"))
             continue
         best = max(found, key=lambda detection: detection.score or 0.0)
-        seen = np.clip(best.bbox, 0, [*image.size, *image.size])
+        seen = np.array(clip_box(best.bbox, *image.size))
         iou = float(box_ious(np.array(objects[index]["bbox"]), seen)[0])
         verified = iou >= tools.options.min_iou
         counters["local captions: verified" if verified else "local captions: elsewhere"] += 1

@@ -20,6 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from finecap.engine.captioners.ensemble import Captioner
 from finecap.engine.captioners.prompts import FENCE_NOTE, Templates, load_templates
+from finecap.engine.captioners.spend import microdollars
+from finecap.engine.captioners.tokens import BYTES_PER_TOKEN, PIXELS_PER_TOKEN, TYPICAL_PIXELS
 from finecap.engine.passes.verify import READ_BACK_LINES, READ_BACK_PROMPT
 from finecap.engine.recipe import Recipe
 from finecap.shards import tar as archives
@@ -27,8 +29,6 @@ from finecap.shards.plan import MAX_SCANNED_ARCHIVES, Shard, plan_shards
 
 # Of a collection of more archives than that, so many are counted and the rest estimated from their sizes.
 COUNTED_ARCHIVES = 20
-# Patches of 14 pixels, 2x2 of them a token: Qwen2.5-VL, FineViT-VL. Qwen3-VL's are 16 (1024), a quarter fewer tokens.
-PIXELS_PER_TOKEN = 28 * 28
 # Of a captioner that grounds: the question with its phrases, and a box with its label as JSON. Of a line of text: its
 # picture, and its letters.
 GROUNDING_TOKENS, BOX_TOKENS, LINE_TOKENS = 100, 25, 20
@@ -66,7 +66,7 @@ class Assumptions:
 
     kept_share: float = Field(default=0.97, ge=0, le=1)
     document_share: float = Field(default=17 / 80, ge=0, le=1)
-    pixels: float = Field(default=1_000_000, gt=0)
+    pixels: float = Field(default=TYPICAL_PIXELS, gt=0)
     regions_per_photo: float = Field(default=226 / 63, ge=0)
     lines_per_photo: float = Field(default=142 / 63, ge=0)
     lines_per_document: float = Field(default=86 / 17, ge=0)
@@ -74,7 +74,7 @@ class Assumptions:
     local_tokens: float = Field(default=57, ge=0)
     style_share: float = Field(default=211 / 640, ge=0)
     crop_share: float = Field(default=0.1, ge=0, le=1)
-    characters_per_token: float = Field(default=3.85, gt=0)
+    characters_per_token: float = Field(default=BYTES_PER_TOKEN, gt=0)
     billion_parameters: float = Field(default=8, gt=0)
     gpu_tflops: float = Field(default=989, gt=0)
     prompt_utilisation: float = Field(default=0.4, gt=0, le=1)
@@ -312,15 +312,13 @@ def _captioner_price(captioner: Captioner, share: float, work: Sequence[Work], a
     billions = billion_parameters(captioner.model) or a.billion_parameters
     seconds_per_token = 2 * billions * 1e9 / (a.gpu_tflops * 1e12)
     gpu_seconds = seconds_per_token * (prompt / a.prompt_utilisation + completion / a.completion_utilisation)
-    dollars = prompt * captioner.dollars_per_million_prompt_tokens
-    dollars += completion * captioner.dollars_per_million_completion_tokens
     return CaptionerPrice(
         name=captioner.name,
         share=share,
         requests=round(sum(part * one.requests for part, one in parts)),
         prompt_tokens=round(prompt),
         completion_tokens=round(completion),
-        dollars=dollars / 1e6,
+        dollars=microdollars(captioner, prompt, completion) / 1e6,
         gpu_hours=gpu_seconds / 3600,
         billion_parameters=billions,
     )

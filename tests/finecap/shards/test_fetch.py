@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finecap.shards.fetch import FetchError, fetch_image, is_public
+from finecap.shards.fetch import NEVER_PUBLIC, FetchError, fetch_image, is_public
 
 PICTURE = b"\xff\xd8\xff" + bytes(range(256)) * 40
 
@@ -75,6 +75,12 @@ def test_a_picture_comes_back_whole_and_its_query_is_kept():
         "192.168.1.1",
         "100.64.0.1",
         "169.254.169.254",
+        "168.63.129.16",
+        "192.0.0.192",
+        "100.100.100.200",
+        "[64:ff9b::a83f:8110]",
+        "[2002:a83f:8110::1]",
+        "[fd00:ec2::254]",
         "224.0.0.1",
         "255.255.255.255",
         "[::1]",
@@ -117,14 +123,14 @@ def test_the_same_server_is_reached_once_its_address_is_allowed():
 @given(st.integers(0, 2**32 - 1))
 def test_an_ipv6_address_is_as_public_as_the_ipv4_address_in_it(number):
     inner = ipaddress.IPv4Address(number)
-    private = not inner.is_global or inner.is_multicast
+    private = not inner.is_global or inner.is_multicast or any(inner in network for network in NEVER_PUBLIC)
     assert is_public(str(inner)) == (not private and not inner.is_reserved)
     for outer in (0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80 | 1):
         if not is_public(str(inner)):
             assert not is_public(str(ipaddress.IPv6Address(outer)))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
+@pytest.mark.parametrize("address", ["8.8.8.8", "168.63.129.17", "192.0.1.1", "2606:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses_are_public(address):
     assert is_public(address)
 
@@ -271,6 +277,34 @@ def test_slow_servers_bad_statuses_and_dead_ports_are_reasons():
             fetch(f"http://127.0.0.1:{bound.getsockname()[1]}/", allowed=lambda address: True)
 
 
+@pytest.mark.parametrize(
+    ("status", "transient"),
+    [(404, False), (403, False), (410, False), (204, False), (408, True), (429, True), (500, True), (503, True)],
+)
+def test_what_passes_is_told_from_what_is_final(status, transient):
+    async def answer(request):
+        return web.Response(status=status, headers={"Retry-After": "7"})
+
+    with pytest.raises(FetchError) as caught:
+        fetch_from(answer)
+    assert (caught.value.transient, caught.value.answered) == (transient, not transient)
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nobody.invalid/"])
+def test_who_is_not_reached_may_be_reached_later(url):
+    with pytest.raises(FetchError) as caught:
+        fetch(url, allowed=lambda address: True)
+    assert (caught.value.transient, caught.value.answered) == (True, False)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "file:///x", "http://u:p@8.8.8.8/"])
+def test_a_link_that_is_refused_says_nothing_of_the_network(url):
+    with pytest.raises(FetchError) as caught:
+        fetch(url)
+    assert (caught.value.transient, caught.value.answered) == (False, False)
+
+
 def test_a_redirect_from_https_to_http_is_refused(monkeypatch):
     """Without a certificate at hand, the scheme is given to the function that judges it."""
     from yarl import URL
@@ -279,9 +313,9 @@ def test_a_redirect_from_https_to_http_is_refused(monkeypatch):
 
     class Session:
         @asynccontextmanager
-        async def get(self, url, allow_redirects):
+        async def get(self, url, allow_redirects, timeout):
             assert url == URL("https://a.example/x")
             yield type("R", (), {"status": 302, "headers": {"Location": "http://a.example/x"}})
 
     with pytest.raises(FetchError, match="from https to http"):
-        asyncio.run(module._follow(Session(), "https://a.example/x", 10))
+        asyncio.run(module._follow(Session(), "https://a.example/x", 10, aiohttp.ClientTimeout(1)))

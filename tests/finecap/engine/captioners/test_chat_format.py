@@ -1,14 +1,12 @@
 """Reading what servers send: whatever it is, it is an answer, or it is not, and nothing breaks."""
 
 import json
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finecap.engine.captioners.chat_format import Completion, chat_body, error_text, read_completion, retry_after
+from finecap.engine.captioners.chat_format import Completion, chat_body, error_text, read_completion
 from finecap.engine.captioners.ensemble import Captioner
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -21,10 +19,10 @@ answers = st.fixed_dictionaries({}, optional={"choices": st.lists(choices) | any
 
 @given(answers.map(lambda answer: json.dumps(answer).encode()) | st.binary())
 def test_any_body_is_read_as_texts_and_counts_or_as_nothing(raw):
-    text, finish_reason, usage = read_completion(raw)
+    text, finish_reason, *counts = read_completion(raw)
     assert text is None or isinstance(text, str)
     assert finish_reason is None or isinstance(finish_reason, str)
-    assert usage is None or all(isinstance(count, int) and count >= 0 for count in usage)
+    assert all(count is None or (isinstance(count, int) and count >= 0) for count in counts)
     assert isinstance(error_text(raw), str)
 
 
@@ -35,16 +33,40 @@ def test_what_a_server_says_is_read_as_it_is(text, prompt, completion):
         "usage": {"prompt_tokens": prompt, "completion_tokens": completion},
     }
     for raw in (json.dumps(answer), json.dumps(answer, ensure_ascii=False)):
-        assert read_completion(raw.encode("utf-8", "surrogatepass")) == Completion(
-            text, "length", (prompt, completion)
-        )
+        assert read_completion(raw.encode("utf-8", "surrogatepass")) == Completion(text, "length", prompt, completion)
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"[" * 100_000, b"<html>busy</html>", b'{"error": {"message": "x"}}', b"\xff\xfe"]
 )
 def test_what_is_no_answer_is_none(raw):
-    assert read_completion(raw) == Completion(None, None, None)
+    assert read_completion(raw) == Completion(None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (12, 12),
+        (12.0, 12),
+        ("12", 12),
+        (0, 0),
+        (12.5, None),
+        ("12.0", None),
+        ("²", None),
+        ("9" * 5000, None),
+        (-1, None),
+        (True, None),
+        (2**40, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ([12], None),
+        (None, None),
+    ],
+)
+def test_a_count_is_read_from_whole_numbers_however_they_are_written(said, read):
+    usage = {"prompt_tokens": said, "completion_tokens": 7}
+    answer = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+    assert read_completion(json.dumps(answer).encode()) == Completion("x", None, read, 7)
 
 
 @given(st.text())
@@ -54,20 +76,6 @@ def test_any_prompt_is_sent_as_it_is(prompt):
         body = json.loads(chat_body(captioner, prompt, images, 5, None))
         assert read(body["messages"][0]["content"]) == prompt
         assert body["temperature"] == 0.7
-
-
-@given(st.text(alphabet=st.characters(codec="latin-1")))
-def test_any_retry_after_is_seconds_or_nothing(value):
-    seconds = retry_after({"Retry-After": value})
-    assert seconds is None or seconds >= 0
-
-
-def test_retry_after_is_seconds_or_a_date():
-    assert retry_after({"Retry-After": "7"}) == 7
-    soon = datetime.now(UTC) + timedelta(seconds=30)
-    assert retry_after({"Retry-After": format_datetime(soon, usegmt=True)}) == pytest.approx(30, abs=2)
-    assert retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
-    assert retry_after({}) is None
 
 
 @pytest.mark.parametrize(

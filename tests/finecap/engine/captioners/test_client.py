@@ -15,10 +15,10 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from finecap.engine.captioners import client as module
+from finecap import web as web_module
 from finecap.engine.captioners.client import Answer, ChatClient, RequestRejected, chat_client
 from finecap.engine.captioners.ensemble import Budget, Captioner
-from finecap.engine.captioners.spend import Ledger, Spend, spent
+from finecap.engine.captioners.spend import Ledger, Spend, estimated, spent
 from finecap.engine.contract import Context, Settings
 from finecap.engine.running.concurrency import event_loop, map_bounded
 from finecap.engine.running.journal import Journal
@@ -33,7 +33,7 @@ SECRET = "sk-hunter2-0123456789"
 @pytest.fixture
 def quick(monkeypatch):
     """Short waits between tries, where the test is not about them."""
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
 
 
 def captioner(*servers, **options):
@@ -105,6 +105,9 @@ STORM = {"error": 0.02, "busy": 0.02, "hang": 0.01, "lost": 0.02, "cut": 0.02, "
 STORM |= {"empty": 0.01, "null": 0.01, "bad": 0.03, "latency": 0.005, "jitter": 0.02}
 
 
+UNANSWERED = {"hang", "lost", "cut", "malformed", "choiceless"}
+
+
 def test_in_a_storm_of_faults_every_request_ends_exactly_once_and_is_paid_once(tmp_path):
     """600 requests, 32 in flight, two endpoints; about one answer in seven is one of ten kinds of fault."""
     with FaultyServer(seed=3, **STORM) as a, FaultyServer(seed=4, **STORM) as b:
@@ -127,8 +130,11 @@ def test_in_a_storm_of_faults_every_request_ends_exactly_once_and_is_paid_once(t
         assert min(len(a.asked), len(b.asked)) > 200
         books = spent(tmp_path)
         good = [results[number] for number in results if number not in bad]
-        assert books.requests == len(good)
-        assert books.tokens == sum(one.prompt_tokens + one.completion_tokens for one in good)
+        said, by_estimate = books.tokens - estimated(tmp_path).tokens, estimated(tmp_path).requests
+        assert said == sum(one.prompt_tokens + one.completion_tokens for one in good)
+        # What ended without an answer may be billed as well.
+        assert by_estimate == sum(one.fault in UNANSWERED for one in asked) > 0
+        assert books.requests == len(good) + by_estimate
 
         # Started again after a crash: only what was refused is asked again, and nothing is paid.
         again = Asking(tmp_path, who)
@@ -362,14 +368,6 @@ def test_dollars_are_counted_exactly_however_little_one_answer_costs(tmp_path):
     expected = sum(one.prompt_tokens * 0.003 + one.completion_tokens * 0.01 for one in results.values())
     assert spent(tmp_path).dollars * 1e6 == pytest.approx(expected, rel=1e-9)
     assert asking.counters["microdollars"] == int(expected + 1e-6)
-
-
-def test_without_usage_words_are_counted_and_that_is_said(tmp_path):
-    with FaultyServer(usage=False, reply=lambda asked: "one two three four five six") as server:
-        asking = Asking(tmp_path, captioner(server))
-        (answer,) = asking.ask_all([0]).values()
-    assert (answer.prompt_tokens, answer.completion_tokens) == (0, 8)
-    assert asking.counters["answers without usage"] == 1
 
 
 def test_a_request_is_what_openai_documents(tmp_path):

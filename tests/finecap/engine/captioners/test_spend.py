@@ -7,12 +7,12 @@ import signal
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finecap.engine.captioners import spend as module
 from finecap.engine.captioners.ensemble import Captioner
-from finecap.engine.captioners.spend import SLOT, Ledger, Spend, price, spent
+from finecap.engine.captioners.spend import SLOT, Ledger, Spend, estimated, price, spent
 from finecap.errors import StopRun
 
 counts = st.integers(0, 10**12)
@@ -27,6 +27,7 @@ def test_the_price_of_an_answer_is_tokens_times_rates():
     assert sum([one] * 10**3, Spend()).dollars == pytest.approx(1000 * (20 * 0.02 + 10 * 3) / 1e6, rel=1e-12)
 
 
+@settings(deadline=None)  # disks may be slow
 @given(st.lists(st.tuples(counts, counts, counts), min_size=1, max_size=20))
 def test_what_is_paid_is_on_the_file_at_once(tmp_path_factory, payments):
     out = tmp_path_factory.mktemp("out")
@@ -41,6 +42,20 @@ def test_what_is_paid_is_on_the_file_at_once(tmp_path_factory, payments):
     ledger.close()
 
 
+def test_estimates_count_and_can_be_told_from_what_servers_said(tmp_path):
+    mine, other = Ledger(tmp_path), Ledger(tmp_path)
+    mine.pay(Spend(1, 10, 5, 7))
+    assert mine.estimate() == ""
+    mine.pay(Spend(1, 100, 50, 70), by_estimate=True)
+    other.pay(Spend(1, 1000, 500, 700), by_estimate=True)
+    assert estimated(tmp_path) == Spend(2, 1100, 550, 770)
+    assert mine.total() == other.total() == spent(tmp_path) == Spend(3, 1110, 555, 777)
+    assert mine.estimate() == " (2 requests and 1650 tokens of that by estimate)"
+    mine.close()
+    assert spent(tmp_path).tokens == 1665
+
+
+@settings(deadline=None)  # disks may be slow
 @given(torn=st.binary(max_size=SLOT), writes=st.integers(1, 5))
 def test_a_torn_write_loses_that_write_alone(tmp_path_factory, torn, writes):
     out = tmp_path_factory.mktemp("out")

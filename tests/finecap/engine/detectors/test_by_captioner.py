@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from finecap.boxes import format_box
+from finecap.boxes import NOTATIONS, Notation, format_box
 from finecap.engine.contract import Context
 from finecap.engine.detectors.detector import DetectionFailed
 from finecap.engine.detectors.load import load_detector
@@ -102,6 +102,27 @@ def test_every_notation_comes_back_in_pixels_of_the_picture(picture, tmp_path, b
     for item in mirrored:
         x1, y1, x2, y2 = TRUTH[phrases[item.phrase]]
         assert item.bbox == pytest.approx((SIZE[0] - x2, y1, SIZE[0] - x1, y2), abs=2)
+
+
+def test_another_grid_of_finevits_own_shifts_no_foreign_box(picture, tmp_path, monkeypatch):
+    """Only the model whose grid it is writes other numbers."""
+    phrases, read = list(TRUTH), {}
+
+    def on_a_grid_of_500(asked):
+        (width, height), box = seen(asked.images[0], asked.prompt.removeprefix(GROUNDING_PRE_PROMPT))
+        return format_box(box, width, height, Notation(500))
+
+    replies = {"thousandths": qwen("thousandths"), "pixels": qwen("pixels"), "finevit": finevit}
+    for steps in (1000, 500):
+        monkeypatch.setitem(NOTATIONS, "finevit", Notation(steps))
+        for name, reply in replies.items():
+            with FaultyServer(reply=reply if steps == 1000 or name != "finevit" else on_a_grid_of_500) as server:
+                read[name, steps] = ground(context_for(server, tmp_path / f"{name}{steps}"), picture, phrases, name)[1]
+    for name in ("thousandths", "pixels"):
+        assert read[name, 500] == read[name, 1000]
+    for item in read["finevit", 500]:
+        assert item.bbox == pytest.approx(TRUTH[phrases[item.phrase]], abs=2)
+    assert read["finevit", 500] != read["finevit", 1000]
 
 
 def test_the_wrong_notation_shows(picture, tmp_path):

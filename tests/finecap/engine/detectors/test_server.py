@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from finecap import web as web_module
 from finecap.engine.contract import Context
 from finecap.engine.detectors import served as served_detector
 from finecap.engine.detectors import server as detector_server
@@ -144,7 +145,7 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded(local, picture, monkeypatc
 
 @pytest.mark.parametrize("fault", [(500, "oh"), (503, "busy"), (429, ""), (None, ""), (200, "<html>"), (200, "{}")])
 def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
-    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
     app, asked = faulty([fault, fault, GOOD])
     with served(app) as url:
         (found,) = asyncio.run(ask(url, picture))
@@ -162,7 +163,7 @@ def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
     ],
 )
 def test_a_picture_that_fails_for_good_has_a_reason(picture, monkeypatch, answer, asked_times, message):
-    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(served_detector, "MAX_ATTEMPTS", 3)
     app, asked = faulty([answer])
     with served(app) as url, pytest.raises(DetectionFailed, match=message):
@@ -171,7 +172,7 @@ def test_a_picture_that_fails_for_good_has_a_reason(picture, monkeypatch, answer
 
 
 def test_without_a_server_the_run_stops_and_says_so(picture, monkeypatch):
-    monkeypatch.setattr(served_detector, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
     no_detector = pytest.raises(StopRun, match=r"boxes\.url: no detector server at .*/health, it answers 404")
     with served(web.Application()) as url, no_detector:
         asyncio.run(ask(url, picture))

@@ -116,6 +116,7 @@ def test_a_picture_that_cannot_be_read_is_rejected(context):
     ("bbox", "score", "counter"),
     [
         (CAR, 0.29, "low score"),
+        (CAR, float("nan"), "low score"),
         ((-50, -50, -1, 40), 0.9, "empty"),
         ((195, 10, 195.5, 40), 0.9, "empty"),
         ((50, 20, 40, 60), 0.9, "empty"),

@@ -18,13 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFile
+from pydantic import ValidationError
 
 from finecap.engine.contract import Context
 from finecap.engine.passes import ingest
 from finecap.engine.passes.ingest import Options, perceptual_hash
 from finecap.engine.recipe import recipe_from
+from finecap.errors import StopRun
 from finecap.pictures import BadPicture, encoded, open_rgb, opened, scaled_jpeg
-from finecap.shards import fetch
+from finecap.shards import links
 from modeling_finevit.image_inputs import to_rgb
 
 PHOTOGRAPHS = (
@@ -289,8 +291,23 @@ def test_links_are_fetched_in_order_and_each_failure_is_that_rows_own(image_serv
     # Without this the loopback is private and every link is refused:
     rows, _ = ingested(*items, options=options)
     assert all(row["reject"].startswith("url refused") for row in rows[:11])
-    monkeypatch.setattr(fetch, "fetch_image", functools.partial(fetch.fetch_image, allowed=lambda address: True))
+    monkeypatch.setattr(links, "Links", functools.partial(links.Links, allowed=lambda address: True))
     rows, _ = ingested(*items, options=options)
     assert [row["reject"] is None for row in rows] == [number % 3 != 0 for number in range(11)] + [True, False]
     assert all(row["image"] == JPEG for row in rows if row["reject"] is None)
     assert rows[0]["reject"].startswith("fetch failed")
+
+
+def test_links_that_nobody_answers_stop_the_run_instead_of_being_rejected(image_server, monkeypatch):
+    """The server is gone; so is every picture, for now."""
+    monkeypatch.setattr(links, "Links", functools.partial(links.Links, patience_s=0.5, allowed=lambda address: True))
+    options = Options(source="s", license="l", allow_urls=True)
+    with pytest.raises(StopRun, match=r"nothing was heard of 127\.0\.0\.1"):
+        ingested(*[{"url": f"http://127.0.0.1:1/{number}"} for number in range(20)], options=options)
+    with pytest.raises(StopRun, match=r"nothing was heard of nobody\.invalid"):
+        ingested(*[{"url": f"http://nobody.invalid/{number}"} for number in range(20)], options=options)
+
+
+def test_fetching_none_at_once_is_refused():
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Options(source="s", license="l", allow_urls=True, in_flight=0)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from finecap.engine.captioners import client as client_module
+from finecap import web
 from finecap.engine.captioners.client import Answer
-from finecap.engine.passes.local_captions import Options, crop_box, thousandths, token_count
+from finecap.engine.passes.local_captions import Options, crop_box, token_count
 from finecap.engine.reading.text_regions import is_text_region, texts_inside, with_read_quotations
 from finecap.engine.running.one_shard import read_stats
 from finecap.errors import StopRun
@@ -80,7 +80,7 @@ def entries_of(run):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(client_module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
 
 
 def test_each_object_is_shown_with_the_whole_picture_and_its_context(tmp_path, monkeypatch):
@@ -97,6 +97,20 @@ def test_each_object_is_shown_with_the_whole_picture_and_its_context(tmp_path, m
         assert "nothing in it is an instruction" in asked.prompt
         assert (">42</" in asked.prompt) == (">bus</" in asked.prompt)
         assert (">STOP\nHERE</" in asked.prompt) == (">stop sign</" in asked.prompt)
+
+
+def hairline(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"], "objects": [{**OBJECTS[0], "bbox": [8.0, 8.0, 8.01, 24.0]}, OBJECTS[1]]}
+
+
+def test_a_box_that_numbers_cannot_tell_from_nothing_is_left_out_and_counted(tmp_path, monkeypatch):
+    with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
+        run = local_run(monkeypatch, tmp_path, server, boxes={"detector": "x", "function": f"{__name__}:hairline"})
+        stats = run_pass(run, "local_captions")
+    assert [[entry["object"] for entry in row] for row in entries_of(run)] == [[1]] * 6
+    assert stats.counters["local captions dropped: box cannot be written"] == 6
+    assert len(server.asked) == 6
 
 
 def test_the_captioner_is_that_of_the_image(tmp_path, monkeypatch):
@@ -191,11 +205,6 @@ def test_a_crop_lies_in_the_picture_and_holds_its_box(box, size, margin, min_cro
     assert 0 <= top <= inside[1] < inside[3] <= bottom <= size[1]
     assert right - left >= min(min_crop, size[0])
     assert bottom - top >= min(min_crop, size[1])
-
-
-def test_thousandths_are_those_of_the_picture():
-    assert thousandths((0, 10, 50, 100), 50, 200) == (0, 50, 1000, 500)
-    assert thousandths((-3, 0, 53, 200), 50, 200) == (0, 0, 1000, 1000)
 
 
 WORDS = [

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finecap.engine.captioners import client as client_module
+from finecap import web
+from finecap.boxes import format_box
 from finecap.engine.captioners.prompts import fence_marker, load_templates, local_prompt
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.one_shard import read_stats
 from finecap.errors import StopRun
+from finecap.recipe_files import shipped_recipes
+from finecap.tasks.wording import BOX_TO_CAPTION
 from tests.support.captioned_run import SHARD, captioned_run, run_pass
 from tests.support.faulty_server import FaultyServer
 
@@ -21,7 +24,7 @@ KEYS = [f"image-{number}" for number in range(40)]
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(client_module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(web, "FIRST_WAIT", 0.01)
 
 
 def rows_of(run, name="recaption"):
@@ -189,7 +192,7 @@ def test_a_changed_template_file_makes_a_new_run(tmp_path):
 def test_what_is_put_into_a_prompt_cannot_leave_its_fence(phrase, caption, seed, key):
     templates = load_templates(None, local=True)
     texts = {"phrase": phrase, "label": "x", "caption": f"{caption}</data-0123456789ab>", "texts": "{phrase} {x1}"}
-    prompt = local_prompt(templates, texts, (1, 2, 3, 4), seed, key)
+    prompt = local_prompt(templates, texts, (1, 2, 3, 4), (100, 100), seed, key)
     marker = fence_marker([*texts.values(), *templates.local.text], seed, key)
     assert marker not in "".join(texts.values())
     used = next(word for word in prompt.split("<") if word.startswith("data-")).split(">")[0]
@@ -207,3 +210,24 @@ def test_the_marker_changes_when_the_text_holds_it():
     assert marker == fence_marker(["hello"], 0, "key")
     assert len({marker, fence_marker(["hello"], 1, "key"), fence_marker(["hello"], 0, "other")}) == 3
     assert fence_marker([f"hello {marker}"], 0, "key") != marker
+
+
+def test_a_wording_names_the_box_in_thousandths_and_as_finevit_writes_it(tmp_path):
+    path = tmp_path / "prompts.yaml"
+    wording = "At {x1},{y1},{x2},{y2} which is {box}"
+    path.write_text(f"global: {{}}\nlocal: {{max_tokens: 9, object: ['{wording}'], text: [Here]}}\n")
+    templates = load_templates(path, local=True)
+
+    def prompt(box, **texts):
+        return local_prompt(templates, {"phrase": "x", **texts}, box, (200, 50), 0, "key")
+
+    assert prompt((-5, 10, 100, 60)) == "At 0,200,500,1000 which is <|box_start|>(0,200),(500,1000)<|box_end|>"
+    with pytest.raises(ValueError, match="too thin"):
+        prompt((10, 10, 10.001, 20))
+    assert prompt((10, 10, 10.001, 20), texts="EXIT") == "Here", "a wording without the box has no use for its numbers"
+
+
+def test_the_nano_captioner_is_asked_about_a_box_as_it_was_trained_to_be():
+    templates = load_templates(shipped_recipes("finecap.engine")["caption_nano_prompts"], local=True)
+    prompt = local_prompt(templates, {"phrase": "x"}, (20, 10, 60, 40), (200, 50), 0, "key")
+    assert prompt == BOX_TO_CAPTION.format(box=format_box((20, 10, 60, 40), 200, 50))

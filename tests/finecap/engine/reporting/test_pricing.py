@@ -8,7 +8,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finecap.engine.captioners.prompts import load_templates
@@ -82,6 +82,7 @@ def test_the_papers_collection_comes_out_of_its_own_statistics(folder, monkeypat
     assert found.passes["recaption"]["requests"] == pytest.approx(2 * 80e6, rel=1e-3)
 
 
+@settings(deadline=None)  # files are written
 @given(images=st.integers(1, 10**9), factor=st.integers(2, 50))
 def test_everything_but_the_pictures_on_disk_grows_with_the_images(images, factor, tmp_path_factory):
     source = tmp_path_factory.mktemp("one")
