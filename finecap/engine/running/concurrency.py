@@ -15,7 +15,7 @@ from finecap.engine.running.row_failures import RowFailures
 T = TypeVar("T")
 P = ParamSpec("P")
 # Pictures that a worker decodes at once. `in_flight` may be large, and what it counts waits for answers; a picture
-# that is being decoded takes 8 bytes a pixel.
+# that is being decoded takes up to 9 bytes a pixel.
 DECODERS = 4
 
 

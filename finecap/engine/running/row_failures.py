@@ -86,7 +86,8 @@ class RowFailures:
 
 def raise_if_shared(error: Exception) -> None:
     """Raise an error again that is no row's own fault; else return."""
-    if isinstance(error, StopRun | MemoryError | ManyRowsFailed) or getattr(error, "errno", None) is not None:
+    system = isinstance(error, OSError) and error.errno is not None
+    if system or isinstance(error, StopRun | MemoryError | ManyRowsFailed):
         raise error
 
 

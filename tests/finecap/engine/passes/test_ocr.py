@@ -129,7 +129,7 @@ def test_a_picture_on_which_the_models_fail_is_counted_and_keeps_its_place(conte
     (row,) = ocr.run(iter([{"key": "a", "image": encoded(image, "PNG")}]), ocr.Options(), context)
 
     assert (row["texts"], row["ocr_engine"], row["reject"]) == ([], None, None)
-    assert context.counters == {"ocr failed: RuntimeError": 1}
+    assert context.counters == {"failed: RuntimeError": 1}
 
 
 def test_doubtful_lines_are_dropped_and_counted():

@@ -141,7 +141,7 @@ def test_a_pass_without_a_column_for_rejects_counts_them(run_over):
 
 @pytest.mark.parametrize(
     "error",
-    [StopRun("no credit"), MemoryError(), OSError(errno.EIO, "input/output error"), ConnectionResetError(104, "reset")],
+    [StopRun("no credit"), MemoryError(), OSError(errno.EIO, "disk"), ConnectionResetError(104, "reset")],
 )
 def test_what_is_no_rows_own_fault_ends_the_try(run_over, error):
     run = run_over("abc", lazily(raising("b", error)))
@@ -173,7 +173,7 @@ def test_a_bug_that_hits_most_rows_fails_the_shard_with_its_traceback(run_over):
     with pytest.raises(ManyRowsFailed) as caught:
         run_shard(run, "filter", SHARD, {})
     lines = str(caught.value).splitlines()
-    assert lines[-1] == f"{ALIKE + 1} of {2 * ALIKE} rows failed with Oops, so it is taken for a bug and not for bad rows"
+    assert lines[-1].startswith(f"{ALIKE + 1} of {2 * ALIKE} rows failed with Oops, so it is taken for a bug")
     assert any("raise error" in line for line in lines)
 
 
