@@ -16,7 +16,7 @@ from finecap.engine.contract import Context, Row
 from finecap.engine.detectors.detector import Detection, DetectionFailed
 from finecap.engine.detectors.load import load_detector
 from finecap.engine.detectors.nms import class_aware_nms
-from finecap.engine.running.concurrency import in_decoder, map_rows
+from finecap.engine.running.concurrency import in_decoder, map_rows, rejected
 from finecap.pictures import ANY_SIZE, BadPicture, open_rgb
 
 COLUMNS = pa.schema(
@@ -102,7 +102,7 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
         objects = select(found, phrases, (row["width"], row["height"]), options, context.counters)
         return {**result, "objects": objects, "detector": detector.name}
 
-    return map_rows(one, rows, options.in_flight, context)
+    return map_rows(one, rows, options.in_flight, context, rejected)
 
 
 def select(

@@ -20,7 +20,7 @@ from finecap.engine.captioners.ensemble import Captioner, draw_captioner
 from finecap.engine.captioners.prompts import Templates, global_prompt, load_templates
 from finecap.engine.contract import Context, Row
 from finecap.engine.language.caption_checks import check_caption, normalised
-from finecap.engine.running.concurrency import in_decoder, map_rows
+from finecap.engine.running.concurrency import in_decoder, map_rows, rejected
 from finecap.pictures import ANY_SIZE, BadPicture, open_rgb, scaled_jpeg
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
 
     templates = load_templates(options.prompts, options.styles)
     captioning = _Captioning(chat_client(context), templates, options, context)
-    results = map_rows(captioning.captions, rows, options.in_flight, context)
+    results = map_rows(captioning.captions, rows, options.in_flight, context, rejected)
     seen: set[str] = set()
     for result in results:
         if result["reject"] is None:

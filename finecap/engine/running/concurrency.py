@@ -40,14 +40,14 @@ def map_rows(
     rows: Iterable[Row],
     limit: int,
     context: Context,
-    failed: Callable[[Row, str], T] = rejected,
+    failed: Callable[[Row, str], T],
 ) -> list[T]:
     """`map_bounded` in the worker's event loop for what passes do to their rows; one on which `function` raises ends
     alone.
 
     Args:
         failed: makes the result of such a row, from the row (which `function` may have emptied, but for its key) and
-            the reason "failed: TYPE: ...".
+            the reason "failed: TYPE: ..."; `rejected` for passes whose results are rows.
 
     Raises:
         ManyRowsFailed: see `RowFailures`.
