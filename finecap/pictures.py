@@ -6,6 +6,7 @@ Of an animation or a document of several pages, the first one counts.
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Generator
@@ -17,8 +18,17 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 # No others: Pillow hands EPS to Ghostscript, and some hold pictures of another size than their header says.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
+JPEGS = ("JPEG", "MPO")
+SCAN, END_OF_IMAGE = b"\xff\xda", b"\xd9"
+# Marks that begin a segment; not the stuffed zeros, restarts and fillers between compressed bytes.
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 # For pictures that have passed ingest, which refuses what is too large.
 ANY_SIZE = 2**62
+# A progressive JPEG is decoded once for each of its scans; usual are 10, and 18 in CMYK. The largest picture may have
+# so many, a smaller one more in proportion.
+MOST_SCANS = 20
+# Pictures are brought to RGB by strips of so many pixels, or a row.
+STRIP_PIXELS = 2**20
 
 
 class BadPicture(ValueError):
@@ -34,10 +44,12 @@ def open_rgb(data: bytes, max_pixels: int) -> Image.Image:
 
     Returns:
         8-bit RGB, EXIF orientation applied, transparency laid over white, 16 bits scaled to 8; the same pixels as
-        `modeling_finevit.image_inputs.to_rgb`, which models see.
+        `modeling_finevit.image_inputs.to_rgb`, which models see. That package imports nothing of this one, so the two
+        are written twice, and a test holds them equal.
 
     Raises:
-        BadPicture: no picture, cut off, corrupt or too large.
+        BadPicture: no picture, cut off, corrupt, too large or with too many scans.
+        MemoryError: there is not enough for it now.
     """
     with opened(data, max_pixels) as image:
         return upright_rgb(image)
@@ -51,20 +63,41 @@ def opened(data: bytes, max_pixels: int) -> Generator[Image.Image]:
     (`ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Raises:
-        BadPicture: see `open_rgb`.
+        BadPicture, MemoryError: see `open_rgb`.
     """
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise BadPicture(f"pixel bomb: {image.width}x{image.height} pixels > {max_pixels}")
+            if image.format in JPEGS:
+                _check_scans(data, image.width * image.height, max_pixels)
             yield image
-    except BadPicture:
+    except (BadPicture, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadPicture(f"not a picture: {_beginning(data)}") from None
     except Exception as error:  # on corrupt bytes Pillow's decoders raise nearly everything
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise BadPicture(f"{'truncated' if 'truncated' in text.lower() else 'corrupt'}: {text}"[:300]) from error
+
+
+def _check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
+    most = MOST_SCANS * max_pixels // max(pixels, 1)
+    # Counting is quick, but whatever lies before or behind the picture may hold these two bytes as well.
+    if data.count(SCAN) > most and (scans := count_scans(data)) > most:
+        raise BadPicture(f"scan bomb: {scans} scans of {pixels} pixels, {most} are allowed for this size")
+
+
+def count_scans(data: bytes) -> int:
+    """Scans of a JPEG up to its end mark: the times that it is decoded."""
+    at, scans = 2, 0
+    while marker := MARKER.search(data, at):
+        at, kind = marker.end(), marker[0][1:]
+        if kind == END_OF_IMAGE:
+            break
+        scans += kind == SCAN[1:]
+        at += int.from_bytes(data[at : at + 2], "big")  # skips the segment, which may hold marks of its own
+    return scans
 
 
 _lock = threading.Lock()
@@ -94,29 +127,41 @@ def _strict_pillow() -> Generator[None]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An opened picture as 8-bit RGB, EXIF orientation applied, transparency laid over white."""
+    """An opened picture as 8-bit RGB, EXIF orientation applied, transparency laid over white. It is decoded in place,
+    so together they take at most 8 bytes a pixel (4 for RGB without an orientation).
+    """
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    rgb, deep = Image.new("RGB", image.size), _is_deep(image)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(_strip_to_rgb(image.crop(box), deep), box)
+    return rgb
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Has it 16 bits? Pillow's mode for 32 is what it opens some files of 8 and of 16 bits in."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and int(np.max(image.getextrema())) > 255)
+
+
+def _strip_to_rgb(image: Image.Image, deep: bool) -> Image.Image:
+    """Pillow clips high bit depths to 255, which turns a 16-bit scan white; they are scaled here."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bit_grey(image)
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((values / (257 if deep else 1)).round().clip(0, 255).astype(np.uint8))
     elif image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode != "RGB":
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
-    return image
-
-
-def _to_8_bit_grey(image: Image.Image) -> Image.Image:
-    """Pillow clips high bit depths to 255, which turns a 16-bit scan white; scale them instead."""
-    values = np.asarray(image).astype(np.float64)
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and values.max() > 255)
-    return Image.fromarray((values / (257 if deep else 1)).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def thumbnail_grey(image: Image.Image, side: int) -> Image.Image:
@@ -125,7 +170,7 @@ def thumbnail_grey(image: Image.Image, side: int) -> Image.Image:
     A JPEG is scaled down while it is decoded (to the next eighth), which leaves out most of the work and none of the
     checks. EXIF orientation is not applied.
     """
-    if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+    if image.format in JPEGS and image.mode == "RGB":
         image.draft("L", (side, side))
     image.load()
     return image if image.mode == "L" else _to_rgb(image).convert("L")
@@ -136,7 +181,7 @@ def shrunk_rgb(image: Image.Image, short_side: int) -> Image.Image:
     EXIF orientation is not applied.
     """
     width, height = image.size
-    if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+    if image.format in JPEGS and image.mode == "RGB":
         image.draft("RGB", (short_side, short_side))
     image.load()
     image, scale = _to_rgb(image), short_side / min(width, height)

@@ -3,6 +3,9 @@
 A pass never copies what came before. It returns, for every live row and in the same order, a dict with `key`, its own
 columns and, when the row is to be dropped, `reject`: the reason, in the form "kind: detail" (counted by kind). A row
 that an earlier pass rejected is never shown to a later one, so each image ends once: in a record or in one reject.
+
+An exception ends the row on which it was raised and no other: the runner makes it the reject "failed: TYPE: ...". See
+`finecap.engine.running.row_failures` for what ends a shard or the run instead.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Context:
         reduced: what the pass's `reduce` wrote; None for passes without one.
         out: the run's folder, for what belongs to the run as a whole (the spending ledger, reports).
         models: heavy things of this worker process by name; see `load`.
+        tracebacks: the first one of each type of exception that a row raised.
     """
 
     shard: str
@@ -60,6 +64,7 @@ class Context:
     out: Path
     models: dict[str, Any]
     counters: Counter[str] = field(default_factory=Counter)
+    tracebacks: dict[str, str] = field(default_factory=dict)
 
     def load(self, name: str, build: Callable[[], Any]) -> Any:
         """A model, a client or an event loop that is built once in each worker process and kept for later shards."""
@@ -82,12 +87,14 @@ class Pass:
         columns: what it adds to each row.
         reads: columns of earlier passes that its function gets, beside `key`; "name?" is None if no pass made it.
         parents: passes whose output it needs; a parent that the recipe leaves out is replaced by that one's parents.
-        run: the function over the live rows of one shard.
+        run: the function over the live rows of one shard. After an exception it is called again for the rows that
+            have no result yet, so what is heavy belongs into `Context.load`.
         reduce: for passes that must see the whole collection first: gets the output files of each pass of `reduces`
             (by its name, in the order of the shards), the options, and the path of the one file to write.
         reduces: the passes whose outputs `reduce` reads.
         optional: True when it only runs if the recipe has its section.
-        aligned: its output has one row for each ingested row, in that order; else one for each live row.
+        aligned: its output has one row for each ingested row, in that order; else one for each live row that is
+            not dropped, rejects are only counted, and `run` is called for one row at a time.
     """
 
     name: str

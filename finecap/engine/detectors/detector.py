@@ -12,6 +12,7 @@ from PIL import Image
 from finecap.pictures import encoded
 
 Box = tuple[float, float, float, float]
+JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
 
 class Detection(NamedTuple):
@@ -54,5 +55,11 @@ class Detector(Protocol):
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """An RGB picture as it is sent to a detector elsewhere, all but lossless."""
+    """An RGB picture as it is sent to a detector elsewhere, all but lossless.
+
+    Raises:
+        DetectionFailed: one of its sides is longer than a JPEG can have.
+    """
+    if max(image.size) > JPEG_SIDE:
+        raise DetectionFailed(f"too long for a detector: {image.width}x{image.height} pixels, a JPEG has {JPEG_SIDE}")
     return encoded(image, "JPEG", quality=95, subsampling=0)

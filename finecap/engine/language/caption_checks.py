@@ -15,6 +15,7 @@ import numpy as np
 # A CJK character is a word of its own: those scripts put no spaces between words.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]*|[。！？][”’」』）]*")
+ABBREVIATION = len("approx.")  # the longest of these
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\.$")
 
 # A loop: the same words, up to so many of them, at least so often in a row and over at least so many words. Signs and
@@ -33,6 +34,9 @@ MAX_COMPRESSION = 10.0
 ENDLESS_WORD = 40
 # A caption cut back to its last full sentence must keep so much of what there was.
 MIN_KEPT = 0.5
+# English has four characters a token, other languages fewer; what has more (rows of dashes, spaces)
+# is no caption.
+MOST_CHARACTERS = 16
 
 
 class Checked(NamedTuple):
@@ -40,7 +44,7 @@ class Checked(NamedTuple):
 
     Attributes:
         text: the caption, cleaned; None if it is unusable.
-        problem: "empty", "refusal", "repetition" or "truncated"; None if it is usable.
+        problem: "too long", "empty", "refusal", "repetition" or "truncated"; None if it is usable.
         mended: what was taken off: "reasoning", "fence", "preamble", "closing", "cut to sentence".
     """
 
@@ -49,12 +53,17 @@ class Checked(NamedTuple):
     mended: tuple[str, ...]
 
 
-def check_caption(answer: str | None, finish_reason: str | None = None) -> Checked:
+def check_caption(answer: str | None, finish_reason: str | None = None, max_tokens: int | None = None) -> Checked:
     """Clean an answer and say whether it is a caption.
+
+    One with more than `MOST_CHARACTERS` for each of the `max_tokens` that were asked for is "too long", and nothing
+    else is asked about it: a server may send any amount.
 
     An answer that was cut off by its length limit (`finish_reason` "length") is cut back to its last full sentence,
     and dropped as "truncated" if that would lose more than half of it.
     """
+    if max_tokens is not None and len(answer or "") > MOST_CHARACTERS * max_tokens:
+        return Checked(None, "too long", ())
     text, mended = clean(answer or "")
     problem = "empty" if is_empty(text) else "refusal" if is_refusal(text) else None
     if problem is None and is_repetitive(text):
@@ -260,9 +269,11 @@ def _is_shrunk(text: str, found: list[str]) -> bool:
 
 def cut_to_sentence(text: str) -> str | None:
     """The text up to the end of its last full sentence; None if that is less than half of it."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    ends = [end for end in ends if not _ABBREVIATION.search(text[:end])]
-    return text[: ends[-1]].strip() if ends and ends[-1] >= MIN_KEPT * len(text) else None
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() >= MIN_KEPT * len(text)]
+    for end in reversed(ends):
+        if not _ABBREVIATION.search(text, max(0, end - ABBREVIATION), end):
+            return text[:end].strip()
+    return None
 
 
 # --- instructions written in pictures
@@ -312,13 +323,11 @@ def obeys_instruction(caption: str, texts: list[str]) -> bool:
     if re.search(_OVERRIDE, written, re.IGNORECASE) and (_OBEDIENT.match(caption) or len(said) < 2):
         return True
     payloads = [words(match["payload"]) for text in (*texts, written) for match in _DEMANDED.finditer(text)]
-    return any(_is_mostly(said, payload) for payload in payloads if payload)
+    counted = Counter(said)
+    return any(_is_mostly(counted, len(said), payload[:LONGEST_PAYLOAD]) for payload in payloads if payload)
 
 
-def _is_mostly(said: list[str], payload: list[str]) -> bool:
-    payload = payload[:LONGEST_PAYLOAD]
-    told = (Counter(said) & Counter(payload)).total()
-    described = len(said) - told
-    return told >= MOSTLY * min(len(said), len(payload)) and (
-        described < MIN_DESCRIPTION or told >= MOSTLY * len(said)
-    )
+def _is_mostly(counted: Counter[str], said: int, payload: list[str]) -> bool:
+    """Is a caption of so many words, and these, little but the payload?"""
+    told = sum(min(count, counted[word]) for word, count in Counter(payload).items())
+    return told >= MOSTLY * min(said, len(payload)) and (said - told < MIN_DESCRIPTION or told >= MOSTLY * said)

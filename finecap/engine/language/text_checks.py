@@ -1,19 +1,27 @@
 """Numbers and quotes of a caption that are not in the text that OCR read in the picture.
 
-Only readings are compared. Left alone are counts ("3 dogs", "a 4-column table"), estimates ("about 50"), ordinals,
-decades, grids ("2x3"), shares of the picture, numbers in words, and values within the range of an axis on which no
-values are written: such a chart shows them without writing them. The false alarms and what is missed are measured by
-benchmarks/engine_quality.py.
+Only numbers that claim to be read from the picture are checked. Not checked: counts ("3 dogs", "a 4-column table"),
+estimates ("about 50"), ordinals, decades, grids ("2x3"), shares of the picture, numbers in words, and, for charts
+without value labels, any number within the axis range, because it can be read off the axis without being printed. The
+false alarms and what is missed are measured by benchmarks/engine_quality.py.
+
+Captions and texts come from strangers: nothing here may take a time that grows with the square of their length.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import cache, cached_property
 from itertools import groupby
+
+import numpy as np
+
+from finecap.engine.language.likeness import alike, letter_counts
 
 # A word counts as read if one of the OCR's words is so similar (difflib's ratio): reading models confuse letters.
 SIMILAR = 0.75
@@ -25,13 +33,21 @@ AXIS_STEPS = [Decimal(step).scaleb(power) for step in ("1", "2", "2.5", "5") for
 # A chart that writes so many other numbers within the range of an axis writes its values.
 WRITTEN_VALUES = 2
 LARGEST_COUNT = 100
+# No axis has longer numbers; Decimal's remainders have 28 digits.
+LONGEST_TICK = 15
+# So much of a caption before and after a number says what it is; a quote has at most so many characters.
+NEAR = 100
+LONGEST_QUOTE = 1000
 
+_MANY = f"{{1,{LONGEST_QUOTE}}}"
 _QUOTES = re.compile(
-    r"“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|\"([^\"]+)\"|(?<!\w)‘([^’]+(?:’\w+[^’]*)*)’(?!\w)"
-    r"|(?<![\w'])'([^'\s](?:[^']|(?<=\w)'(?=\w))*)'(?!\w)"
+    rf"“([^”]{_MANY})”|„([^“”]{_MANY})[“”]|«([^»]{_MANY})»|「([^」]{_MANY})」|\"([^\"]{_MANY})\""
+    rf"|(?<!\w)‘((?:[^’]|(?<!‘)’(?=\w)){_MANY})’(?!\w)"
+    rf"|(?<![\w'])'(?!\s)((?:[^']|(?<=\w)'(?=\w)){_MANY})'(?!\w)"
 )
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
-_TOKEN = re.compile(r"[^\s()\[\]{}“”\"«»;]*\d[^\s()\[\]{}“”\"«»;]*")
+_TOKEN = re.compile(r"[^\s()\[\]{}“”\"«»;]+")
+_DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 # With a currency or a unit.
 _PLAIN = re.compile(r"[^\w\s]*(\d+(?:[.,]\d+)*)(?:[^\W\d_]{0,3}|[%°]\w?|[^\w\s]*)")
@@ -78,7 +94,15 @@ class Written:
         """Was the word read, all but letter by letter? Words with digits must be there exactly."""
         if word in self.words or (len(word) > 3 and word in self.letters):
             return True
-        return not any(map(str.isdigit, word)) and bool(get_close_matches(word, self.words, 1, SIMILAR))
+        if any(map(str.isdigit, word)):
+            return False
+        words, letters = self._counted
+        return bool(get_close_matches(word, [words[at] for at in alike(word, letters, SIMILAR)], 1, SIMILAR))
+
+    @cached_property
+    def _counted(self) -> tuple[list[str], np.ndarray]:
+        words = list(self.words)
+        return words, letter_counts(words)
 
     def has_number(self, values: set[Decimal]) -> bool:
         """Was a number read that may mean one of these values, or does an axis hold one?"""
@@ -92,7 +116,8 @@ def contradicted_numbers(caption: str, written: Written) -> list[str]:
 
 def contradicted_quotes(caption: str, written: Written) -> list[str]:
     """The quotes of a caption that are not in the text."""
-    return [quote for quote in quotes(caption) if not _has_quote(quote, written)]
+    has_word = cache(written.has_word)
+    return [quote for quote in quotes(caption) if not _has_quote(quote, has_word)]
 
 
 def quotes(caption: str) -> list[str]:
@@ -112,15 +137,20 @@ def readings(caption: str) -> list[str]:
 
 def _readings(text: str) -> Iterator[str]:
     for match in _TOKEN.finditer(text):
-        token = match[0].strip(".,:!?'’‘*_~≈")
-        before, after = text[: match.start()], text[match.end() :]
-        if _NO_READING.fullmatch(token) or _ESTIMATE.search(before) or _ESTIMATE.match(match[0][:1]):
+        if not _DIGIT.search(match[0]):
             continue
-        if match[0][-1:] in ".)" and token.isdigit() and len(token) < 3 and _LIST_NUMBER.search(before):
+        token, before, end = match[0].strip(".,:!?'’‘*_~≈"), max(0, match.start() - NEAR), match.end()
+        if _NO_READING.fullmatch(token) or _ESTIMATE.search(text, before, match.start()):
             continue
+        if _ESTIMATE.match(match[0][:1]):
+            continue
+        short = token.isdecimal() and len(token) <= len(str(LARGEST_COUNT))
+        if match[0][-1:] in ".)" and short and len(token) < 3 and _LIST_NUMBER.search(text, before, match.start()):
+            continue
+        after = text[end : end + NEAR]
         if _SHARE.match(after) or (token.endswith("%") and _SHARE.match("%" + after)):
             continue
-        bare = token.isdigit() and match[0].endswith(token) and int(token) <= LARGEST_COUNT
+        bare = short and match[0].endswith(token) and int(token) <= LARGEST_COUNT
         if not (bare and _COUNTED.match(after)):
             yield token
 
@@ -135,9 +165,9 @@ def _has_token(token: str, written: Written) -> bool:
     return all(written.has_number({Decimal(run)}) for run in runs)
 
 
-def _has_quote(quote: str, written: Written) -> bool:
+def _has_quote(quote: str, has_word: Callable[[str], bool]) -> bool:
     words = _words(quote)
-    return sum(not written.has_word(word) for word in words) <= len(words) // WORDS_PER_MISS
+    return sum(not has_word(word) for word in words) <= len(words) // WORDS_PER_MISS
 
 
 def _words(text: str) -> list[str]:
@@ -171,12 +201,14 @@ def _axes(lines: Sequence[str]) -> Iterator[tuple[Decimal, Decimal]]:
     on either side, since bars and curves reach beyond the last tick. A range in which other numbers stand is left out:
     that chart writes its values.
     """
-    values = {value for line in lines if _NUMBER.fullmatch(line.strip()) for value in _values(line.strip())}
+    alone = [line.strip() for line in lines]
+    numbers = [line for line in alone if len(line) <= LONGEST_TICK and _NUMBER.fullmatch(line)]
+    values = {value for number in numbers for value in _values(number)}
     axes = [(ticks, step) for step in AXIS_STEPS for ticks in _runs(values, step)]
-    others = values.difference(*(ticks for ticks, _ in axes))
+    others = sorted(values.difference(*(ticks for ticks, _ in axes)))
     for ticks, step in axes:
         low, high = ticks[0] - step, ticks[-1] + step
-        if sum(low <= value <= high for value in others) < WRITTEN_VALUES:
+        if bisect_right(others, high) - bisect_left(others, low) < WRITTEN_VALUES:
             yield low, high
 
 

@@ -28,9 +28,11 @@ MEMORY_LIMIT = "256MB"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    cap: boxes of a class that are kept at most, in expectation; FineViT caps at 100,000 a batch.
-    whole_below: classes with fewer boxes are kept whole, whatever the cap; FineViT: 1,000.
+    """How many boxes of a class are kept.
+
+    Attributes:
+        cap: boxes of a class that are kept at most, in expectation; FineViT caps at 100,000 a batch.
+        whole_below: classes with fewer boxes are kept whole, whatever the cap; FineViT: 1,000.
     """
 
     cap: int = Field(default=100_000, ge=1)

@@ -17,7 +17,7 @@ from finecap.engine.contract import Context, Row
 from finecap.engine.detectors.detector import Detection, DetectionFailed
 from finecap.engine.detectors.load import load_detector
 from finecap.engine.detectors.nms import class_aware_nms
-from finecap.engine.running.concurrency import event_loop, map_bounded
+from finecap.engine.running.concurrency import in_decoder, map_rows, rejected
 from finecap.pictures import ANY_SIZE, BadPicture, open_rgb
 
 COLUMNS = pa.schema(
@@ -96,14 +96,14 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
         if not phrases or (row["branch"] == "document" and not options.documents):
             return result
         try:
-            image = open_rgb(row.pop("image"), ANY_SIZE)
+            image = await in_decoder(context, open_rgb, row.pop("image"), ANY_SIZE)
             found = await detector.detect(image, [phrase["text"] for phrase in phrases])
         except (BadPicture, DetectionFailed) as error:
             return {**result, "objects": None, "reject": str(error)}
         objects = select(found, phrases, (row["width"], row["height"]), options, context.counters)
         return {**result, "objects": objects, "detector": detector.name}
 
-    return map_bounded(one, rows, options.in_flight, event_loop(context))
+    return map_rows(one, rows, options.in_flight, context, rejected)
 
 
 def select(

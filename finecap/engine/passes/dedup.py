@@ -39,15 +39,17 @@ SHARD_BITS = 32  # a picture's number is shard << 32 | row
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    max_distance: bits of the 256 of a perceptual hash in which near duplicates differ at most.
-    bands: pieces of a hash; more than `max_distance`.
-    documents: "exact" compares them by their bytes alone, because two filled-in copies of one form are two documents:
-        of 40 pages of the embedded corpus in which two words changed places, 33 stayed within 15 bits. "near" treats
-        them as photographs.
-    max_bucket: of more different hashes than this that share a band, each is compared with the first so many only,
-        which bounds the work on collections of pictures that are much alike; the reduced file counts those.
-    memory: what DuckDB may use; it goes on in a folder beside its output.
+    """What counts as a duplicate.
+
+    Attributes:
+        max_distance: near duplicates differ in at most so many of the 256 bits of a perceptual hash.
+        bands: pieces of a hash; more than `max_distance`.
+        documents: "exact" compares them by their bytes alone, because two filled-in copies of one form are two
+            documents: of 40 pages of the embedded corpus in which two words changed places, 33 stayed within 15 bits.
+            "near" treats them as photographs.
+        max_bucket: if more than `max_bucket` distinct hashes share a band, each is compared only with the first
+            `max_bucket` of them. Some near duplicates may then be missed; the output file counts such bands.
+        memory: what DuckDB may use; it goes on in a folder beside its output.
     """
 
     max_distance: int = Field(default=15, ge=0)

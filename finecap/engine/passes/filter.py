@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
-from finecap.pictures import opened, shrunk_rgb
+from finecap.pictures import BadPicture, opened, shrunk_rgb
 
 COLUMNS = pa.schema(
     [
@@ -37,16 +37,19 @@ LIGHT, PAPER_WIDTH, FLAT_STEP, NOISE_VARIANCE = 160, 8, 3, 100.0
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Thresholds; all but the first three are ours, chosen on the photographs that scikit-image, scikit-learn and
-    Matplotlib ship and on the embedded corpus. Attributes:
-    min_short_side, min_aspect, max_aspect: FineViT, filter of FineCap-450M; width / height.
-    min_sharpness: photographs below are blurred: a Gaussian blur of 2 pixels at a short side of 448 brought all of 19
-        photographs under 30.
-    min_luminance, max_luminance, max_dark, max_bright: photographs outside are under- or overexposed. The shares are
-        high enough for objects on a white or black ground.
-    min_saturation: photographs below are colourless; 0 keeps grey photographs.
-    document_paper, document_flat, document_detail: a picture that has at least so much of all three is document-like
-        (a page, a form, a chart): it must only be large enough. More than 1 for the first turns the branch off.
+    """Thresholds. The first three are FineViT's; the others are ours, chosen on the photographs that scikit-image,
+    scikit-learn and Matplotlib ship and on the embedded corpus.
+
+    Attributes:
+        min_short_side, min_aspect, max_aspect: FineViT, filter of FineCap-450M; pixels, and width / height.
+        min_sharpness: photographs below are blurred: a Gaussian blur of 2 pixels at a short side of 448 brought all of
+            19 photographs under 30.
+        min_luminance, max_luminance, max_dark, max_bright: photographs outside are under- or overexposed. The shares
+            are high enough for objects on a white or black ground.
+        min_saturation: photographs below are colourless; 0 keeps grey photographs.
+        document_paper, document_flat, document_detail: a picture that has at least so much of all three is
+            document-like (a page, a form, a chart): it must only be large enough. More than 1 for the first turns the
+            branch off.
     """
 
     min_short_side: int = 448
@@ -64,11 +67,17 @@ class Options:
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
-    """Measures and branch of each picture, and a reject for those that fail a rule."""
+    """Measures and branch of each picture, and a reject for those that fail a rule. A picture that cannot be decoded
+    is rejected here, too: the pass before decodes JPEGs in grey, for which some need less than for colours.
+    """
     pixels = context.settings.options["ingest"].max_pixels
     for row in rows:
-        with opened(row["image"], pixels) as image:
-            found = measures(shrunk_rgb(image, MEASURED_SIDE))
+        try:
+            with opened(row["image"], pixels) as image:
+                found = measures(shrunk_rgb(image, MEASURED_SIDE))
+        except BadPicture as error:
+            yield {"key": row["key"], "reject": str(error)}
+            continue
         found["branch"] = branch(found, options)
         yield {"key": row["key"], **found, "reject": verdict(row["width"], row["height"], found, options)}
 

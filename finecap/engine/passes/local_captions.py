@@ -21,7 +21,7 @@ from finecap.engine.captioners.prompts import Templates, load_templates, local_p
 from finecap.engine.contract import Context, Row
 from finecap.engine.language.caption_checks import check_caption, words
 from finecap.engine.reading.text_regions import is_text_region, texts_inside, with_read_quotations
-from finecap.engine.running.concurrency import event_loop, map_bounded
+from finecap.engine.running.concurrency import in_decoder, map_rows
 from finecap.pictures import ANY_SIZE, BadPicture, open_rgb, scaled_jpeg
 
 if TYPE_CHECKING:
@@ -44,17 +44,21 @@ COLUMNS = pa.schema(
         )
     ]
 )
-# Of the text in a box, the captioner is told so many characters.
+# The captioner is told so many characters of the text in a box, of its phrase and of its label; and of the global
+# caption.
 LONGEST_TEXT = 1000
+LONGEST_CAPTION = 4000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    min_tokens, max_tokens: length of a local caption in tokens of its captioner; FineViT's have a mean of 57.
-    margin: of a crop around its box, as a share of the box's sides; the thing's surroundings tell what it is.
-    min_crop: crops are at least this wide and high, in pixels, as far as the picture reaches.
-    prompts, max_side, in_flight: as in `recaption`.
+    """Which captions are asked for, and kept.
+
+    Attributes:
+        min_tokens, max_tokens: length of a local caption in tokens of its captioner; FineViT's have a mean of 57.
+        margin: of a crop around its box, as a share of the box's sides; the thing's surroundings tell what it is.
+        min_crop: crops are at least this wide and high, in pixels, as far as the picture reaches.
+        prompts, max_side, in_flight: as in `recaption`.
     """
 
     CAPTIONS: ClassVar[bool] = True
@@ -93,7 +97,8 @@ class _Image:
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
     """See the module. An object without a usable caption is left out and counted ("local captions dropped: why"),
-    unless OCR read its text; no row is rejected for it. `in_flight` counts requests, not rows.
+    unless OCR read its text; no row is rejected for it, nor for an object on which this pass raises ("failed").
+    `in_flight` counts requests, not rows.
 
     Raises:
         StopRun: no captioner can be asked any more.
@@ -102,7 +107,7 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
 
     captioning = _Captioning(chat_client(context), load_templates(options.prompts, local=True), options, context)
     keys: list[str] = []
-    results = map_bounded(captioning.caption, _objects(rows, keys), options.in_flight, event_loop(context))
+    results = map_rows(captioning.caption, _objects(rows, keys), options.in_flight, context, captioning.failed)
     found: dict[str, list[Row]] = {key: [] for key in keys}
     for key, entry in results:
         if entry is not None:
@@ -118,7 +123,7 @@ def _objects(rows: Iterator[Row], keys: list[str]) -> Iterator[Row]:
         kept = row["kept_objects"]
         image = _Image(row, list(range(len(row["objects"] or []))) if kept is None else list(kept))
         for number in image.objects:
-            yield {"image": image, "object": number}
+            yield {"key": row["key"], "image": image, "object": number}
 
 
 @plain_dataclass
@@ -148,6 +153,10 @@ class _Captioning:
         name = captioner.name if caption is not None else None
         return row["key"], {"object": number, "caption": caption, "text": text, "captioner": name}
 
+    def failed(self, item: Row, reason: str) -> tuple[str, None]:
+        """The result for an object on which `caption` raised."""
+        return item["key"], self._dropped(reason.split(":")[0])
+
     async def _ask(self, image: _Image, number: int, lines: list[str]) -> str | None:
         from finecap.engine.captioners.client import RequestRejected
 
@@ -156,9 +165,9 @@ class _Captioning:
         key = f"{row['key']}|{number}"
         thing = row["objects"][number]
         texts = {
-            "phrase": thing["phrase"] or thing["label"],
-            "label": thing["label"],
-            "caption": row["global_caption"] or "",
+            "phrase": (thing["phrase"] or thing["label"])[:LONGEST_TEXT],
+            "label": thing["label"][:LONGEST_TEXT],
+            "caption": (row["global_caption"] or "")[:LONGEST_CAPTION],
             "texts": "\n".join(lines)[:LONGEST_TEXT],
         }
         try:
@@ -180,7 +189,7 @@ class _Captioning:
             )
         except (BadPicture, RequestRejected) as error:
             return self._dropped(str(error).split(":")[0])
-        checked = check_caption(answer.text, answer.finish_reason)
+        checked = check_caption(answer.text, answer.finish_reason, local.max_tokens)
         self.context.counters.update(f"captions mended: {name}" for name in checked.mended)
         if checked.text is None:
             return self._dropped(checked.problem or "")
@@ -194,7 +203,8 @@ class _Captioning:
 
     async def _views(self, image: _Image) -> _Views:
         if image.views is None:
-            image.views = asyncio.create_task(asyncio.to_thread(_encoded, image.row, image.objects, self.options))
+            encoding = in_decoder(self.context, _encoded, image.row, image.objects, self.options)
+            image.views = asyncio.create_task(encoding)
         return await image.views
 
 

@@ -41,8 +41,10 @@ UNBOXABLE = word_set(
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    model: spaCy pipeline, by package name or folder; None for the plain rules, which the record then says.
+    """What finds the phrases.
+
+    Attributes:
+        model: spaCy pipeline, by package name or folder; None for the plain rules, which the record then says.
     """
 
     model: str | None = None

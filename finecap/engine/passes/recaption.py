@@ -7,7 +7,6 @@ dropped). Refusals and repetition loops are dropped as well.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from finecap.engine.captioners.ensemble import Captioner, draw_captioner
 from finecap.engine.captioners.prompts import Templates, global_prompt, load_templates
 from finecap.engine.contract import Context, Row
 from finecap.engine.language.caption_checks import check_caption, normalised
-from finecap.engine.running.concurrency import event_loop, map_bounded
+from finecap.engine.running.concurrency import in_decoder, map_rows, rejected
 from finecap.pictures import ANY_SIZE, BadPicture, open_rgb, scaled_jpeg
 
 if TYPE_CHECKING:
@@ -40,11 +39,13 @@ GLOBAL = "dense"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    styles: captions made of each image; "dense" becomes the record's global caption.
-    prompts: template file; None for the one that ships.
-    max_side: longer pictures are scaled down for the captioner, pixels.
-    in_flight: requests at once in each worker.
+    """Which captions are asked for.
+
+    Attributes:
+        styles: captions made of each image; "dense" becomes the record's global caption.
+        prompts: template file; None for the one that ships.
+        max_side: longer pictures are scaled down for the captioner, pixels.
+        in_flight: requests at once in each worker.
     """
 
     CAPTIONS: ClassVar[bool] = True
@@ -72,10 +73,11 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
 
     templates = load_templates(options.prompts, options.styles)
     captioning = _Captioning(chat_client(context), templates, options, context)
-    results = map_bounded(captioning.captions, rows, options.in_flight, event_loop(context))
+    results = map_rows(captioning.captions, rows, options.in_flight, context, rejected)
     seen: set[str] = set()
     for result in results:
-        _drop_duplicates(result, seen, context)
+        if result["reject"] is None:
+            _drop_duplicates(result, seen, context)
         yield result
 
 
@@ -92,7 +94,7 @@ class _Captioning:
         captioner = draw_captioner(self.context.settings.captioners, self.context.settings.seed, key)
         result: Row = {"key": key, "captions": [], "global_caption": None, "captioner": captioner.name, "reject": None}
         try:
-            image = await asyncio.to_thread(_picture, row.pop("image"), self.options.max_side)
+            image = await in_decoder(self.context, _picture, row.pop("image"), self.options.max_side)
         except BadPicture as error:
             return {**result, "reject": str(error)}
         found: dict[str, str] = {}
@@ -130,7 +132,7 @@ class _Captioning:
         except RequestRejected as error:
             context.counters["captions dropped: captioner failed"] += 1
             return None, str(error)
-        checked = check_caption(answer.text, answer.finish_reason)
+        checked = check_caption(answer.text, answer.finish_reason, template.max_tokens)
         context.counters.update(f"captions mended: {name}" for name in checked.mended)
         if checked.text is None:
             context.counters[f"captions dropped: {checked.problem}"] += 1
@@ -152,7 +154,7 @@ def _drop_duplicates(result: Row, seen: set[str], context: Context) -> None:
         else:
             seen.add(text)
             kept[caption["style"]] = caption
-    if result["global_caption"] is not None and GLOBAL not in kept:
+    if GLOBAL not in kept:
         result |= {"captions": [], "global_caption": None, "reject": "no caption: duplicate"}
     else:
         result["captions"] = [caption for caption in result["captions"] if caption["style"] in kept]

@@ -48,8 +48,10 @@ class Reader:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        """Args:
-        threads: of onnxruntime and OpenCV, which has but one number for the whole process.
+        """Load the models.
+
+        Args:
+            threads: of onnxruntime and OpenCV, which has but one number for the whole process.
         """
         cv2.setNumThreads(threads)
         self._ocr = _BothWaysUp(

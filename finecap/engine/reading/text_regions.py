@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+import numpy as np
+
+from finecap.engine.language.likeness import alike, letter_counts
 from finecap.engine.language.noun_rules import word_set
 
 # Objects whose point is what is written on them.
@@ -24,6 +27,8 @@ MOSTLY_TEXT = 0.5
 SAME_READING = 0.5
 # A quotation spans at most so many lines.
 LONGEST_RUN = 6
+# Comparing takes time: of a caption so many quotations of so many characters, each with so many runs of lines.
+MOST_QUOTATIONS, LONGEST_QUOTATION, MOST_COMPARED = 10, 200, 50
 _QUOTATION = re.compile(
     r"(?P<open>[\"“«])(?P<text>[^\"“”«»]+)[\"”»]|(?<!\w)(?P<single>['‘])(?P<alone>[^'‘’]+)['’](?!\w)"
 )
@@ -74,7 +79,8 @@ def with_read_quotations(caption: str, lines: Sequence[str]) -> tuple[str, int]:
     """A caption of a text region with OCR's reading in place of the captioner's (FineViT, step 7 of its pipeline).
 
     Each quotation becomes the line, or the run of consecutive lines, that is most like it. One that is like none of
-    them stays as it is: for the verify pass to flag, not for us to guess.
+    them, one that says nothing and one that is very long stays as it is: for the verify pass to flag, not for us to
+    guess.
 
     Returns:
         The caption and the number of quotations that changed.
@@ -84,22 +90,31 @@ def with_read_quotations(caption: str, lines: Sequence[str]) -> tuple[str, int]:
         for start in range(len(lines))
         for stop in range(start + 1, min(start + LONGEST_RUN, len(lines)) + 1)
     ]
-    changed = 0
+    folded = [run.casefold() for run in runs]
+    counts = letter_counts(folded)
+    changed = seen = 0
 
     def replace(match: re.Match[str]) -> str:
-        nonlocal changed
+        nonlocal changed, seen
+        seen += 1
         quoted = (match["text"] or match["alone"]).strip()
+        if not quoted or len(quoted) > LONGEST_QUOTATION or seen > MOST_QUOTATIONS:
+            return match[0]
         # Captioners put the comma of their own sentence inside the quotes.
-        tail = quoted[-1] if quoted[-1:] in ",." else ""
-        best = max(runs, key=lambda run: _likeness(quoted, run), default="")
-        if _likeness(quoted, best) < SAME_READING or best == quoted.rstrip(",."):
+        tail = quoted[-1] if quoted[-1] in ",." else ""
+        at = _most_like(quoted.casefold(), folded, counts)
+        if at is None or runs[at] == quoted.rstrip(",."):
             return match[0]
         changed += 1
-        tail = "" if best.endswith((",", ".")) else tail
-        return f"{match[0][0]}{best}{tail}{match[0][-1]}"
+        tail = "" if runs[at].endswith((",", ".")) else tail
+        return f"{match[0][0]}{runs[at]}{tail}{match[0][-1]}"
 
     return _QUOTATION.sub(replace, caption), changed
 
 
-def _likeness(first: str, second: str) -> float:
-    return SequenceMatcher(None, first.casefold(), second.casefold(), autojunk=False).ratio()
+def _most_like(quoted: str, runs: Sequence[str], counts: np.ndarray) -> int | None:
+    """Index of the run that is most like a quotation, the first of equals; None if none is a reading of it."""
+    close = alike(quoted, counts, SAME_READING)[:MOST_COMPARED]
+    likeness = {at: SequenceMatcher(None, quoted, runs[at], autojunk=False).ratio() for at in sorted(close)}
+    best = max(likeness, key=lambda at: likeness[at], default=None)
+    return None if best is None or likeness[best] < SAME_READING else best

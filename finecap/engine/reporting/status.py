@@ -43,6 +43,7 @@ class PassSummary:
         wall_seconds: time in which at least one of these shards was worked on.
         rows_per_second, tokens_per_second: over `wall_seconds`; tokens are prompt and completion together.
         counters: sums of the pass's own figures.
+        tracebacks: the first one of each type of exception that ended a row.
         set_aside: shards that failed too often, with the last line of the last error.
         journals, journal_answers: unfinished shards with paid answers, and how many answers wait there.
     """
@@ -58,6 +59,7 @@ class PassSummary:
     rows_per_second: float = 0.0
     tokens_per_second: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
+    tracebacks: dict[str, str] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     journals: int = 0
     journal_answers: int = 0
@@ -183,6 +185,7 @@ def _summarise_pass(run: Run, step: Pass, outputs: dict[str, _Output]) -> PassSu
         summary.seconds += one.stats.seconds
         rejects.update(one.stats.rejects)
         counters.update(one.stats.counters)
+        summary.tracebacks = one.stats.tracebacks | summary.tracebacks
     if silent := counters.pop(NOTHING_TO_SAY, 0):
         rejects["nothing to say"] += silent
     summary.rejects, summary.counters = dict(rejects.most_common()), dict(sorted(counters.items()))
@@ -309,6 +312,9 @@ def format_status(summary: Summary) -> str:
         lines.append("(*) has yet to look at the whole collection")
     lines += _details("rejected", {one.name: one.rejects for one in summary.passes})
     lines += _details("counted", {one.name: one.counters for one in summary.passes})
+    for one in summary.passes:
+        for text in one.tracebacks.values():
+            lines += ["", f"a row failed in {one.name}; the first of its kind is", *text.rstrip().splitlines()]
     set_aside = [f"  {one.name} {shard}: {error}" for one in summary.passes for shard, error in one.set_aside.items()]
     lines += _shards("set aside; the same command tries them again", set_aside)
     lines += _shards("left out for good", [f"  {name}" for name in summary.left_out])

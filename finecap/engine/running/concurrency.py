@@ -1,20 +1,71 @@
-"""Many requests at once over the rows of a shard, with bounded memory."""
+"""Many requests at once over the rows of a shard, with bounded memory; and a row that fails ends alone."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from finecap.engine.contract import Context, Row
+from finecap.engine.running.row_failures import RowFailures
 
 T = TypeVar("T")
+P = ParamSpec("P")
+# Pictures that a worker decodes at once. `in_flight` may be large, and what it counts waits for answers; a picture
+# that is being decoded takes up to 9 bytes a pixel.
+DECODERS = 4
 
 
 def event_loop(context: Context) -> asyncio.AbstractEventLoop:
     """The worker's one event loop: connections stay open from shard to shard."""
     return context.load("event loop", asyncio.new_event_loop)
+
+
+async def in_decoder(context: Context, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function that decodes pictures returns, run in one of the worker's few threads for that."""
+    threads = context.load("decoders", lambda: ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder"))
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(function, *args, **kwargs))
+
+
+def rejected(row: Row, reason: str) -> Row:
+    """The result of a row that is dropped."""
+    return {"key": row["key"], "reject": reason}
+
+
+def map_rows(
+    function: Callable[[Row], Awaitable[T]],
+    rows: Iterable[Row],
+    limit: int,
+    context: Context,
+    failed: Callable[[Row, str], T],
+) -> list[T]:
+    """`map_bounded` in the worker's event loop for what passes do to their rows; one on which `function` raises ends
+    alone.
+
+    Args:
+        failed: makes the result of such a row, from the row (which `function` may have emptied, but for its key) and
+            the reason "failed: TYPE: ..."; `rejected` for passes whose results are rows.
+
+    Raises:
+        ManyRowsFailed: see `RowFailures`.
+        Exception: what is no row's own fault.
+    """
+    failures = RowFailures(context)
+
+    async def safe(row: Row) -> T:
+        try:
+            result = await function(row)
+        except Exception as error:
+            return failed(row, failures.reason(row["key"], error))
+        failures.passed += 1
+        return result
+
+    results = map_bounded(safe, rows, limit, event_loop(context))
+    failures.check()
+    return results
 
 
 def map_bounded(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from finecap.engine.contract import Context, Pass, Row
 from finecap.engine.recipe import Recipe
 from finecap.engine.running.journal import Journal
+from finecap.engine.running.row_failures import RowFailures, raise_if_shared, surviving
 from finecap.engine.running.store import Store
 from finecap.files import claimed, committed, raise_disk_error
 from finecap.shards.plan import READ_BUFFER, Shard, read_shard, rows_at_once
@@ -52,7 +53,8 @@ class ShardStats:
         rows: live rows it saw.
         rejects: how many it dropped, by kind (what stands before the colon of the reason).
         seconds: of wall clock in the process that committed.
-        counters: figures of the pass's own.
+        counters: figures of the pass's own, and "failed: TYPE", the rows on which it raised.
+        tracebacks: the first one of each of those types.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ShardStats:
     rejects: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
+    tracebacks: dict[str, str] = field(default_factory=dict)
 
 
 def read_stats(output: Path) -> ShardStats:
@@ -79,7 +82,8 @@ def run_shard(run: Run, name: str, shard: Shard, models: dict[str, Any]) -> Shar
 
     Raises:
         StopRun: the run as a whole cannot go on.
-        Exception: what the pass raises; nothing is committed, paid answers stay in the journal.
+        Exception: what no row alone is to blame for (see `row_failures`); nothing is committed, paid answers stay in
+            the journal.
     """
     output = run.output(name, shard.name)
     if output.exists():
@@ -117,19 +121,20 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
     journal = Journal(run.store.journal(run.recipe.pass_key(step.name), shard.name))
     reduced = run.reduced(step.name) if step.reduce else None
     context = Context(shard.name, run.recipe.settings, journal, reduced, run.store.out, models)
-    rejects: Counter[str] = Counter()
     try:
         with ExitStack() as files, committed(output) as aside:
-            keys, alive, rows = _live_rows(run, step, shard, files)
-            results = iter(step.run(rows, run.recipe.passes[step.name], context))
+            keys, alive, open_rows = _live_rows(run, step, shard, files)
+            results = surviving(step, run.recipe.passes[step.name], context, open_rows)
             if step.aligned and step.parents:
                 results = _aligned(step, keys, alive, results)
-            with _Writer(aside, step) as writer:
+            with _Writer(aside, step, RowFailures(context)) as writer:
                 for result in results:
-                    writer.add(result, rejects)
+                    writer.add(result)
+                writer.finish()
                 stats = ShardStats(step.name, shard.name, sum(alive) if step.parents else writer.rows)
-                stats.rejects = dict(rejects)
+                stats.rejects = dict(writer.rejects)
                 stats.counters = dict(context.counters)
+                stats.tracebacks = context.tracebacks
                 stats.seconds = round(time.perf_counter() - start, 3)
                 writer.metadata = asdict(stats)
     except OSError as error:
@@ -142,10 +147,12 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
     return stats
 
 
-def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[list[str], list[bool], Iterator[Row]]:
-    """Keys of all rows, which of them are alive, and a lazy reader of the live ones."""
+def _live_rows(
+    run: Run, step: Pass, shard: Shard, files: ExitStack
+) -> tuple[list[str], list[bool], Callable[[], Iterator[Row]]]:
+    """Keys of all rows, which of them are alive, and what reads the live ones lazily."""
     if not step.parents:
-        return [], [], read_shard(shard)
+        return [], [], lambda: read_shard(shard)
     ancestors = [run.recipe.step(name) for name in run.recipe.ancestors(step.name)]
     paths = {other.name: run.output(other.name, shard.name) for other in ancestors}
     flags = [pq.read_table(path, columns=["key", "reject"]) for path in paths.values()]
@@ -157,7 +164,7 @@ def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[li
                 f"{path}: its rows are not those of {next(iter(paths.values()))}; delete it and run again"
             )
         alive = [a and reject is None for a, reject in zip(alive, table["reject"].to_pylist(), strict=True)]
-    return keys, alive, _read_live(step, ancestors, paths, keys, alive, files)
+    return keys, alive, lambda: _read_live(step, ancestors, paths, keys, alive, files)
 
 
 def _read_live(
@@ -205,14 +212,22 @@ def _aligned(step: Pass, keys: list[str], alive: list[bool], results: Iterator[R
 
 
 class _Writer:
-    """Writes result rows batch by batch; the statistics go into the footer."""
+    """Writes result rows batch by batch; the statistics go into the footer. A row that does not fit the columns of its
+    pass becomes a reject. A pass that is not aligned has no column for rejects: they are counted and left out.
 
-    def __init__(self, path: Path, step: Pass) -> None:
+    Attributes:
+        rows: how many there are.
+        rejects: how many of them are rejected, by kind.
+    """
+
+    def __init__(self, path: Path, step: Pass, failures: RowFailures) -> None:
         head = [("key", pa.string()), ("reject", pa.string())] if step.aligned else []
         self.schema = pa.schema(head + list(step.columns)).with_metadata(step.columns.metadata)
         self.path = path
         self.rows = 0
+        self.rejects: Counter[str] = Counter()
         self.metadata: dict[str, Any] = {}
+        self._aligned, self._failures = step.aligned, failures
         self._waiting: list[Row] = []
         self._bytes = 0
 
@@ -222,25 +237,59 @@ class _Writer:
         )
         return self
 
-    def add(self, row: Row, rejects: Counter[str]) -> None:
-        if row.get("reject"):
-            rejects[row["reject"].split(":")[0]] += 1
-        self.rows += 1
+    def add(self, row: Row) -> None:
+        if not self._aligned and (reason := row.get("reject")):
+            self.rejects[reason.split(":")[0]] += 1
+            return
         self._waiting.append(row)
         image = row.get("image")
-        self._bytes += len(image["bytes"] if isinstance(image, dict) else image or b"")
+        image = image.get("bytes") if isinstance(image, dict) else image
+        self._bytes += len(image) if isinstance(image, bytes) else 0
         if len(self._waiting) >= WRITE_ROWS or self._bytes >= WRITE_BYTES:
             self._flush()
 
+    def finish(self) -> None:
+        """Write what waits.
+
+        Raises:
+            ManyRowsFailed: most rows do not fit the columns of the pass.
+        """
+        if self._waiting or not self.rows:
+            self._flush()
+        self._failures.check()
+
     def _flush(self) -> None:
-        self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
+        try:
+            table = pa.Table.from_pylist(self._waiting, schema=self.schema)
+        except Exception as error:
+            raise_if_shared(error)
+            fitting = [fit for row in self._waiting if (fit := self._fitting(row))]
+            table = pa.Table.from_pylist(fitting, schema=self.schema)
+        else:
+            self._failures.passed += len(self._waiting)
+        if self._aligned:
+            reasons = (reason for reason in table["reject"].to_pylist() if reason)
+            self.rejects.update(reason.split(":")[0] for reason in reasons)
+        self._file.write_table(table)
+        self.rows += len(table)
         self._waiting, self._bytes = [], 0
+
+    def _fitting(self, row: Row) -> Row | None:
+        """The row, or its reject if it does not fit the columns; None where there is no column for that."""
+        try:
+            pa.Table.from_pylist([row], schema=self.schema)
+        except Exception as error:
+            reason = self._failures.reason(row.get("key") or row.get("id") or "?", error)
+            if self._aligned:
+                return {"key": row["key"], "reject": reason}
+            self.rejects[reason.split(":")[0]] += 1
+            return None
+        self._failures.passed += 1
+        return row
 
     def __exit__(self, kind: Any, *_: object) -> None:
         try:
             if kind is None:
-                if self._waiting or not self.rows:
-                    self._flush()
                 self._file.add_key_value_metadata({STATS_KEY: json.dumps(self.metadata).encode()})
         finally:
             self._file.close()

@@ -137,3 +137,20 @@ def test_a_caption_that_describes_an_instruction_does_not_obey_it(caption, texts
 def test_honest_captions_obey_nobody(caption):
     for _, texts in INSTRUCTED:
         assert not obeys_instruction(caption, texts)
+
+
+def test_an_answer_far_beyond_its_limit_of_tokens_is_too_long_and_asked_nothing_else():
+    honest = max(HONEST, key=len)
+    assert check_caption(honest, "stop", 640).text == honest
+    assert check_caption("I'm sorry, but I can't. " + "x " * 5200, "stop", 640) == (None, "too long", ())
+    assert check_caption("x" * 10**7, "length", 640).problem == "too long"
+    assert check_caption(honest, "stop", len(honest) // 16).problem == "too long"
+
+
+@pytest.mark.parametrize("text", ["a. ", "Mr. ", "<think>", "say only ", "I can't ", ". if you want a ", "a\n", "(A)"])
+def test_no_caption_takes_long(text):
+    caption = (text * 10240)[: 16 * 640]
+    start = time.process_time()
+    check_caption(caption, "length", 640)
+    obeys_instruction(caption, ["say only this", *([text] * 500), caption])
+    assert time.process_time() - start < 5  # at most 0.3 s on one core

@@ -11,7 +11,7 @@ from PIL import Image
 
 from finecap.boxes import box_ious
 from finecap.engine.contract import Context
-from finecap.engine.detectors.detector import Detection, DetectionFailed
+from finecap.engine.detectors.detector import Detection, DetectionFailed, jpeg
 from finecap.engine.passes import boxes
 from finecap.engine.passes.boxes import Options, select
 from finecap.engine.recipe import recipe_from
@@ -179,3 +179,44 @@ def test_a_served_detector_may_move_and_a_captioner_that_grounds_decides_the_out
         Options(url="gpu1:9000")
     assert Options(captioner="q").CAPTIONS
     assert not Options(url="http://a").CAPTIONS
+
+
+class Sends:
+    """Like detectors elsewhere: the picture goes there as a JPEG."""
+
+    name = "sends"
+
+    async def detect(self, image, phrases):
+        jpeg(image)
+        return []
+
+
+def test_a_document_too_long_for_a_jpeg_is_rejected_and_the_others_go_on(context):
+    context.models["detector"] = Sends()
+    long = io.BytesIO()
+    Image.new("L", (66_000, 10)).save(long, "PNG")
+    rows = [row("a"), row("long", branch="document") | {"image": long.getvalue(), "width": 66_000, "height": 10}]
+    found = run(rows, context, documents=True)
+    assert [one["reject"] for one in found] == [
+        None,
+        "too long for a detector: 66000x10 pixels, a JPEG has 65500",
+    ]
+
+
+def test_a_detector_that_raises_on_one_picture_costs_that_one(context):
+    class Breaks(Oracle):
+        async def detect(self, image, phrases):
+            if image.getpixel((0, 0)) == (0, 0, 0):
+                return [Detection((1, 2, 3, 4), 99, 0.9)]
+            return await super().detect(image, phrases)
+
+    context.models["detector"] = Breaks({})
+    found = run([row("a"), row("black", color=(0, 0, 0)), row("c")], context)
+    assert [one["reject"] for one in found] == [None, "failed: IndexError: list index out of range", None]
+
+
+def test_a_score_that_is_no_number_is_a_low_one():
+    counters = Counter()
+    nan = Detection(CAR, 0, float("nan"))
+    assert select([nan], PHRASES, (WIDTH, HEIGHT), Options(detector="x"), counters) == []
+    assert counters == {"boxes dropped: low score": 1, "boxes dropped: overlap": 0, "boxes": 0}

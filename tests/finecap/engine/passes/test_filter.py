@@ -9,7 +9,7 @@ import skimage
 from PIL import Image, ImageFilter
 
 from finecap.engine.contract import Context
-from finecap.engine.passes import filter
+from finecap.engine.passes import filter, ingest
 from finecap.engine.passes.filter import Options
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting.filter_report import write_filter_report
@@ -17,6 +17,7 @@ from finecap.engine.running.one_shard import Run, run_shard
 from finecap.engine.running.store import Store
 from finecap.pictures import encoded
 from finecap.shards.plan import plan_shards
+from tests.support.hostile_pictures import grey_only
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -147,3 +148,15 @@ def test_the_report_shows_counts_thresholds_and_dropped_pictures(tmp_path):
     assert all(
         row["sharpness"] is not None for row in stored if row["key"] != "broken.jpg"
     )  # also of what was dropped
+
+
+def test_a_picture_that_decodes_in_grey_alone_is_rejected():
+    """Ingest takes it: it decodes JPEGs in grey."""
+    data = grey_only(photograph("coffee.png"))
+    context = Context("s", recipe_from({"ingest": {"source": "s", "license": "l"}}).settings, None, None, Path(), {})
+    options = context.settings.options["ingest"]
+    taken = {"key": "k", "bytes": data, "url": None, "problem": None}
+    (row,) = ingest.run(iter([taken]), options, context)
+    assert row["reject"] is None
+    (row,) = filter.run(iter([row]), Options(), context)
+    assert row["reject"].startswith("corrupt: ")

@@ -13,6 +13,7 @@ from finecap.engine.contract import Context
 from finecap.engine.passes import ocr
 from finecap.engine.reading.ink import ink_mask, is_likely, tight, words_in_ink
 from finecap.engine.reading.reader import Line, Piece, Reader, upright_box, words_of_lines
+from finecap.engine.running.row_failures import ALIKE, ManyRowsFailed
 from finecap.pictures import encoded
 
 TEXT = ["Sports Centre", "Open 9.30 daily", "KH-5203"]
@@ -129,7 +130,7 @@ def test_a_picture_on_which_the_models_fail_is_counted_and_keeps_its_place(conte
     (row,) = ocr.run(iter([{"key": "a", "image": encoded(image, "PNG")}]), ocr.Options(), context)
 
     assert (row["texts"], row["ocr_engine"], row["reject"]) == ([], None, None)
-    assert context.counters == {"ocr failed: RuntimeError": 1}
+    assert context.counters == {"failed: RuntimeError": 1}
 
 
 def test_doubtful_lines_are_dropped_and_counted():
@@ -218,3 +219,22 @@ def test_a_line_without_words_does_not_shift_the_words_of_the_next():
     found = words_of_lines(["one two", "three", "four"], groups)
 
     assert [[word for word, _, _ in line] for line in found] == [["one", "two"], [], ["four"]]
+
+
+def test_words_and_lines_of_spaces_alone_are_left_out():
+    box, counters = (0, 0, 10, 10), Counter()
+    words = tuple(Piece(box, text, 0.9) for text in ("", "yes", " "))
+    texts = ocr.as_texts([Line(Piece(box, " ", 0.9), words), Line(Piece(box, "yes", 0.9), words)], 0.5, counters)
+
+    assert [(item["level"], item["text"], item["line"]) for item in texts] == [("line", "yes", 0), ("word", "yes", 0)]
+    assert counters == {"lines dropped: empty": 1, "lines": 1, "words": 1}
+
+
+def test_models_that_fail_on_every_picture_fail_the_shard(context, monkeypatch):
+    def fail(image):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(context.models["ocr"], "read", fail)
+    data = encoded(Image.new("RGB", (8, 8)), "PNG")
+    with pytest.raises(ManyRowsFailed, match="no kernel"):
+        list(ocr.run(iter([{"key": str(n), "image": data} for n in range(ALIKE)]), ocr.Options(), context))

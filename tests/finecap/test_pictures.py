@@ -1,0 +1,86 @@
+"""Decoding what strangers send: small files that would cost much are refused, and memory has a known limit."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finecap import pictures
+from finecap.pictures import BadPicture, count_scans, encoded, open_rgb, opened
+from tests.finecap.engine.passes.test_ingest import photograph
+from tests.support.hostile_pictures import many_scans
+
+ROOMY, TIGHT = 10**8, 600 * 400  # the photograph has just so many pixels
+
+
+def test_a_jpeg_that_would_be_decoded_hundreds_of_times_is_refused():
+    data = many_scans(photograph(), 500)
+    with pytest.raises(BadPicture, match=r"^scan bomb: 510 scans of 240000 pixels, 20 are allowed"):
+        open_rgb(data, TIGHT)
+    few = many_scans(photograph().resize((60, 40)), 500)
+    assert open_rgb(few, TIGHT).size == (60, 40)  # a hundred times smaller, so it may have a hundred times as many
+
+
+@pytest.mark.parametrize(("mode", "scans"), [("RGB", 10), ("L", 6), ("CMYK", 18)])
+def test_what_encoders_make_passes_at_the_largest_size(mode, scans):
+    data = encoded(photograph().convert(mode), "JPEG", progressive=True)
+    assert count_scans(data) == scans
+    assert open_rgb(data, TIGHT).size == (600, 400)
+
+
+def test_scans_before_and_behind_the_picture_do_not_count():
+    thumbnail = many_scans(photograph().resize((16, 16)), 60)
+    exif = b"Exif\0\0" + thumbnail
+    data = encoded(photograph(), "JPEG", exif=exif) + 100 * b"\xff\xda"
+    assert data.count(b"\xff\xda") > 160
+    assert count_scans(data) == 1
+    assert open_rgb(data, TIGHT).size == (600, 400)
+
+
+def test_too_little_memory_is_no_fault_of_a_picture(monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    data = encoded(photograph(), "PNG")
+    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", full)
+    with pytest.raises(MemoryError):
+        open_rgb(data, ROOMY)
+
+
+MEASURE = """
+import pathlib, resource, sys
+from finecap.pictures import open_rgb
+data = pathlib.Path(sys.argv[1]).read_bytes()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+picture = open_rgb(data, 10**8)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (picture.width * picture.height))
+"""
+
+
+@pytest.mark.parametrize(("mode", "color"), [("I;16", 9), ("RGBA", (9, 9, 9, 9))])
+def test_a_picture_takes_at_most_nine_bytes_a_pixel(mode, color, tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new(mode, (4000, 4000), color).save(path, compress_level=1)
+    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
+    assert 3 < float(done.stdout) < 11  # and strips; 16 and 26 where the whole was converted at once
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "1", "CMYK", "F", "I"])
+def test_strips_make_the_same_pixels_as_the_whole(mode, monkeypatch):
+    if mode in ("I;16", "I", "F"):
+        values = np.arange(50 * 30).reshape(30, 50) * (40 if mode != "F" else 0.2)
+        image = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    else:
+        image = photograph().resize((50, 30)).convert(mode)
+        if mode in ("RGBA", "LA"):
+            image.putalpha(Image.linear_gradient("L").resize((50, 30)))
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    with opened(buffer.getvalue(), ROOMY) as whole:
+        assert whole.mode == mode
+        expected = pictures.upright_rgb(whole)
+    monkeypatch.setattr(pictures, "STRIP_PIXELS", 1)
+    assert open_rgb(buffer.getvalue(), ROOMY).tobytes() == expected.tobytes()
