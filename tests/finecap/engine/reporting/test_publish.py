@@ -8,10 +8,11 @@ import os
 import random
 import re
 import shutil
+import threading
+import time
 import subprocess
 import sys
 import tarfile
-import threading
 from collections import Counter
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,6 +207,28 @@ def test_what_is_not_packed_is_not_published(run):
     run.output("pack", "00003-d").unlink()
     with pytest.raises(ValueError, match=r"1 of 4 shards are not packed yet, the first is .*00003-d"):
         publish(run)
+
+
+def test_who_comes_second_waits_and_takes_what_the_first_one_published(run, monkeypatch):
+    other = run.store.out / "dataset"
+    monkeypatch.setattr(publish_module, "WAIT_SECONDS", 0.05)
+    writes = []
+    plain = publish_module._write_dataset
+
+    def watched(*arguments):
+        writes.append(threading.current_thread().name)
+        if len(writes) == 1:
+            second.start()
+            time.sleep(0.3)
+        return plain(*arguments)
+
+    monkeypatch.setattr(publish_module, "_write_dataset", watched)
+    found = []
+    second = threading.Thread(target=lambda: found.append(publish(run)), name="second")
+    assert publish(run) == other
+    second.join(timeout=60)
+    assert found == [other]
+    assert writes == ["MainThread"]
 
 
 def test_a_full_disk_leaves_the_older_dataset_whole(run, monkeypatch):
