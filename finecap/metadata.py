@@ -21,8 +21,7 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 ICC_HEADER = b"ICC_PROFILE\0"
 ICC_PART = 65_519  # bytes of a profile in one segment
 PNG_KEPT = frozenset(
-    (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"hIST")
-    + (b"cICP", b"mDCV", b"cLLI", b"acTL", b"fcTL", b"fdAT")
+    b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB sBIT bKGD pHYs hIST cICP mDCV cLLI acTL fcTL fdAT".split()
 )
 WEBP_KEPT = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"))
 WEBP_EXIF_AND_XMP = 0x08 | 0x04  # bits of the flags in VP8X
@@ -32,9 +31,8 @@ AVIF_FOREIGN = (b"Exif", b"mime", b"uri ", b"uuid")  # kinds of items that are n
 # Tags of a colour profile that decide colours. Others are texts (a description may name a person's screen), dates,
 # measured targets and, in "mmod", the serial number of a screen.
 ICC_KEPT = frozenset(
-    (b"wtpt", b"bkpt", b"chad", b"lumi", b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC", b"kTRC", b"gamt")
-    + (b"A2B0", b"A2B1", b"A2B2", b"A2B3", b"B2A0", b"B2A1", b"B2A2", b"B2A3", b"cicp")
-    + (b"D2B0", b"D2B1", b"D2B2", b"D2B3", b"B2D0", b"B2D1", b"B2D2", b"B2D3")
+    b"wtpt bkpt chad lumi rXYZ gXYZ bXYZ rTRC gTRC bTRC kTRC gamt cicp A2B0 A2B1 A2B2 A2B3 B2A0 B2A1 B2A2 B2A3 "
+    b"D2B0 D2B1 D2B2 D2B3 B2D0 B2D1 B2D2 B2D3".split()
 )
 MAX_PROFILE_BYTES = 2**24
 

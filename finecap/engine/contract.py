@@ -88,6 +88,8 @@ class Pass:
         reduces: the passes whose outputs `reduce` reads.
         optional: True when it only runs if the recipe has its section.
         aligned: its output has one row for each ingested row, in that order; else one for each live row.
+        version: of what it writes. Raise it with a change after which the same input gives other rows: outputs of the
+            version before are then made again.
     """
 
     name: str
@@ -100,3 +102,4 @@ class Pass:
     reduces: tuple[str, ...] = ()
     optional: bool = True
     aligned: bool = True
+    version: int = 1

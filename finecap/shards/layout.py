@@ -29,7 +29,7 @@ def needed_split_files(folder: Path, split: str) -> list[Path]:
     files = split_files(folder, split)
     if not files:
         raise ValueError(
-            f"{folder} holds no {split_pattern(split)}; give a folder that `finevit corpus build` or `finevit caption` "
-            "wrote, or another split"
+            f"{folder} holds no {split_pattern(split)}; give a folder that `finevit corpus build` wrote, or the "
+            "dataset of a run of `finevit caption`"
         )
     return files

@@ -53,6 +53,7 @@ class Shard:
         root: the folder that the input is in.
         offset, keys: of an archive, see `finecap.shards.tar.Part`.
         fields: what metadata files say of pictures, by path.
+        in_store: `files` and `fields` lie in a file of the run (`Store.listing`) and not here.
     """
 
     name: str = ""
@@ -64,6 +65,7 @@ class Shard:
     offset: int = 0
     keys: Mapping[int, str] = field(default_factory=dict)
     fields: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    in_store: bool = False
 
 
 def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:

@@ -162,7 +162,9 @@ def _read(
         if not sample.fields.get("url"):
             sample.problem = f"no picture: only {', '.join(_printable(one.name) for one in members)}"[:300]
     elif not picture.isreg():
-        sample.problem = f"unreadable: the archive holds a link or device in place of {key}; store the file itself"[:300]
+        sample.problem = f"unreadable: the archive holds a link or device in place of {key}; store the file itself"[
+            :300
+        ]
     elif picture.size > max_bytes:
         sample.problem = f"too large: {picture.size} bytes"
     else:

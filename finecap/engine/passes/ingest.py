@@ -61,7 +61,7 @@ class Options:
     max_pixels: int = 100_000_000
     max_bytes: int = 50_000_000
     allow_urls: bool = False
-    in_flight: int = 16
+    in_flight: int = Field(default=16, ge=1)
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:

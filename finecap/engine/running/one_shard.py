@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,8 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
         with ExitStack() as files, committed(output) as aside:
             keys, alive, rows = _live_rows(run, step, shard, files)
             results = iter(step.run(rows, run.recipe.passes[step.name], context))
-            if step.aligned and step.parents:
-                results = _aligned(step, keys, alive, results)
+            if step.aligned:
+                results = _aligned(step, keys, alive, rows, results)
             with _Writer(aside, step) as writer:
                 for result in results:
                     writer.add(result, rejects)
@@ -143,9 +143,12 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
 
 
 def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[list[str], list[bool], Iterator[Row]]:
-    """Keys of all rows, which of them are alive, and a lazy reader of the live ones."""
+    """Keys of all rows, which of them are alive, and a lazy reader of the live ones. Of a pass that reads the input,
+    the two lists grow as it reads.
+    """
     if not step.parents:
-        return [], [], read_shard(shard)
+        keys, alive = [], []
+        return keys, alive, _read_input(run, shard, keys, alive)
     ancestors = [run.recipe.step(name) for name in run.recipe.ancestors(step.name)]
     paths = {other.name: run.output(other.name, shard.name) for other in ancestors}
     flags = [pq.read_table(path, columns=["key", "reject"]) for path in paths.values()]
@@ -158,6 +161,16 @@ def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[li
             )
         alive = [a and reject is None for a, reject in zip(alive, table["reject"].to_pylist(), strict=True)]
     return keys, alive, _read_live(step, ancestors, paths, keys, alive, files)
+
+
+def _read_input(run: Run, shard: Shard, keys: list[str], alive: list[bool]) -> Iterator[Row]:
+    if shard.in_store:
+        listing = json.loads(run.store.listing(shard.name).read_text(encoding="utf-8"))
+        shard = replace(shard, files=tuple(listing["files"]), fields=listing["fields"], in_store=False)
+    for row in read_shard(shard):
+        keys.append(row["key"])
+        alive.append(True)
+        yield row
 
 
 def _read_live(
@@ -188,20 +201,32 @@ def _read_rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[Row]:
             yield {name: batch.column(name)[row].as_py() for name in columns}
 
 
-def _aligned(step: Pass, keys: list[str], alive: list[bool], results: Iterator[Row]) -> Iterator[Row]:
+def _aligned(
+    step: Pass, keys: list[str], alive: list[bool], rows: Iterator[Row], results: Iterator[Row]
+) -> Iterator[Row]:
     """One row for each ingested row: the results of the live ones, nothing for the others.
 
+    Args:
+        rows: what the pass was given; `keys` and `alive` may grow while it is read.
+
     Raises:
-        RuntimeError: the pass lost, doubled or swapped a row.
+        RuntimeError: the pass lost, doubled or swapped a row, or did not read them all.
     """
-    for key, living in zip(keys, alive, strict=True):
-        result = next(results, None) if living else {"key": key}
-        if result is None or result.get("key") != key:
+    number = 0
+    while True:
+        dead = number < len(keys) and not alive[number]
+        result = {"key": keys[number]} if dead else next(results, None)
+        if number >= len(keys):
+            if result is None:
+                break
+            raise RuntimeError(f"pass {step.name} returned more rows than it was given: {result.get('key')!r}")
+        if result is None or result.get("key") != keys[number]:
             got = "nothing" if result is None else f"a row with the key {result.get('key')!r}"
-            raise RuntimeError(f"pass {step.name} returned {got} where the row {key!r} was expected")
+            raise RuntimeError(f"pass {step.name} returned {got} where the row {keys[number]!r} was expected")
         yield result
-    if (extra := next(results, None)) is not None:
-        raise RuntimeError(f"pass {step.name} returned more rows than it was given: {extra['key']!r}")
+        number += 1
+    if (left := next(rows, None)) is not None:
+        raise RuntimeError(f"pass {step.name} returned nothing where the row {left['key']!r} was expected")
 
 
 class _Writer:
