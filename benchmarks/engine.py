@@ -39,7 +39,7 @@ from engine_server import served
 
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.executors.local import run_locally
-from finecap.engine.running.one_shard import Run, run_shard
+from finecap.engine.running.one_shard import Run, read_stats, run_shard
 from finecap.engine.running.opening import open_run
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "immunohistochemistry", "retina")
@@ -101,7 +101,7 @@ def recaption(folder: Path, latency_ms: float, repeats: int) -> dict[str, Any]:
             names = list(both) if turn % 2 else list(both)[::-1]
             turns.append({name: timed(both[name]) for name in names})
         del turns[0]
-    rows = len(shard.files)
+    rows = read_stats(output).rows
     return {
         "setting": {"latency_ms": latency_ms, "rows": rows, "turns": repeats, "in_flight": IN_FLIGHT}
         | {"picture": SIZE, "max_side": MAX_SIDE},

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -21,6 +24,11 @@ from finecap.errors import StopRun
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # What file systems without locks answer (Lustre that is mounted without `flock`, NFS without its lock daemon).
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+# What file systems answer that do not sync folders, or keep no second name for a file.
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EISDIR}
+NO_LINKS = {errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+# A file of a few kilobytes that is older was left by a process that was killed while it wrote.
+LEFT_OVER_SECONDS = 3600.0
 
 
 @contextmanager
@@ -42,13 +50,55 @@ def committed(path: Path, tag: str = "") -> Generator[Path]:
         yield aside
         _sync(aside)
         os.replace(aside, path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise_disk_error(error, path)
         raise
     finally:
         with suppress(OSError):  # it is not there on a read-only disk, and the error that counts is under way
             aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def committed_folder(path: Path) -> Generator[Path]:
+    """As `committed`, for a folder with all that is in it; one that is there is replaced. Claim it first.
+
+    Yields:
+        The empty folder to write to.
+
+    Raises:
+        StopRun: the disk is full or cannot be written; says where.
+    """
+    aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for folder, _, files in os.walk(aside):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync_folder(Path(folder))
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise_disk_error(error, path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 def raise_disk_error(error: OSError, path: Path) -> None:
@@ -76,8 +126,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_folder(path: Path) -> None:
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all, whoever else writes it, and remove what killed writers left of it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):  # its writer may have just finished it
+            if time.time() - left.stat().st_mtime > LEFT_OVER_SECONDS:
+                left.unlink()
     with committed(path, f".{uuid.uuid4().hex[:12]}") as aside:
         aside.write_text(text, encoding="utf-8")
 
@@ -124,4 +186,7 @@ def _lock(descriptor: int, lock: Path) -> bool:
             ) from error
         raise
     # The owner before removes the file when done: a lock on a removed file keeps nobody out.
-    return lock.exists() and os.stat(lock).st_ino == os.fstat(descriptor).st_ino
+    try:
+        return os.stat(lock).st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False

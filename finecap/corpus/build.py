@@ -8,15 +8,19 @@ skips those.
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
 import random
 import threading
 import time
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +28,9 @@ import pyarrow.parquet as pq
 
 from finecap.corpus import card, easyvqa, gallery
 from finecap.corpus.levels import level_of
+from finecap.files import claimed, committed, write_text
 from finecap.records import FINECAP_FEATURES, SPLITS, Record, validate_record
+from finecap.shards.layout import split_file
 
 KINDS = ("doc", "chart", "scene", "easyvqa")
 SPLIT_SHARES = {"train": 0.9, "validation": 0.03, "test": 0.07}
@@ -136,11 +142,23 @@ def kind_rows(split: str, total: int, weights: Mapping[str, float]) -> dict[str,
     return counts
 
 
-def plan(config: CorpusConfig, split: str) -> list[tuple[str, int]]:
-    """(kind, index) of every row of a split, mixed by the seed."""
-    rows = [(kind, index) for kind, count in config.rows[split].items() for index in range(count)]
-    random.Random(f"{config.seed}|plan|{split}").shuffle(rows)
-    return rows
+def plan(config: CorpusConfig, split: str, start: int = 0, stop: int | None = None) -> list[tuple[str, int]]:
+    """(kind, index) of rows `start` to `stop` of a split, mixed by the seed."""
+    kinds, counts = zip(*config.rows[split].items(), strict=True)
+    edges = list(accumulate(counts, initial=0))
+    places = []
+    for row in mixed_rows(f"{config.seed}|plan|{split}", edges[-1])[start:stop]:
+        kind = bisect_right(edges, row) - 1
+        places.append((kinds[kind], row - edges[kind]))
+    return places
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def mixed_rows(seed: str, count: int) -> array[int]:
+    """The numbers below `count` in a random order; kept, for every shard of a split needs a piece of it."""
+    rows = list(range(count))
+    random.Random(seed).shuffle(rows)
+    return array("Q", rows)
 
 
 def shards(config: CorpusConfig) -> list[tuple[str, int, int]]:
@@ -157,24 +175,18 @@ def shard_rows(config: CorpusConfig, split: str, shard: int) -> int:
     return min(config.rows_per_shard, sum(config.rows[split].values()) - shard * config.rows_per_shard)
 
 
-def shard_path(out: Path, split: str, shard: int, count: int) -> Path:
-    """The Hub's layout, which `datasets` recognises without a loading script."""
-    return out / "data" / f"{split}-{shard:05d}-of-{count:05d}.parquet"
-
-
 def write_shard(config: CorpusConfig, out: Path, split: str, shard: int, count: int) -> int:
     """Make one shard and put it under its final name; returns its number of rows."""
-    rows = plan(config, split)[shard * config.rows_per_shard : (shard + 1) * config.rows_per_shard]
+    start = shard * config.rows_per_shard
     records = []
-    for kind, index in rows:
+    for kind, index in plan(config, split, start, start + config.rows_per_shard):
         record = generate(kind, index, config.seed, split, config.difficulty)
         validate_record(record)
         records.append(record)
     table = pa.Table.from_pylist(records, schema=FINECAP_FEATURES.arrow_schema)
-    final = shard_path(out, split, shard, count)
-    aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    pq.write_table(table, aside, row_group_size=100)
-    os.replace(aside, final)
+    # The worker of a build that was just killed may still be at it.
+    with committed(split_file(out, split, shard, count), f".{os.getpid()}") as aside:
+        pq.write_table(table, aside, row_group_size=100)
     return len(records)
 
 
@@ -197,23 +209,27 @@ def build_corpus(
         report: is called with a line of progress for every finished shard.
 
     Raises:
-        ValueError: if the request cannot be met, or `out` holds a corpus of another configuration.
+        ValueError: if the request cannot be met, or `out` holds a corpus of another configuration, or another build is
+            at work there.
+        StopRun: the disk is full or cannot be written.
     """
     out = Path(out)
     config = resolve(size, seed, difficulty, kinds, split_shares)
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-    (out / "data").mkdir(parents=True, exist_ok=True)
-    claim_folder(out, config)
-    for left_over in (out / "data").glob(".*.tmp"):
-        left_over.unlink(missing_ok=True)
-    todo = [item for item in shards(config) if not shard_path(out, *item).exists()]
-    start = time.perf_counter()
-    written = write_shards(config, out, todo, workers, report)
-    seconds = time.perf_counter() - start
-    pictures = gallery.write_galleries(out)
-    card.write_card(out, asdict(config))
+    with claimed(out / CONFIG_FILE) as mine:
+        if not mine:
+            raise ValueError(f"{out}: another build is at work in this folder; wait for it, or choose another folder")
+        check_folder(out, config)
+        for left_over in (out / "data").glob(".*.tmp"):
+            left_over.unlink(missing_ok=True)
+        todo = [item for item in shards(config) if not split_file(out, *item).exists()]
+        start = time.perf_counter()
+        written = write_shards(config, out, todo, workers, report)
+        seconds = time.perf_counter() - start
+        pictures = gallery.write_galleries(out)
+        card.write_card(out, asdict(config))
     report(f"corpus: {size} rows in {out}; look at {', '.join(str(path) for path in pictures)}")
     return BuildResult(out, size, written, written / seconds if written else 0.0)
 
@@ -270,14 +286,12 @@ def die_with_parent() -> None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def claim_folder(out: Path, config: CorpusConfig) -> None:
+def check_folder(out: Path, config: CorpusConfig) -> None:
     """Write the configuration beside the shards, or check that the one that is there is the same."""
     path = out / CONFIG_FILE
     text = json.dumps(asdict(config), indent=2, sort_keys=True)
     if not path.exists():
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        aside.write_text(text)
-        os.replace(aside, path)
+        write_text(path, text)
     elif json.loads(path.read_text()) != json.loads(text):
         raise ValueError(
             f"{out} holds a corpus of another configuration ({path}); choose another folder or delete that one"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from finecap.files import write_text
 from finecap.records import SPLITS
+from finecap.shards.layout import split_files, split_pattern
 
 HELD_OUT = """\
 What is held out, so that no test item can be known from training:
@@ -41,13 +43,13 @@ def write_card(out: Path, config: dict) -> None:
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     licenses: Counter[str] = Counter()
     for split in SPLITS:
-        for shard in sorted((out / "data").glob(f"{split}-*.parquet")):
+        for shard in split_files(out, split):
             table = pq.read_table(shard, columns=["source", "license"])
             counts[split].update(table["source"].to_pylist())
             licenses.update(table["license"].to_pylist())
     sources = sorted({source for counter in counts.values() for source in counter})
     rows = [f"| {source} | " + " | ".join(str(counts[split][source]) for split in SPLITS) + " |" for source in sources]
-    files = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in SPLITS if counts[split])
+    files = "\n".join(f"  - split: {split}\n    path: {split_pattern(split)}" for split in SPLITS if counts[split])
     text = f"""---
 license: other
 task_categories: [image-text-to-text, visual-question-answering]
@@ -75,7 +77,4 @@ construction.
 
 {chr(10).join(f"- {name} ({count} rows)" for name, count in sorted(licenses.items()))}
 """
-    path = out / "README.md"
-    aside = path.with_name(".README.md.tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_text(out / "README.md", text)

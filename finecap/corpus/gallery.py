@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from finecap.corpus.drawing.raster import encode_png, load_font
+from finecap.files import committed
+from finecap.shards.layout import split_files
 
 TILE = (360, 300)
 TEXT_HEIGHT = 64
@@ -26,7 +28,7 @@ def write_galleries(out: Path, split: str = "train") -> list[Path]:
     """Write `<out>/gallery/<source>.png` for every source from the first rows of a split; returns the files."""
     rows: dict[str, list[dict]] = {}
     wanted = COLUMNS * ROWS
-    for shard in sorted((out / "data").glob(f"{split}-*.parquet")):
+    for shard in split_files(out, split):
         sources = set(rows)
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=50):
             for record in batch.to_pylist():
@@ -34,11 +36,11 @@ def write_galleries(out: Path, split: str = "train") -> list[Path]:
                     rows[record["source"]].append(record)
         if sources == set(rows) and all(len(found) == wanted for found in rows.values()):
             break
-    (out / "gallery").mkdir(exist_ok=True)
     paths = []
     for source, records in sorted(rows.items()):
         path = out / "gallery" / f"{source}.png"
-        path.write_bytes(encode_png(contact_sheet(records)))
+        with committed(path) as aside:
+            aside.write_bytes(encode_png(contact_sheet(records)))
         paths.append(path)
     return paths
 

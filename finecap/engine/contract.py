@@ -95,6 +95,8 @@ class Pass:
         optional: True when it only runs if the recipe has its section.
         aligned: its output has one row for each ingested row, in that order; else one for each live row that is
             not dropped, rejects are only counted, and `run` is called for one row at a time.
+        version: of what it writes. Raise it with a change after which the same input gives other rows: outputs of the
+            version before are then made again.
     """
 
     name: str
@@ -107,3 +109,4 @@ class Pass:
     reduces: tuple[str, ...] = ()
     optional: bool = True
     aligned: bool = True
+    version: int = 1

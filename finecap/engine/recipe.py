@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
@@ -52,6 +53,8 @@ class Recipe:
         budget: where the run stops, whatever is left to do.
         seed: of every draw.
         rows_per_shard: images in a shard; what is lost when a worker dies.
+        contents: hashes of what the recipe names and does not hold, by pass and option: the code of functions, the
+            weights of detectors ("boxes.detector"). Filled in when a run begins (`with_contents`).
     """
 
     passes: dict[str, Any]
@@ -60,6 +63,7 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     rows_per_shard: int = Field(default=1000, ge=1)
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -108,12 +112,19 @@ class Recipe:
         keys: dict[str, str] = {}
         for step in self.enabled():
             options = self.passes[step.name]
+            decisive = _decisive(asdict(options))
+            contents = {key: self.contents.get(f"{step.name}.{key}") for key in ("function", "detector")}
+            if contents["detector"]:
+                decisive.pop("detector")  # known by its content, wherever it lies
             grounds = getattr(options, "captioner", None)  # others of no weight are never asked
             asked = [asdict(one) for one in self.captioners if one.weight > 0 or one.name == grounds]
             content = {
                 "pass": step.name,
+                "version": step.version,
+                "columns": [(column.name, str(column.type)) for column in step.columns],
                 "function": self.functions.get(step.name),
-                "options": _decisive(asdict(options)),
+                "contents": contents,
+                "options": decisive,
                 "parents": [keys[parent] for parent in step.parents],
                 "seed": self.seed,
                 "rows_per_shard": self.rows_per_shard,
@@ -155,9 +166,43 @@ def function_named(dotted: str) -> RunPass:
         ) from error
 
 
+def with_contents(recipe: Recipe) -> Recipe:
+    """The recipe with the hashes of the code and the weights that it names, as they are now.
+
+    Raises:
+        ValueError: a function cannot be imported.
+    """
+    contents = {}
+    for name, options in recipe.passes.items():
+        if dotted := recipe.functions.get(name):
+            contents[f"{name}.function"] = _hash_of_code(function_named(dotted))
+        if detector := getattr(options, "detector", None):
+            contents[f"{name}.detector"] = _hash_of_folder(Path(detector))
+    return replace(recipe, contents={key: found for key, found in contents.items() if found})
+
+
+def _hash_of_folder(folder: Path) -> str:
+    """Of the names and contents of all files in it; "" if there are none."""
+    digest, files = hashlib.sha256(), sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:HASH_LENGTH] if files else ""
+
+
+def _hash_of_code(function: RunPass) -> str:
+    """Of the module that a function is defined in: helpers in it decide as well. "" if it has no text (compiled)."""
+    try:
+        text = inspect.getsource(inspect.getmodule(function) or function)
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
 def load_recipe(given: str | Path) -> Recipe:
-    """Read a recipe, given by its path or by the name of a shipped one. The template files that it names are looked
-    for beside it, then from the current folder.
+    """Read a recipe, given by its path or by the name of a shipped one. The template files and the detector that it
+    names are looked for beside it, then from the current folder.
 
     Raises:
         ValueError: no such file, no mapping, an unknown section or key, a value of the wrong type, a pass without what
@@ -166,9 +211,11 @@ def load_recipe(given: str | Path) -> Recipe:
     path = find_recipe(given, "finecap.engine")
     content = read_mapping(path)
     for section in content.values():
-        if isinstance(section, dict) and isinstance(section.get("prompts"), str):
-            beside = path.parent / section["prompts"]
-            section["prompts"] = str(beside if beside.is_file() else section["prompts"])
+        for key in ("prompts", "detector"):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                places = (path.parent / section[key], Path(section[key]))
+                # Workers on other machines start in other folders.
+                section[key] = next((str(place.absolute()) for place in places if place.exists()), section[key])
     return recipe_from(content, str(path))
 
 

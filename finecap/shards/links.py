@@ -56,7 +56,9 @@ class Links:
                 return data
             if others_are_served:  # and were before this last try, so it is no outage that has just ended
                 raise failure
-            others_are_served = bool(tries.failed(unseen=False)) and await self._are_others_served(url, start, max_bytes)
+            others_are_served = bool(tries.failed(unseen=False)) and await self._are_others_served(
+                url, start, max_bytes
+            )
             self._check_patience(url, failure, start)
             await tries.wait(failure.retry_after)
 

@@ -6,12 +6,13 @@ archives is not even scanned: each archive is a shard then, whatever `rows_per_s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ MAX_SCANNED_ARCHIVES = 1000
 # Rows of a parquet file that are read at a time: fewer if they hold more than so many bytes.
 READ_ROWS, READ_BYTES = 32, 2**26
 READ_BUFFER = 2**20
-FIELDS = ("source", "license", "split")
+# What the file system says of a single name, and not of the disk.
+UNREADABLE = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
 
 Row = dict[str, Any]
 
@@ -46,14 +51,21 @@ class Shard:
         files: paths below `root`, of pictures or of one container file.
         start, stop: range of rows within the container file; None is to the end.
         root: the folder that the input is in.
+        offset, keys: of an archive, see `finecap.shards.tar.Part`.
+        fields: what metadata files say of pictures, by path.
+        in_store: `files` and `fields` lie in a file of the run (`Store.listing`) and not here.
     """
 
-    name: str
-    kind: str
-    files: tuple[str, ...]
+    name: str = ""
+    kind: str = ""
+    files: tuple[str, ...] = ()
     start: int = 0
     stop: int | None = None
     root: str = ""
+    offset: int = 0
+    keys: Mapping[int, str] = field(default_factory=dict)
+    fields: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    in_store: bool = False
 
 
 def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
@@ -81,10 +93,10 @@ def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
     else:
         cuts, note = _cut_archives(root, sizes, rows_per_shard), ""
     shards = []
-    for files, start, stop in cuts:
-        content = json.dumps([kind, [(name, sizes.get(name)) for name in files], start, stop, note])
+    for number, cut in enumerate(cuts):
+        content = json.dumps([kind, [(name, sizes.get(name)) for name in cut.files], cut.start, cut.stop, note])
         digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-        shards.append(Shard(f"{len(shards):05d}-{digest}", kind, files, start, stop, str(root)))
+        shards.append(replace(cut, name=f"{number:05d}-{digest}", kind=kind, root=str(root)))
     if not shards:
         raise ValueError(f"{source}: holds no rows")
     return shards
@@ -110,9 +122,6 @@ def read_shard(shard: Shard) -> Iterator[Row]:
     if shard.kind == "parquet":
         return _read_parquet(shard)
     return _read_archive(shard)
-
-
-Cut = tuple[tuple[str, ...], int, int | None]
 
 
 def _files_below(folder: Path) -> tuple[Path, dict[str, int]]:
@@ -178,36 +187,41 @@ def _kind_of(sizes: dict[str, int], source: Path) -> str:
 _KNOWN = f"known are pictures ({', '.join(sorted(PICTURES))}), .parquet and .tar"
 
 
-def _cut_folder(root: Path, sizes: dict[str, int], rows: int, whole: bool) -> tuple[list[Cut], str]:
+def _cut_folder(root: Path, sizes: dict[str, int], rows: int, whole: bool) -> tuple[list[Shard], str]:
     """Pictures in order of their paths; those that metadata lists and that are not there are planned too, as what
     cannot be read. Not those behind links that lead out of the folder, whoever lists them.
     """
-    listed, digest = sidecar.listed_files(root) if whole else ([], "")
-    names = sorted({*sizes, *(_checked_name(name) for name in listed if _is_inside(root, os.path.join(root, name)))})
-    return [(tuple(names[at : at + rows]), 0, None) for at in range(0, len(names), rows)], digest
+    said, digest = sidecar.read(root, whole)
+    listed = said if whole else {}
+    names = sorted({*sizes, *(name for name in listed if _is_inside(root, os.path.join(root, name)))})
+    cuts = []
+    for at in range(0, len(names), rows):
+        files = tuple(names[at : at + rows])
+        cuts.append(Shard(files=files, fields={name: said[name] for name in files if said.get(name)}))
+    return cuts, digest if whole else ""
 
 
-def _cut_parquet(root: Path, sizes: dict[str, int], rows: int) -> list[Cut]:
-    cuts: list[Cut] = []
+def _cut_parquet(root: Path, sizes: dict[str, int], rows: int) -> list[Shard]:
+    cuts: list[Shard] = []
     for name in sizes:
         try:
             footer = pq.read_metadata(root / name)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{root / name}: cannot be read as parquet ({error}); mend or remove it") from error
         _picture_columns(footer.schema.to_arrow_schema(), root / name)
-        cuts += [((name,), at, min(at + rows, footer.num_rows)) for at in range(0, footer.num_rows, rows)]
+        ranges = [(at, min(at + rows, footer.num_rows)) for at in range(0, footer.num_rows, rows)]
+        cuts += [Shard(files=(name,), start=start, stop=stop) for start, stop in ranges]
     return cuts
 
 
-def _cut_archives(root: Path, sizes: dict[str, int], rows: int) -> list[Cut]:
+def _cut_archives(root: Path, sizes: dict[str, int], rows: int) -> list[Shard]:
     if len(sizes) > MAX_SCANNED_ARCHIVES:
-        return [((name,), 0, None) for name in sizes]
-    cuts: list[Cut] = []
-    for name in sizes:
-        starts = range(0, max(1, archives.count_samples(root / name)), rows)
-        # The last one has no end: it also says what is wrong with the end of the archive.
-        cuts += [((name,), at, at + rows if at != starts[-1] else None) for at in starts]
-    return cuts
+        return [Shard(files=(name,)) for name in sizes]
+    return [
+        Shard(files=(name,), start=part.start, stop=part.stop, offset=part.offset, keys=part.keys)
+        for name in sizes
+        for part in archives.cut_samples(root / name, PICTURES, rows)
+    ]
 
 
 def _picture_columns(schema: pa.Schema, path: Path) -> list[str]:
@@ -216,7 +230,7 @@ def _picture_columns(schema: pa.Schema, path: Path) -> list[str]:
     Raises:
         ValueError: neither pictures nor links to them are among the columns.
     """
-    there = [name for name in ("image", "url", *FIELDS) if name in schema.names]
+    there = [name for name in ("image", "url", *sidecar.FIELDS) if name in schema.names]
     if "image" in there:
         kind = schema.field("image").type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -225,15 +239,24 @@ def _picture_columns(schema: pa.Schema, path: Path) -> list[str]:
             raise ValueError(f"{path}: its column 'image' is {kind}, expected bytes or a struct with bytes")
     elif "url" not in there:
         raise ValueError(f"{path}: has no column 'image' or 'url'; its columns are {', '.join(schema.names)}")
+    if "url" in there and not _is_text(schema.field("url").type):
+        if "image" not in there:
+            raise ValueError(f"{path}: its column 'url' is {schema.field('url').type}, expected text")
+        there.remove("url")
     return there
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
+
+
 def _read_folder(shard: Shard) -> Iterator[Row]:
-    known = sidecar.fields_of(Path(shard.root), shard.files)
     for name in shard.files:
         data, problem = _read_picture(Path(shard.root, name))
-        fields = known.get(name, {})
-        yield _row(name, data, problem, {field: fields.get(field) for field in FIELDS})
+        said = shard.fields.get(name, {})
+        yield _row(name, data, problem, {field: said.get(field) for field in sidecar.FIELDS})
 
 
 def _read_picture(path: Path) -> tuple[bytes | None, str | None]:
@@ -244,7 +267,9 @@ def _read_picture(path: Path) -> tuple[bytes | None, str | None]:
         if status.st_size > MAX_ITEM_BYTES:
             return None, f"too large: {status.st_size} bytes"
         return path.read_bytes(), None
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
         return None, f"unreadable: {error.strerror}"
 
 
@@ -301,12 +326,12 @@ def rows_at_once(footer: pq.FileMetaData, columns: Collection[str]) -> int:
 
 def _parquet_row(key: str, values: Row | str) -> Row:
     if isinstance(values, str):
-        return _row(key, None, values, dict.fromkeys(FIELDS))
+        return _row(key, None, values, dict.fromkeys(sidecar.FIELDS))
     image = values.get("image")
     data = image.get("bytes") if isinstance(image, dict) else image
     url = values.get("url")
     problem = None if data is not None or url else "no picture: neither bytes nor a URL are in the row"
-    return _row(key, data, problem, {"url": url, **{name: _text(values.get(name)) for name in FIELDS}})
+    return _row(key, data, problem, {"url": url, **{name: _text(values.get(name)) for name in sidecar.FIELDS}})
 
 
 def _text(value: object) -> str | None:
@@ -315,7 +340,9 @@ def _text(value: object) -> str | None:
 
 def _read_archive(shard: Shard) -> Iterator[Row]:
     name = shard.files[0]
-    samples = archives.read_samples(Path(shard.root, name), PICTURES, MAX_ITEM_BYTES, shard.start, shard.stop)
+    samples = archives.read_samples(
+        Path(shard.root, name), PICTURES, MAX_ITEM_BYTES, shard.start, shard.stop, shard.offset, shard.keys
+    )
     for sample in samples:
-        fields = {"url": sample.fields.get("url"), **{field: sample.fields.get(field) for field in FIELDS}}
+        fields = {"url": sample.fields.get("url"), **{field: sample.fields.get(field) for field in sidecar.FIELDS}}
         yield _row(f"{name}/{sample.key}", sample.data, sample.problem, fields)

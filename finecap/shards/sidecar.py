@@ -6,56 +6,67 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 NAMES = ("metadata.jsonl", "metadata.csv")
+FIELDS = ("source", "license", "split")
 
 
-def listed_files(root: Path) -> tuple[list[str], str]:
-    """The pictures, as paths below `root`, that the metadata files below `root` list, and a hash of those files.
+def read(root: Path, below: bool) -> tuple[dict[str, dict[str, str]], str]:
+    """What the metadata files of a folder say.
+
+    Args:
+        below: read those of folders below `root` as well.
+
+    Returns:
+        Those of `FIELDS` that are given, for each picture that a file lists, by its path below `root` (the metadata
+        file nearest to a picture wins), and a hash of the files, "" if they list nothing.
 
     Raises:
-        ValueError: a metadata file cannot be read, has no `file_name`, or names a file outside of `root`.
+        ValueError: a file cannot be read, or a row names no file below `root`; says which file and line.
     """
-    digest, names = hashlib.sha256(), []
+    digest = hashlib.sha256()
+    said: dict[str, dict[str, str]] = {}
+    for path in _files(root, below):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+        said.update(_entries(root, path))
+    return said, digest.hexdigest() if said else ""
+
+
+def _files(root: Path, below: bool) -> list[Path]:
+    """The metadata files, those of a folder before those of the folders in it."""
+    found = []
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(set(files) & set(NAMES)):
-            path = Path(folder, name)
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-            names += [picture for picture, _ in _entries(root, path)]
-    return names, digest.hexdigest() if names else ""
-
-
-def fields_of(root: Path, pictures: Collection[str]) -> dict[str, dict[str, str]]:
-    """What metadata says of some pictures; the metadata file nearest to a picture wins.
-
-    The files are read through, and only the rows of these pictures kept.
-    """
-    wanted = set(pictures)
-    folders = {PurePosixPath(".")}.union(*(PurePosixPath(name).parents for name in wanted))
-    found: dict[str, dict[str, str]] = {}
-    for folder in sorted(folders, key=lambda path: len(path.parts)):
-        for name in NAMES:
-            if (path := root / folder / name).is_file():
-                found.update((picture, fields) for picture, fields in _entries(root, path) if picture in wanted)
-    return found
+        folders[:] = sorted(name for name in folders if below and not name.startswith("."))
+        found += [Path(folder, name) for name in NAMES if name in files]
+    return sorted(found, key=lambda path: len(path.parts))
 
 
 def _entries(root: Path, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     below = path.parent.relative_to(root)
     for number, entry in _rows(path):
-        if not isinstance(entry, dict) or not entry.get("file_name"):
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             raise ValueError(f"{path}, line {number}: no 'file_name'")
-        name = PurePosixPath(os.path.normpath(below / str(entry["file_name"])))
-        if name.is_absolute() or name.parts[0] == "..":
-            raise ValueError(f"{path}, line {number}: {entry['file_name']!r} leads out of the folder")
-        fields = {key: str(value) for key, value in entry.items() if isinstance(key, str) and value not in (None, "")}
-        yield name.as_posix(), fields
+        name = _checked_name(below, entry["file_name"], f"{path}, line {number}")
+        yield name, {key: str(entry[key]) for key in FIELDS if entry.get(key) not in (None, "")}
+
+
+def _checked_name(below: Path, given: str, where: str) -> str:
+    name = PurePosixPath(os.path.normpath(below / given))
+    if name.is_absolute() or name.parts[:1] == ("..",):
+        raise ValueError(f"{where}: {given!r} leads out of the folder")
+    if not name.parts or "\0" in given:
+        raise ValueError(f"{where}: 'file_name' is {given!r}, which is no file")
+    try:
+        name.as_posix().encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: 'file_name' is {given!r}, which is not UTF-8") from None
+    return name.as_posix()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, object]]:
+    number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
@@ -64,5 +75,7 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, json.loads(line)
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); mend it or take it away") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ValueError(
+            f"{path}: cannot be read (at line {number or 'unknown'}: {error}); mend it or take it away"
+        ) from error

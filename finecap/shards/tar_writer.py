@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from finecap.files import committed
+from finecap.pictures import ANY_SIZE, BadPicture, opened
 from finecap.shards.plan import rows_at_once
+
+# Of those formats whose extension is not Pillow's name of them. MPO is a JPEG with more pictures behind it.
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2"}
 
 
 def export_webdataset(files: Iterable[Path], folder: Path) -> list[Path]:
@@ -59,5 +62,9 @@ def _write_sample(tar: tarfile.TarFile, key: str, record: dict[str, Any]) -> Non
 
 
 def _extension(picture: bytes) -> str:
-    kind = (Image.open(io.BytesIO(picture)).format or "bin").lower()
-    return "jpg" if kind == "jpeg" else kind
+    try:
+        with opened(picture, ANY_SIZE) as image:
+            kind = image.format or "bin"
+    except BadPicture:
+        return "bin"
+    return EXTENSIONS.get(kind, kind.lower())

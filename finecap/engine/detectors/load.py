@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from finecap.engine.detectors.served import ServedDetector
 from finecap.engine.detectors.zero_shot import ZeroShotDetector
 from finecap.engine.running.concurrency import event_loop
 from finecap.errors import StopRun
+from finecap.files import write_json
+
+SERVED = "detector.json"
 
 
 class DetectorOptions(Protocol):
@@ -48,10 +52,23 @@ def load_detector(options: DetectorOptions, context: Context) -> Detector:
         return context.load("detector", lambda: ZeroShotDetector.from_folder(folder, min_score))
     if options.url is not None:
         url, min_score, loop = options.url, options.min_score, event_loop(context)
-        return context.load("detector", lambda: loop.run_until_complete(ServedDetector.open(url, min_score)))
+        served = context.load("detector", lambda: loop.run_until_complete(ServedDetector.open(url, min_score)))
+        _check_same(context.journal.path.with_name(SERVED), url, served.name)
+        return served
     captioner = _captioner(options.captioner, context)
     # Not kept: journal and counters are those of this shard.
     return GroundingCaptioner(chat_client(context), captioner, options.box_format, context.journal, context.counters)
+
+
+def _check_same(kept: Path, url: str, name: str) -> None:
+    """Keep the name of the served detector beside the outputs, or compare it with the one that made those."""
+    if not kept.exists():
+        write_json(kept, name)
+    if (before := json.loads(kept.read_text(encoding="utf-8"))) != name:
+        raise StopRun(
+            f"boxes.url: {url} is {name!r}, and boxes of this run were found by {before!r}. Records of one run come "
+            f"from one detector: start the first one again, or remove {kept.parent} to find all boxes anew."
+        )
 
 
 def _captioner(name: str | None, context: Context) -> Captioner:

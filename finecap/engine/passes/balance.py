@@ -8,9 +8,11 @@ deviation of sqrt(n·r·(1-r)), less than 0.4 % of FineViT's cap.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,12 +51,14 @@ def reduce(outputs: dict[str, list[Path]], options: Options, out: Path) -> None:
     """
     import duckdb
 
-    with (
-        tempfile.TemporaryDirectory(prefix=".balance-", dir=out.parent) as spill,
-        duckdb.connect(
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": spill, "preserve_insertion_order": False}
-        ) as database,
-    ):
+    # One name for all starts, so that what a killed one left goes; no two count at once.
+    spill = out.with_name(".balance-spill")
+    shutil.rmtree(spill, ignore_errors=True)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, spill, ignore_errors=True)
+        config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)}
+        config["preserve_insertion_order"] = False
+        database = stack.enter_context(duckdb.connect(config=config))
         database.execute("CREATE TABLE part (label VARCHAR, count BIGINT)")
         for start in range(0, len(outputs["boxes"]), FILES_AT_ONCE):
             files = [str(path) for path in outputs["boxes"][start : start + FILES_AT_ONCE]]

@@ -1,8 +1,9 @@
 """Pass 1: decode check, hashes, sizes, EXIF orientation; what cannot be used is rejected with its reason.
 
-The bytes of a picture are kept as they came, with two exceptions: one that EXIF says is rotated is encoded again
-upright (JPEG at quality 95, anything else as PNG), and EXIF that tells where a picture was taken or whose camera it
-was (GPS, owner, serial numbers) is taken out, from a JPEG without touching its pixels.
+The compressed pixels of a picture are kept as they came, and its metadata is taken out (`finecap.metadata`: place,
+owner, camera, date, comments, thumbnails, whatever lies behind the picture). One that EXIF says is rotated is encoded
+again upright (JPEG at quality 95, anything else as PNG), and formats that cannot be taken apart safely are encoded
+again as PNG.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
 from finecap.engine.running.concurrency import event_loop, map_bounded
+from finecap.metadata import without_metadata
 from finecap.pictures import JPEGS, ORIENTATION, BadPicture, encoded, opened, thumbnail_grey, upright_rgb
 
 COLUMNS = pa.schema(
@@ -39,9 +41,6 @@ COLUMNS = pa.schema(
 SPLITS = ("train", "validation", "test")
 HASH_SIDE = 16
 HASHED_SIDE = 4 * HASH_SIDE  # what imagehash shrinks a picture to
-# EXIF: where, whose and which camera.
-EXIF_IFD, GPS, OWNER_AND_SERIALS = 0x8769, 0x8825, (0xA430, 0xA431, 0xA435)
-START_OF_SCAN, APP1 = 0xDA, 0xE1
 JPEG_QUALITY = 95
 
 
@@ -132,27 +131,28 @@ def _bytes(row: Row, options: Options) -> bytes:
 
 def _facts(image: Image.Image, data: bytes, context: Context) -> Row:
     """What one decoding tells of a picture; any exception is the picture's fault."""
-    exif = image.getexif()
-    if exif.get(ORIENTATION) in range(2, 9):
+    if image.getexif().get(ORIENTATION) in range(2, 9):
         context.counters["turned upright"] += 1
         return _encoded_again(image)
-    private = _is_private(image, exif)
-    if private:
-        context.counters["place or owner taken out of EXIF"] += 1
-        if image.format not in JPEGS:
-            return _encoded_again(image)
-    (width, height), file_format = image.size, image.format  # before the draft changes the size
+    (width, height), file_format = image.size, image.format or ""  # before the draft changes the size
     phash = perceptual_hash(thumbnail_grey(image, HASHED_SIDE))
-    data = _without_app1(data) if private else data
-    return {"image": data, "width": width, "height": height, "format": file_format, "phash": phash}
+    bare = without_metadata(data, file_format)
+    if bare is None:
+        context.counters["encoded again as PNG"] += 1
+        return _encoded_again(image)
+    context.counters["metadata taken out"] += bare != data
+    file_format = "JPEG" if file_format in JPEGS else file_format
+    return {"image": bare, "width": width, "height": height, "format": file_format, "phash": phash}
 
 
 def _encoded_again(image: Image.Image) -> Row:
-    """Upright, as RGB, without EXIF; the colour profile stays if it is one for RGB."""
+    """Upright, as RGB, without metadata; the colour profile stays if it is one for RGB."""
     file_format = "JPEG" if image.format in JPEGS else "PNG"
     profile = image.info.get("icc_profile") if image.mode == "RGB" else None
     image = upright_rgb(image)
+    image.info.clear()  # Pillow writes comments from it
     data = encoded(image, file_format, icc_profile=profile, quality=JPEG_QUALITY)
+    data = without_metadata(data, file_format) or data  # the profile has texts as well
     facts = {"image": data, "width": image.width, "height": image.height, "format": file_format}
     return {**facts, "phash": perceptual_hash(image.convert("L"))}
 
@@ -165,25 +165,3 @@ def perceptual_hash(grey: Image.Image) -> bytes:
 
     small = grey.resize((HASHED_SIDE, HASHED_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return np.packbits(imagehash.phash(small, hash_size=HASH_SIDE).hash).tobytes()
-
-
-def _is_private(image: Image.Image, exif: Image.Exif) -> bool:
-    if not exif and "xmp" not in image.info:
-        return False
-    details = exif.get_ifd(EXIF_IFD)
-    xmp = image.info.get("xmp", b"")
-    return bool(exif.get_ifd(GPS)) or any(tag in details for tag in OWNER_AND_SERIALS) or b"GPS" in xmp
-
-
-def _without_app1(data: bytes) -> bytes:
-    """A JPEG file without its EXIF and XMP segments; the compressed picture is not touched."""
-    kept, at = [data[:2]], 2
-    while data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] != APP1:
-            kept.append(data[at:end])
-        at = end
-    return b"".join([*kept, data[at:]])

@@ -11,27 +11,17 @@ from typing import Any
 import yaml
 
 from finecap.engine.recipe import OPERATIONAL, mapping_of
-from finecap.engine.reporting.templates import render
+from finecap.engine.reporting.templates import render, shortened
 from finecap.engine.running.one_shard import Run
 from finecap.files import write_text
+from finecap.shards.layout import split_pattern
 
 # Identifiers of the Hub's list; whatever else the records say becomes "other", and the card lists it.
-HUB_LICENSES = (
-    *(
-        "apache-2.0",
-        "mit",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "cc0-1.0",
-        "pddl",
-        "odbl",
-        "ofl-1.1",
-        "unlicense",
-        "gpl-3.0",
-    ),
-    *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
-    *("cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gfdl", "gpl-3.0"),
-)
+HUB_LICENSES = {
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "unlicense", "gpl-3.0", "gfdl", "ofl-1.1", "pddl", "odbl"),
+    *("cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nd-4.0"),
+    *("cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+}
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LARGER = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"))
 PACKAGES = ("finevit", "pyarrow", "pillow", "rapidocr", "onnxruntime", "spacy", "transformers", "torch")
@@ -75,7 +65,7 @@ def write_card(run: Run, stats: Mapping[str, Any], folder: Path) -> None:
 
 
 def _name(run: Run) -> str:
-    return f"FineCap records of {run.recipe.passes['ingest'].source}"
+    return f"FineCap records of {shortened(run.recipe.passes['ingest'].source)}"
 
 
 def _header(run: Run, stats: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +74,7 @@ def _header(run: Run, stats: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {row["kind"] for row in stats["regions"]}
     tasks = ["image-to-text", "image-text-to-text"] + ["object-detection"] * ("object" in kinds)
     records = _totals(stats)["records"]
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in stats["splits"]]
+    files = [{"split": split, "path": split_pattern(split)} for split in stats["splits"]]
     return {
         "pretty_name": _name(run),
         "license": licenses[0] if len(licenses) == 1 else licenses or ["other"],

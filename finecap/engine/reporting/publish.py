@@ -13,11 +13,11 @@ stores chunks take only what changed when a record in the middle gets a better c
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import heapq
-import os
+import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -35,11 +35,13 @@ from finecap.engine.reporting.filter_report import write_filter_report
 from finecap.engine.reporting.gallery import write_gallery
 from finecap.engine.reporting.status import summarise
 from finecap.engine.running.one_shard import WRITE_ROWS, Run
-from finecap.errors import StopRun
-from finecap.files import claimed, raise_disk_error, write_json
+from finecap.files import claimed, committed_folder, link_or_copy, write_json
+from finecap.shards.layout import split_file
 from finecap.shards.tar_writer import export_webdataset
 
 GALLERY_RECORDS = 48
+# How often to look whether another process of the same run has finished publishing.
+WAIT_SECONDS = 1.0
 
 
 class Packed(NamedTuple):
@@ -79,30 +81,41 @@ def publish(run: Run, out: Path | None = None) -> Path:
         The folder.
 
     Raises:
-        ValueError: a shard is not packed yet; as StopRun: the disk is full, or another process is publishing.
+        ValueError: a shard is not packed yet; as StopRun: the disk is full.
     """
     out = out or run.store.out / "dataset"
     outputs = [run.output("pack", shard.name) for shard in run.shards]
     if missing := [path for path in outputs if not path.exists()]:
         raise ValueError(f"{len(missing)} of {len(outputs)} shards are not packed yet, the first is {missing[0]}")
-    with claimed(out) as mine:
-        if not mine:
-            raise StopRun(f"{out}: another process is publishing this run")
-        try:
-            _publish(run, outputs, out)
-        except OSError as error:
-            raise_disk_error(error, out)
-            raise
-    return out
+    waited = False
+    while True:
+        with claimed(out) as mine:
+            if mine:
+                # Whoever waited finds what it wanted to write, unless the other one had another recipe.
+                if not (waited and _is_published(run, out)):
+                    with committed_folder(out) as aside:
+                        _write_dataset(run, outputs, aside)
+                return out
+        waited = True
+        time.sleep(WAIT_SECONDS)
 
 
-def _publish(run: Run, outputs: list[Path], out: Path) -> None:
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "data").mkdir(parents=True)
+def _is_published(run: Run, out: Path) -> bool:
+    stats = out / "stats.json"
+    return stats.is_file() and json.loads(stats.read_text(encoding="utf-8")).get("made_of") == _made_of(run)
+
+
+def _made_of(run: Run) -> dict[str, Any]:
+    """What a dataset is made of: the recipe's hash, and a hash of the names of the shards."""
+    names = hashlib.sha256("\n".join(shard.name for shard in run.shards).encode()).hexdigest()
+    return {"recipe": run.recipe.pass_key("pack"), "shards": names[:10]}
+
+
+def _write_dataset(run: Run, outputs: list[Path], aside: Path) -> None:
+    (aside / "data").mkdir()
     packed, chosen = _survey(outputs, run.recipe.seed)
-    files = _write_data(packed, aside / "data")
-    stats = {"images": image_stats(run), **dataset_stats(outputs, aside / ".scratch")}
+    files = _write_data(packed, aside)
+    stats = {"made_of": _made_of(run), "images": image_stats(run), **dataset_stats(outputs, aside / ".scratch")}
     shutil.rmtree(aside / ".scratch", ignore_errors=True)
     write_json(aside / "stats.json", stats)
     write_card(run, stats, aside)
@@ -114,16 +127,6 @@ def _publish(run: Run, outputs: list[Path], out: Path) -> None:
     )
     if run.recipe.passes["pack"].webdataset:
         export_webdataset(files, aside / "webdataset")
-    _put_in_place(aside, out)
-
-
-def _put_in_place(aside: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(aside, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _survey(outputs: list[Path], seed: int) -> tuple[list[Packed], list[Place]]:
@@ -149,24 +152,14 @@ def _write_data(packed: list[Packed], folder: Path) -> list[Path]:
     for one in packed:
         paths = {}
         for split in one.splits:
-            paths[split] = folder / f"{split}-{numbers[split]:05d}-of-{totals[split]:05d}.parquet"
+            paths[split] = split_file(folder, split, numbers[split], totals[split])
             numbers[split] += 1
         if len(paths) == 1:
-            _link(one.path, *paths.values())
+            link_or_copy(one.path, *paths.values())
         else:
             _split_file(one.path, paths)
         files += paths.values()
     return sorted(files)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        # Another file system, or one without links.
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP):
-            raise
-        shutil.copyfile(source, target)
 
 
 def _split_file(source: Path, paths: dict[str, Path]) -> None:

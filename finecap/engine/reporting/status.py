@@ -22,7 +22,7 @@ from finecap.engine.captioners.spend import spent
 from finecap.engine.contract import Pass
 from finecap.engine.passes.pack import NOTHING_TO_SAY
 from finecap.engine.running.one_shard import STATS_KEY, Run, ShardStats
-from finecap.engine.running.opening import PLAN
+from finecap.engine.running.opening import left_out
 
 # Footers are small reads that wait on the file system: threads help on a network file system.
 READERS = 8
@@ -142,7 +142,7 @@ def summarise(run: Run, now: float | None = None) -> Summary:
         rejected=rejected,
         under_way=images - records - rejected,
         problems=problems,
-        left_out=_left_out(run),
+        left_out=left_out(run.store.out),
         requests=ledger.requests,
         prompt_tokens=ledger.prompt_tokens,
         completion_tokens=ledger.completion_tokens,
@@ -270,11 +270,6 @@ def _problems(steps: tuple[Pass, ...], there: dict[str, _Output], ancestors: dic
 def _dropped(one: _Output) -> int:
     """Images that a pass dropped; packing says so among its counters."""
     return sum(one.stats.rejects.values()) + one.stats.counters.get(NOTHING_TO_SAY, 0)
-
-
-def _left_out(run: Run) -> list[str]:
-    plan = run.store.out / PLAN
-    return json.loads(plan.read_text(encoding="utf-8"))["left_out"] if plan.is_file() else []
 
 
 def seconds_left(passes: list[PassSummary], spans: list[tuple[float, float]]) -> float | None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+LONGEST_TEXT = 200
+# GitHub and the Hub make links of bare addresses; a comment within one keeps it a text.
+AUTOLINK = re.compile(r"https?:|ftp:|www(?=\.)|@", re.IGNORECASE)
 
 
 def render(template: str, **values: Any) -> str:
@@ -22,9 +27,16 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def shortened(text: str) -> str:
+    """A text of strangers on one line, cut where it is longer than a page can show."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
 def table_cell(value: Any) -> str:
-    """Text that stays in its cell of a Markdown table and cannot become markup, whatever it says."""
-    text = " ".join(str(value).split())
+    """Text that stays in its cell of a Markdown table and cannot become markup or a link, whatever it says."""
+    text = shortened(str(value))
     for character in "\\`*_[]|~#":
         text = text.replace(character, "\\" + character)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return AUTOLINK.sub(r"\g<0><!-- -->", text)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,10 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
     context = Context(shard.name, run.recipe.settings, journal, reduced, run.store.out, models)
     try:
         with ExitStack() as files, committed(output) as aside:
-            keys, alive, open_rows = _live_rows(run, step, shard, files)
-            results = surviving(step, run.recipe.passes[step.name], context, open_rows)
-            if step.aligned and step.parents:
-                results = _aligned(step, keys, alive, results)
+            keys, alive, rows = _live_rows(run, step, shard, files)
+            results = surviving(step, run.recipe.passes[step.name], context, rows.open)
+            if step.aligned:
+                results = _aligned(step, keys, alive, rows, results)
             with _Writer(aside, step, RowFailures(context)) as writer:
                 for result in results:
                     writer.add(result)
@@ -147,12 +147,25 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
     return stats
 
 
-def _live_rows(
-    run: Run, step: Pass, shard: Shard, files: ExitStack
-) -> tuple[list[str], list[bool], Callable[[], Iterator[Row]]]:
-    """Keys of all rows, which of them are alive, and what reads the live ones lazily."""
+class _Rows:
+    """The live rows of a shard, from the first on as often as they are opened; `rest` goes on in the latest."""
+
+    def __init__(self, read: Callable[[], Iterator[Row]]) -> None:
+        self._read = read
+        self.rest: Iterator[Row] = iter(())
+
+    def open(self) -> Iterator[Row]:
+        self.rest = self._read()
+        return self.rest
+
+
+def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[list[str], list[bool], _Rows]:
+    """Keys of all rows, which of them are alive, and a lazy reader of the live ones. Of a pass that reads the input,
+    the two lists grow as it reads.
+    """
     if not step.parents:
-        return [], [], lambda: read_shard(shard)
+        keys, alive = [], []
+        return keys, alive, _Rows(lambda: _read_input(run, shard, keys, alive))
     ancestors = [run.recipe.step(name) for name in run.recipe.ancestors(step.name)]
     paths = {other.name: run.output(other.name, shard.name) for other in ancestors}
     flags = [pq.read_table(path, columns=["key", "reject"]) for path in paths.values()]
@@ -164,7 +177,18 @@ def _live_rows(
                 f"{path}: its rows are not those of {next(iter(paths.values()))}; delete it and run again"
             )
         alive = [a and reject is None for a, reject in zip(alive, table["reject"].to_pylist(), strict=True)]
-    return keys, alive, lambda: _read_live(step, ancestors, paths, keys, alive, files)
+    return keys, alive, _Rows(lambda: _read_live(step, ancestors, paths, keys, alive, files))
+
+
+def _read_input(run: Run, shard: Shard, keys: list[str], alive: list[bool]) -> Iterator[Row]:
+    if shard.in_store:
+        listing = json.loads(run.store.listing(shard.name).read_text(encoding="utf-8"))
+        shard = replace(shard, files=tuple(listing["files"]), fields=listing["fields"], in_store=False)
+    for number, row in enumerate(read_shard(shard)):
+        if number == len(keys):  # it may be read again from the first row on
+            keys.append(row["key"])
+            alive.append(True)
+        yield row
 
 
 def _read_live(
@@ -195,20 +219,30 @@ def _read_rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[Row]:
             yield {name: batch.column(name)[row].as_py() for name in columns}
 
 
-def _aligned(step: Pass, keys: list[str], alive: list[bool], results: Iterator[Row]) -> Iterator[Row]:
+def _aligned(step: Pass, keys: list[str], alive: list[bool], rows: _Rows, results: Iterator[Row]) -> Iterator[Row]:
     """One row for each ingested row: the results of the live ones, nothing for the others.
 
+    Args:
+        rows: what the pass was given; `keys` and `alive` may grow while it is read.
+
     Raises:
-        RuntimeError: the pass lost, doubled or swapped a row.
+        RuntimeError: the pass lost, doubled or swapped a row, or did not read them all.
     """
-    for key, living in zip(keys, alive, strict=True):
-        result = next(results, None) if living else {"key": key}
-        if result is None or result.get("key") != key:
+    number = 0
+    while True:
+        dead = number < len(keys) and not alive[number]
+        result = {"key": keys[number]} if dead else next(results, None)
+        if number >= len(keys):
+            if result is None:
+                break
+            raise RuntimeError(f"pass {step.name} returned more rows than it was given: {result.get('key')!r}")
+        if result is None or result.get("key") != keys[number]:
             got = "nothing" if result is None else f"a row with the key {result.get('key')!r}"
-            raise RuntimeError(f"pass {step.name} returned {got} where the row {key!r} was expected")
+            raise RuntimeError(f"pass {step.name} returned {got} where the row {keys[number]!r} was expected")
         yield result
-    if (extra := next(results, None)) is not None:
-        raise RuntimeError(f"pass {step.name} returned more rows than it was given: {extra['key']!r}")
+        number += 1
+    if (left := next(rows.rest, None)) is not None:
+        raise RuntimeError(f"pass {step.name} returned nothing where the row {left['key']!r} was expected")
 
 
 class _Writer:

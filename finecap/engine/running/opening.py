@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from finecap.engine.recipe import Recipe, function_named, mapping_of, read_mapping, recipe_from
+from finecap.engine.recipe import Recipe, mapping_of, read_mapping, recipe_from, with_contents
 from finecap.engine.running.one_shard import Run
 from finecap.engine.running.store import Store
 from finecap.errors import StopRun
@@ -27,7 +27,8 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
     A run is one collection: what is dropped as a duplicate, and what is sampled, depends on all of it.
 
     Raises:
-        ValueError: the input cannot be read, holds `out`, or is not the one that the run in `out` began with.
+        ValueError: the input cannot be read, holds `out`, or is not the one that the run in `out` began with. An input
+            that is gone is none of these once every shard is ingested.
         StopRun: `out` cannot be written.
     """
     if out.resolve().is_relative_to(source.resolve()):
@@ -35,15 +36,15 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
             f"{out}: lies in the input {source}, so the next start would take its files for pictures; give an --out "
             "elsewhere"
         )
-    for dotted in recipe.functions.values():
-        function_named(dotted)
-    shards = tuple(plan_shards(source, recipe.rows_per_shard))
+    recipe = with_contents(recipe)
     out = out.absolute()  # workers on other machines start in other folders
+    known = (
+        _read_plan(out / PLAN) if (out / PLAN).is_file() else {"rows_per_shard": None, "left_out": [], "shards": []}
+    )
+    shards = _planned(recipe, source, out, known)
     _make(out)
     recipe = _with_own_templates(recipe, out)
     _drop_old_journals(out)
-    plan = out / PLAN
-    known = _read_plan(plan) if plan.is_file() else {"rows_per_shard": None, "left_out": [], "shards": []}
     names, before = [shard.name for shard in shards], [shard["name"] for shard in known["shards"]]
     same_cut = known["rows_per_shard"] == recipe.rows_per_shard
     if same_cut and names != before:
@@ -53,30 +54,75 @@ def open_run(recipe: Recipe, source: Path, out: Path) -> Run:
             "collection; give the new input an --out of its own."
         )
     left_out = known["left_out"] if names == before else []
-    if not same_cut:
-        _write_plan(plan, recipe, shards, left_out)
-    write_text(out / RECIPE, _yaml(recipe))
+    shards = _with_files_in_store(shards, Store(out))
+    plan = {"rows_per_shard": recipe.rows_per_shard, "left_out": left_out, "shards": list(map(asdict, shards))}
+    if json.loads(json.dumps(plan)) != known:  # an input that moved has shards of the same names elsewhere
+        write_json(out / PLAN, plan)
+    save_recipe(recipe, out / RECIPE)
     return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
 
 
-def load_run(out: Path) -> Run:
+def _planned(recipe: Recipe, source: Path, out: Path, known: dict[str, Any]) -> tuple[Shard, ...]:
+    """The shards of the input, or, if it is gone and every picture of it is ingested, those of the run in `out`."""
+    if not source.exists() and known["rows_per_shard"] == recipe.rows_per_shard:
+        shards = _shards(known)
+        run = Run(recipe, Store(out), shards)
+        if all(run.output("ingest", shard.name).exists() for shard in shards if shard.name not in known["left_out"]):
+            return shards
+    return tuple(plan_shards(source, recipe.rows_per_shard))
+
+
+def _with_files_in_store(shards: tuple[Shard, ...], store: Store) -> tuple[Shard, ...]:
+    """The shards with the names of their pictures in a file each: a run, and each worker, holds only what is needed of
+    a shard to find it.
+    """
+    light = []
+    for shard in shards:
+        if shard.kind == "folder" and not shard.in_store:
+            listing = store.listing(shard.name)
+            if not listing.exists():  # its name says what is in it
+                write_json(listing, {"files": shard.files, "fields": shard.fields})
+            shard = replace(shard, files=(), fields={}, in_store=True)
+        light.append(shard)
+    return tuple(light)
+
+
+def load_run(out: Path, recipe_file: Path | None = None) -> Run:
     """The run in a folder.
 
+    Args:
+        recipe_file: of a job that was queued with it; the recipe of the last start by default.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, a file of it is broken, or its shards were cut anew for another recipe.
     """
-    if not (out / PLAN).is_file() or not (out / RECIPE).is_file():
-        raise ValueError(f"{out}: no run of the caption engine is here ({PLAN} or {RECIPE} is missing)")
+    recipe_file = recipe_file or out / RECIPE
+    if not (out / PLAN).is_file() or not recipe_file.is_file():
+        raise ValueError(f"{out}: no run of the caption engine is here ({PLAN} or {recipe_file.name} is missing)")
     out = out.absolute()
     plan = _read_plan(out / PLAN)
-    left_out = set(plan["left_out"])
-    shards = TypeAdapter(tuple[Shard, ...]).validate_python(plan["shards"])
-    content = read_mapping(out / RECIPE)
+    content = read_mapping(recipe_file)
     for section in content.values():
         if isinstance(section, dict) and section.get("prompts"):  # the folder may have another path on this machine
             section["prompts"] = str(out / PROMPTS / Path(section["prompts"]).name)
-    recipe = recipe_from(content, str(out / RECIPE))
-    return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in left_out))
+    recipe = recipe_from(content, str(recipe_file))
+    if plan["rows_per_shard"] != recipe.rows_per_shard:
+        raise ValueError(
+            f"{out}: its shards have {plan['rows_per_shard']} rows, and {recipe_file} wants {recipe.rows_per_shard}. "
+            "The run was started with another recipe since; start it with this one again."
+        )
+    shards = _shards(plan)
+    return Run(recipe, Store(out), tuple(shard for shard in shards if shard.name not in set(plan["left_out"])))
+
+
+def left_out(out: Path) -> list[str]:
+    """The shards of the run in a folder that were left out for good."""
+    return _read_plan(out / PLAN)["left_out"] if (out / PLAN).is_file() else []
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe with every default, so that `load_run` reads the same one."""
+    write_text(path, yaml.safe_dump(mapping_of(recipe), sort_keys=False, allow_unicode=True))
 
 
 def leave_out(run: Run, names: list[str]) -> Run:
@@ -126,15 +172,17 @@ def _drop_old_journals(out: Path) -> None:
 
 
 def _read_plan(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error}). Remove it and start the run again with the same input: what is "
+            "finished or paid is kept."
+        ) from error
+    if not isinstance(plan, dict) or set(plan) != {"rows_per_shard", "left_out", "shards"}:
+        raise ValueError(f"{path}: no plan of the caption engine; remove it and start the run again")
+    return plan
 
 
-def _write_plan(path: Path, recipe: Recipe, shards: tuple[Shard, ...], left_out: list[str]) -> None:
-    write_json(
-        path,
-        {"rows_per_shard": recipe.rows_per_shard, "left_out": left_out, "shards": [asdict(shard) for shard in shards]},
-    )
-
-
-def _yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(mapping_of(recipe), sort_keys=False, allow_unicode=True)
+def _shards(plan: dict[str, Any]) -> tuple[Shard, ...]:
+    return TypeAdapter(tuple[Shard, ...]).validate_python(plan["shards"])

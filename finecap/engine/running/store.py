@@ -2,6 +2,7 @@
 
     OUT/recipe.yaml                                   what was asked for, resolved
     OUT/plan.json                                     the shards of the input
+    OUT/plan/<shard>.json                             the pictures of one, and what metadata files say of them
     OUT/passes/<pass>-<hash>/<shard>.parquet          a finished pass over a shard; existing is the checkpoint
     OUT/passes/<pass>-<hash>/<shard>.journal.jsonl    paid answers of an unfinished one
     OUT/passes/<pass>-<hash>/<shard>.error.json       why it was set aside
@@ -21,6 +22,9 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+
+    def listing(self, shard: str) -> Path:
+        return self.out / "plan" / f"{shard}.json"
 
     def folder(self, pass_key: str) -> Path:
         """The folder of one pass; `pass_key` is its name and hash."""

@@ -1,6 +1,8 @@
 """A build can be read by `datasets`, killed and resumed, and is the same for any number of workers."""
 
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from finecap.corpus import build
 from finecap.corpus.build import apportion, build_corpus, plan, resolve
+from finecap.files import claimed
 from finecap.records import FINECAP_FEATURES, SPLITS
 
 SIZE = 240
@@ -143,3 +147,41 @@ def test_rows_are_shared_out_to_the_last_one():
     rows = plan(config, "train")
     assert len(rows) == len(set(rows)) == 900
     assert json.dumps(config.rows) == json.dumps(resolve(1000, 2, "nano", {"doc": 3, "chart": 1}, None).rows)
+
+
+def test_rows_are_mixed_once_for_all_shards_of_a_split(monkeypatch):
+    config = resolve(4000, 1, "nano", {"doc": 3, "chart": 1}, None)
+    whole = [(kind, index) for kind, count in config.rows["train"].items() for index in range(count)]
+    random.Random("1|plan|train").shuffle(whole)
+    build.mixed_rows.cache_clear()
+    parts = [plan(config, "train", start, start + 100) for start in range(0, 3600, 100)]
+    assert [row for part in parts for row in part] == whole
+    assert build.mixed_rows.cache_info().misses == 1
+
+
+def test_a_second_build_of_the_same_folder_is_refused_and_disturbs_nothing(built):
+    out, _, _ = built
+    before = shard_bytes(out)
+    (out / "data" / ".train-00000-of-00001.parquet.1.tmp").write_bytes(b"half")
+    with claimed(out / build.CONFIG_FILE), pytest.raises(ValueError, match="another build is at work"):
+        build_corpus(out, SIZE, seed=3, workers=1, report=quiet)
+    assert (out / "data" / ".train-00000-of-00001.parquet.1.tmp").exists()
+    assert build_corpus(out, SIZE, seed=3, workers=1, report=quiet).rows_written == 0
+    assert not list((out / "data").glob(".*"))
+    assert shard_bytes(out) == before
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    plain = os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    build.write_shard(resolve(12, 3, "nano", {"doc": 1}, None), tmp_path, "test", 0, 1)
+    assert [name.replace(str(os.getpid()), "PID") for name in synced] == [
+        ".test-00000-of-00001.parquet.PID.tmp",
+        "data",
+    ]

@@ -259,3 +259,14 @@ def test_members_of_the_same_name_get_keys_of_their_own(tmp_path):
         ("x.tar/b.jpg", b"2"),
         ("x.tar/a.jpg#2", b"3"),
     ]
+
+
+@pytest.mark.parametrize("urls", [pa.array([1]), pa.array([1.5]), pa.array([b"u"]), pa.array([["u"]])])
+def test_a_url_that_is_no_text_is_refused_where_it_is_needed_and_left_alone_where_it_is_not(tmp_path, urls):
+    pq.write_table(pa.table({"url": urls}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: its column 'url' is .*, expected text"):
+        plan_shards(tmp_path, 3)
+    pq.write_table(pa.table({"url": urls, "image": [b"x"]}), tmp_path / "a.parquet")
+    assert [(row["bytes"], row["url"]) for row in rows_of(tmp_path)] == [(b"x", None)]
+    pq.write_table(pa.table({"url": pa.array(["u"]).dictionary_encode()}), tmp_path / "a.parquet")
+    assert [row["url"] for row in rows_of(tmp_path)] == ["u"]

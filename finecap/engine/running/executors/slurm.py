@@ -4,6 +4,7 @@
 
 Each job waits for the one before (afterok). A task of an array does every count-th shard with the local executor, so a
 dead worker's shard is tried again within it; a requeued task, and the same command given again, skip what is done.
+Jobs keep the recipe that they were submitted with, whatever the folder is started with meanwhile.
 The run's folder, the input and this Python must lie under the same paths on every node. Partition, account, time and
 memory are Slurm's to set: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ... in the environment of the submitter.
 """
@@ -11,6 +12,7 @@ memory are Slurm's to set: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT, .
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import shutil
 import subprocess
@@ -19,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from finecap.engine.recipe import Recipe
+from finecap.engine.recipe import HASH_LENGTH, Recipe
 from finecap.engine.reporting.publish import finish
 from finecap.engine.running.executors.local import run_locally
 from finecap.engine.running.one_shard import Run
-from finecap.engine.running.opening import load_run
+from finecap.engine.running.opening import RECIPE, load_run
 from finecap.engine.running.scheduler import Schedule, Task, run_task
 from finecap.errors import StopRun
 from finecap.files import write_text
@@ -86,12 +88,16 @@ def submit(run: Run, tasks: int = ARRAY_TASKS, workers: int = 1, tries: int = 3)
 
 
 def write_jobs(run: Run, tasks: int = ARRAY_TASKS, workers: int = 1, tries: int = 3) -> list[Job]:
-    """Write the scripts of what is left into OUT/slurm, in the order in which they must run."""
+    """Write the scripts of what is left into OUT/slurm, in the order in which they must run, and the run's recipe."""
     folder = run.store.out.absolute() / "slurm"
+    text = (run.store.out / RECIPE).read_text(encoding="utf-8")
+    recipe = folder / f"recipe-{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}.yaml"
+    write_text(recipe, text)
     jobs: list[Job] = []
     for name, arguments, size in _parts(run, tasks, workers, tries):
         job = Job(f"{len(jobs) + 1}-{name}", folder / f"{len(jobs) + 1}-{name}.sbatch", size)
-        write_text(job.script, _script(run, job, arguments, workers if size else 1))
+        bound = [*arguments, "--recipe", str(recipe)]
+        write_text(job.script, _script(run, job, bound, workers if size else 1))
         jobs.append(job)
     return jobs
 
@@ -170,8 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*")
     for name, default in (("--index", 0), ("--count", 1), ("--workers", 1), ("--tries", 3)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--recipe", type=Path)
     a = parser.parse_args(arguments)
-    run = load_run(a.out)
+    run = load_run(a.out, a.recipe)
     try:
         if a.action == "passes":
             run_slurm_task(run, a.names, a.index, a.count, a.workers, a.tries)

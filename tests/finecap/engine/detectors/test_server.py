@@ -189,3 +189,24 @@ def test_another_detector_behind_the_same_url_stops_the_run(picture):
 def test_without_a_detector_the_server_does_not_start(tmp_path):
     with pytest.raises(StopRun, match="holds no model"):
         detector_server.serve(tmp_path, "127.0.0.1", 0)
+
+
+def test_it_is_compared_with_the_one_that_made_the_boxes_before(tmp_path):
+    """Between two starts as well: what it is called is kept beside the outputs."""
+
+    def start(name):
+        async def health(request):
+            return web.json_response({"detector": name})
+
+        app = web.Application()
+        app.router.add_get("/health", health)
+        with served(app) as url:
+            context = Context("00000", None, Journal(tmp_path / "boxes" / "journal"), None, tmp_path, {})
+            try:
+                return load_detector(Options(url=url), context).name
+            finally:
+                context.models["event loop"].close()
+
+    assert start("one 1") == "one 1" == start("one 1")
+    with pytest.raises(StopRun, match="is 'two 1', and boxes of this run were found by 'one 1'"):
+        start("two 1")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ from finecap.engine.reporting import publish as publish_module
 from finecap.engine.reporting.dataset_stats import summarize_counts
 from finecap.engine.reporting.gallery import write_gallery
 from finecap.engine.reporting.publish import publish, push, record_writer
+from finecap.engine.reporting.templates import table_cell
 from finecap.engine.running import one_shard as runner
 from finecap.engine.running.one_shard import Run, run_shard
 from finecap.engine.running.store import Store
@@ -208,6 +210,28 @@ def test_what_is_not_packed_is_not_published(run):
         publish(run)
 
 
+def test_who_comes_second_waits_and_takes_what_the_first_one_published(run, monkeypatch):
+    other = run.store.out / "dataset"
+    monkeypatch.setattr(publish_module, "WAIT_SECONDS", 0.05)
+    writes = []
+    plain = publish_module._write_dataset
+
+    def watched(*arguments):
+        writes.append(threading.current_thread().name)
+        if len(writes) == 1:
+            second.start()
+            time.sleep(0.3)
+        return plain(*arguments)
+
+    monkeypatch.setattr(publish_module, "_write_dataset", watched)
+    found = []
+    second = threading.Thread(target=lambda: found.append(publish(run)), name="second")
+    assert publish(run) == other
+    second.join(timeout=60)
+    assert found == [other]
+    assert writes == ["MainThread"]
+
+
 def test_a_full_disk_leaves_the_older_dataset_whole(run, monkeypatch):
     before = everything(publish(run))
 
@@ -289,6 +313,15 @@ def test_the_card_shows_no_markup_of_the_data_and_no_folder_of_the_machine(publi
     assert "/models/" not in text
     for chart in re.findall(r"\]\((charts/[^)]+)\)", text):
         assert (published / chart).read_text().startswith("<svg")
+
+
+def test_addresses_in_the_data_become_no_links_and_long_texts_are_cut():
+    for address in ("https://x.org/a", "HTTP://x.org", "www.x.org", "ftp://x.org", "jane@x.org", "mailto:j@x.org"):
+        shown = table_cell(f"see {address} there")
+        assert not re.search(r"(https?|ftp)://|www\\?\.|\w@\w", shown, re.IGNORECASE), shown
+        assert shown.replace("<!-- -->", "").replace("\\", "") == f"see {address} there"
+    assert table_cell("plain text, 3:1 at w.x") == "plain text, 3:1 at w.x"
+    assert len(table_cell("x" * 100_000)) == 200
 
 
 class Page(HTMLParser):
