@@ -153,7 +153,7 @@ class FineViTSFTConfig(SFTConfig):
     cpu_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a process. Default: its share of the cores it may use."}
     )
-    bf16: str | None = field(
+    bf16: str | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None,
         metadata={
             "help": "Mixed precision with bfloat16: true, false, or auto (where the machine does it in hardware). "
