@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import PreTrainedModel, Siglip2VisionConfig, Siglip2VisionMode
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+from finevit_training.loop.speed import matmul_flops_per_second, timed
 from modeling_finevit import FINEVIT_SIZES, FineViTConfig, FineViTModel
 
 # Rows and columns of patches, 196 to 1600 a picture: portraits, landscapes and squares, 6,292 patches in all.
@@ -81,20 +81,6 @@ def siglip_step(config: FineViTConfig, grid: torch.Tensor, args: argparse.Namesp
     return model, lambda: model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def timed(action: Callable[[], Any], device: str) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one call."""
-    synchronise(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    action()
-    synchronise(device)
-    return time.perf_counter() - start, time.process_time() - cpu_start
-
-
 def forward(step: Step) -> None:
     with torch.no_grad():
         step()
@@ -145,13 +131,6 @@ def encoder_flops(config: FineViTConfig, grid: torch.Tensor) -> int:
     return 2 * (layers + 588 * width * int(lengths.sum()))
 
 
-def matmul_flops_per_second(device: str, dtype: torch.dtype, side: int = 8192) -> float:
-    """What a large matrix product reaches on this machine, the honest ceiling."""
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = min(timed(lambda: left @ right, device)[0] for _ in range(20))
-    return 2 * side**3 / best
-
-
 def utilisation(results: dict[str, Any], config: FineViTConfig, grid: torch.Tensor, args: argparse.Namespace) -> dict:
     """Achieved FLOP/s of FineViT, and as a share of the measured matrix product; a backward counts as two forwards."""
     ceiling = matmul_flops_per_second(args.device, args.dtype)
@@ -163,7 +142,7 @@ def utilisation(results: dict[str, Any], config: FineViTConfig, grid: torch.Tens
     return report
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -176,7 +155,7 @@ def machine(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
     }
 
 
@@ -192,8 +171,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
-    args.dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    args.attn_implementation = args.attn_implementation or ("torch_varlen" if args.device == "cuda" else "sdpa")
+    args.device = torch.device(args.device)
+    args.dtype = torch.bfloat16 if args.device.type == "cuda" else torch.float32
+    args.attn_implementation = args.attn_implementation or ("torch_varlen" if args.device.type == "cuda" else "sdpa")
     return args
 
 
@@ -216,7 +196,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "ratios": {peer: ratios(results, peer, "wall_s") for peer in ("qwen2_5_vl", "siglip2")},
         "ratios_cpu_time": {peer: ratios(results, peer, "cpu_s") for peer in ("qwen2_5_vl", "siglip2")},
     }
-    if args.device == "cuda":
+    if args.device.type == "cuda":
         report["utilisation"] = utilisation(results, config, grid, args)
     write(report, args)
     show(report, len(grid))

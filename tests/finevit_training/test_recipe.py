@@ -1,12 +1,15 @@
-"""Recipes: flags over file, unknown keys refused, the shipped ones whole, the resolved one runs again."""
+"""Recipes: flags over file, unknown keys refused, the shipped ones whole, the saved one runs again."""
+
+import json
 
 import pytest
 import torch
 import yaml
 from transformers import AutoConfig
 
-from finevit_training.loop.speed import FlopCounter, measure_peak_flops
-from finevit_training.recipe import has_bf16, parse_recipe, read_recipe, resolved
+from finevit_training.arguments import has_bf16
+from finevit_training.loop.speed import FlopCounter, matmul_flops_per_second
+from finevit_training.recipe import asked_recipe, parse_recipe, read_recipe, resolved_recipe
 from finevit_vl import FineViTVLForConditionalGeneration
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from modeling_finevit import FineViTConfig
@@ -45,16 +48,88 @@ def test_unknown_keys_are_refused_in_file_and_flags(tmp_path, key):
         parse_recipe(["--size", "nano", "--data", "x", f"--{key}", "1"])
 
 
-def test_the_resolved_recipe_gives_the_same_run_again(tmp_path):
+def test_the_saved_recipe_is_what_was_asked_and_gives_the_same_run_again(tmp_path):
     stages = [{"until": 0.5, "mixture": {"transcribe": 1}}, {"until": 1.0, "mixture": {"qa": 3}}]
     path = write(tmp_path, mixture=stages, bf16="auto", warmup_steps=0.1, text_config={"num_hidden_layers": 2})
-    first = resolved(parse_recipe(["--recipe", path, "--max_minutes", "3"]))
-    assert first["bf16"] is has_bf16()
-    assert first["max_minutes"] == 3
-    assert not [value for value in first.values() if str(value).startswith("<")]
+    flags = ["--max_minutes", "3", "--resume_from_checkpoint", "last-or-start", "--eos_token", "<|im_end|>"]
+    first = parse_recipe(["--recipe", path, *flags])
+    first.training.max_steps = 10_000_000  # as a run does to itself
+    asked = {
+        "size": "nano",
+        "text_config": {"num_hidden_layers": 2},
+        "data": ["corpus"],
+        "mixture": stages,
+        "warmup_steps": 0.1,
+        "bf16": "auto",
+        "eos_token": "<|im_end|>",
+        "max_minutes": 3.0,
+    }
+    assert asked_recipe(first) == asked
     again = tmp_path / "again.yaml"
-    again.write_text(yaml.safe_dump(first))
-    assert resolved(parse_recipe(["--recipe", str(again)])) == first
+    again.write_text(yaml.safe_dump(asked_recipe(first)))
+    assert asked_recipe(parse_recipe(["--recipe", str(again)])) == asked
+
+
+def test_what_this_machine_made_of_a_recipe_is_kept_apart(tmp_path):
+    recipe = parse_recipe(["--recipe", write(tmp_path, bf16="auto"), "--hub_token", "hf_secret"])
+    resolved = resolved_recipe(recipe)
+    assert recipe.training.bf16 is has_bf16() is resolved.get("bf16", False)
+    assert recipe.training.use_cpu is not torch.accelerator.is_available()
+    assert resolved["train_tower"] is True
+    assert "hf_secret" not in json.dumps([resolved, asked_recipe(recipe)])
+
+
+@pytest.mark.parametrize("flags", [["--recipe=sft/nano_cpu"], ["--recipe", "sft/nano_cpu"]])
+def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
+    for bf16, value in ((["--bf16=auto"], "auto"), (["--bf16", "auto"], "auto"), (["--bf16=false"], False)):
+        assert parse_recipe([*flags, *bf16]).asked["bf16"] == value
+    if has_bf16():
+        assert parse_recipe([*flags, "--bf16"]).training.bf16 is True
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"data": "outputs/corpus"}, r"data: \[outputs/corpus\]"),
+        ({"mixture": {}}, "mixture is {}"),
+        ({"mixture": "transcribe"}, "mixture must be JSON"),
+        ({"mixture": [{"until": 1.0}]}, "a stage of the mixture"),
+        ({"bf16": "perhaps"}, "true, false or auto"),
+        ({"loss_type": "dft"}, "loss_type"),
+        ({"label_smoothing_factor": 0.3}, "label_smoothing_factor"),
+        ({"data_seed": 1}, "data_seed"),
+        ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers"),
+        ({"use_liger_kernel": True}, "use_liger_kernel"),
+        ({"restore_callback_states_from_checkpoint": True}, "clock is restored in any case"),
+        ({"num_train_epochs": 2, "max_minutes": 1}, "num_train_epochs"),
+        ({"save_steps": 0.1, "save_strategy": "steps", "max_minutes": 1}, "save_minutes"),
+        ({"logging_steps": 0.1, "max_minutes": 1}, "logging_steps"),
+        ({"eval_steps": 0.5, "max_minutes": 1}, "eval_steps"),
+        ({"projector_warmup_steps": 5, "max_minutes": 1}, "projector_warmup_steps"),
+        ({"save_strategy": "epoch"}, "use `steps`"),
+        ({"eval_split": "test"}, "eval_strategy: steps"),
+        ({"lora_rank": 4, "train_llm": False}, "train_llm: false"),
+        ({"lora_rank": 4, "train_tower": True}, "train_tower: True contradicts"),
+        ({"lora_rank": 4, "train_tower": False, "lora_tower": True}, "train_tower: False contradicts"),
+        ({"lora_tower": True}, "without lora_rank"),
+        ({"projector": "folder"}, "goes with `vision`"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_one_is_refused(tmp_path, values, word):
+    with pytest.raises(ValueError, match=word):
+        parse_recipe(["--recipe", write(tmp_path, **values)])
+
+
+@pytest.mark.parametrize(
+    "values", [{"loss_type": "nll"}, {"num_train_epochs": 2}, {"save_steps": 0.1}, {"data_seed": None}]
+)
+def test_defaults_and_options_with_an_effect_are_not_refused(tmp_path, values):
+    parse_recipe(["--recipe", write(tmp_path, **values)])
+
+
+def test_lora_leaves_the_tower_alone_unless_it_has_adapters(tmp_path):
+    for flags, trained in (({}, True), ({"lora_rank": 4}, False), ({"lora_rank": 4, "lora_tower": True}, True)):
+        assert parse_recipe(["--recipe", write(tmp_path, **flags)]).model.train_tower is trained
 
 
 @pytest.mark.parametrize(
@@ -106,4 +181,4 @@ def test_flops_are_six_per_weight_and_token_where_attention_is_short():
 
 
 def test_a_matrix_product_has_a_measurable_peak():
-    assert measure_peak_flops(torch.device("cpu"), torch.float32, seconds=0.05) > 1e9
+    assert matmul_flops_per_second(torch.device("cpu"), torch.float32, seconds=0.05) > 1e9

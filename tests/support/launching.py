@@ -1,4 +1,4 @@
-"""Launching the real training script as a user does."""
+"""Launching the real training as a user does."""
 
 import json
 import os
@@ -20,12 +20,18 @@ SMALLEST = {
     "bf16": "false",
     "seed": 7,
 }
+ENTRY = ("-m", "finevit_training.vl_sft")
 
 
-def launch(**flags) -> subprocess.Popen:
-    """`accelerate launch training_scripts/vl_sft.py` with the smallest model and further flags, on one CPU thread."""
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--cpu"]
-    command += ["--num_cpu_threads_per_process", "1", str(ROOT / "training_scripts" / "vl_sft.py")]
+def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] = ENTRY, **flags) -> subprocess.Popen:
+    """`accelerate launch -m finevit_training.vl_sft` with the smallest model and further flags, on one CPU thread;
+    without `launcher`, `python -m finevit_training.vl_sft`.
+    """
+    command = [sys.executable]
+    if launcher:
+        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", str(processes)]
+        command += ["--num_cpu_threads_per_process", "1"]
+    command += entry
     command += [part for key, value in {**SMALLEST, **flags}.items() for part in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     # A session of its own, so that the launcher and the script it starts can be killed together.

@@ -1,26 +1,85 @@
-"""What a finished run leaves behind: model, processor, resolved recipe, training curve, model card."""
+"""Checkpoints to resume from, and what a finished run leaves: model, processor, recipe, curve, receipt, card."""
 
 import json
 import os
-import platform
+import re
 import shutil
-import string
+import zipfile
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
-import transformers
-import trl
 import yaml
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
-from finevit_training.recipe import Recipe, resolved
+from finevit_training.loop.skips import SKIPPED_FILE
+from finevit_training.receipt import model_card, weights_sha256
+from finevit_training.recipe import Recipe, asked_recipe
 
 RECIPE_FILE = "recipe.yaml"
 CURVE_FILE = "training_curve.json"
 CURVE_PICTURE = "training_curve.png"
-SKIPPED_FILE = "skipped_records.json"
+RECEIPT_FILE = "receipt.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+
+
+def find_checkpoint(out: Path, wanted: str | None) -> str | None:
+    """The checkpoint to resume from; the same on all processes, on every node.
+
+    Args:
+        out: the run's output folder.
+        wanted: "last" (or "true"): the newest checkpoint that is whole on every node; "last-or-start": the same, or
+            None where no node has one; else the path of a checkpoint. None and "false" start from scratch.
+
+    A single process removes newer ones that a kill left half-written; several never remove anything.
+
+    Raises:
+        ValueError: a path that holds no whole checkpoint, no checkpoint for "last", or checkpoints that not every
+            node has.
+    """
+    name = str(wanted).lower()
+    if not wanted or name == "false":
+        return None
+    if name not in ("true", "last", "last-or-start"):
+        if not all(gather_object([_is_whole(Path(wanted))])):
+            raise ValueError(
+                f"resume_from_checkpoint {wanted} is no whole checkpoint (on every node); give a folder, `last` or "
+                "`last-or-start`"
+            )
+        return wanted
+    found = {int(match[1]): path for path in out.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))}
+    whole = sorted(step for step, path in found.items() if _is_whole(path))
+    of_ranks = [set(steps) for steps in gather_object([whole])]
+    if common := set.intersection(*of_ranks):
+        newest = max(common)
+        if PartialState().num_processes == 1:
+            for step in found:
+                if step > newest:
+                    shutil.rmtree(found[step])
+        return str(found[newest])
+    if any(of_ranks):
+        raise ValueError(
+            f"{out} holds checkpoints on some nodes only; put output_dir on a disk that all nodes share, or set "
+            "save_on_each_node: true from the beginning"
+        )
+    if name == "last-or-start":
+        return None
+    raise ValueError(
+        f"{out} holds no whole checkpoint to resume from; set save_minutes or save_strategy: steps in the run that is "
+        "to be resumed, or say `--resume_from_checkpoint last-or-start` to begin where there is none"
+    )
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    # The Trainer writes weights, optimizer and state in this order; only other ranks' random states may come later.
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return all(zipfile.is_zipfile(path) for path in (*checkpoint.glob("rng_state*.pth"), *checkpoint.glob("*.pt")))
 
 
 def save_output(
@@ -29,65 +88,55 @@ def save_output(
     state: dict[str, torch.Tensor] | None,
     processor: ProcessorMixin,
     recipe: Recipe,
+    receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
-    card_template: Path,
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
+
+    Weights that a former run left in `out` are removed: from_pretrained could prefer them.
 
     Args:
         out: the run's output folder; checkpoints in it stay.
         model: with adapters merged, as `from_pretrained` should find it.
         state: its whole weights where `model` holds only shards of them, else None.
+        receipt: see `finevit_training.receipt.training_receipt`; the hashes of the weights are added.
         log_history: the Trainer's logs.
         skipped: reason by record id.
-        card_template: text with `$name`s, see `model_card`.
     """
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save_pretrained(aside, state_dict=state)
     processor.save_pretrained(aside)
-    (aside / RECIPE_FILE).write_text(yaml.safe_dump(resolved(recipe), sort_keys=False))
-    curve = [entry for entry in log_history if "loss" in entry]
-    (aside / CURVE_FILE).write_text(json.dumps(curve, indent=1))
+    (aside / RECIPE_FILE).write_text(yaml.safe_dump(asked_recipe(recipe), sort_keys=False))
+    curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
+    training = [entry for entry in curve if "loss" in entry]
+    (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     (aside / SKIPPED_FILE).write_text(json.dumps(skipped, indent=1))
     draw_curve(curve, aside / CURVE_PICTURE)
-    (aside / "README.md").write_text(model_card(card_template, model, recipe, curve))
+    receipt = {**receipt, "weights_sha256": weights_sha256(aside)}
+    (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
+    (aside / "README.md").write_text(model_card(out.name, receipt))
+    for pattern in _WEIGHTS:
+        for old in out.glob(pattern):
+            old.unlink()
     for path in sorted(aside.iterdir()):
         os.replace(path, out / path.name)
     aside.rmdir()
 
 
 def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
-    """Loss over samples seen, as a PNG."""
+    """Loss over samples seen, of training and evaluation, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([entry["samples_seen"] for entry in curve], [entry["loss"] for entry in curve])
-    axes.set(xlabel="samples seen", ylabel="training loss (nats per supervised token)")
+    for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
+        points = [(entry["samples_seen"], entry[key]) for entry in curve if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
+    axes.set(xlabel="samples seen", ylabel="loss (nats per supervised token)")
     axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def model_card(template_path: Path, model: PreTrainedModel, recipe: Recipe, curve: list[dict[str, Any]]) -> str:
-    """The card: the template with what is known about this model and run filled in."""
-    template = string.Template(template_path.read_text())
-    last = curve[-1] if curve else {}
-    vision, text = model.config.vision_config, model.config.get_text_config()
-    return template.substitute(
-        name=Path(recipe.training.output_dir).name,
-        parameters=f"{sum(p.numel() for p in model.parameters()):,}",
-        vision=f"FineViT, {vision.num_hidden_layers} layers, width {vision.hidden_size}",
-        text=f"{text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}",
-        data=", ".join(Path(path).name for path in recipe.data.data),
-        samples=f"{last.get('samples_seen', 0):,}",
-        steps=f"{last.get('step', 0):,}",
-        loss=f"{last['loss']:.4f}" if last else "none logged",
-        minutes=f"{last.get('elapsed_seconds', 0) / 60:.1f}",
-        speed=f"{last.get('images_per_second', 0):.0f}",
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
-        recipe=yaml.safe_dump(resolved(recipe), sort_keys=False).strip(),
-        versions=", ".join(f"{m.__name__} {m.__version__}" for m in (torch, transformers, trl, accelerate)),
-    )

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finevit_training.data.order import Progress, Sample, SampleKey, TrainingBatches, estimate_lengths, load_records
+from finevit_training.data.order import Sample, SampleKey, TrainingBatches, estimate_lengths, load_records
+from finevit_training.loop.clock import Progress
 
 
 def batches(batch_size=2, global_batch_size=4, num_batches=10, num_records=20, lengths=None, seed=0):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from trl import SFTTrainer
 
-from finevit_training.loop.speed import split_parameters
-from finevit_training.loop.trainer import NONFINITE_FILE
+from finevit_training.loop.parts import split_parameters
+from finevit_training.loop.stops import NONFINITE_FILE
 
 
 def losses(trainer):
@@ -85,7 +85,7 @@ def changed_parts(trainer):
         ({"train_tower": False}, {"projector", "llm"}),
         ({"train_tower": False, "train_llm": False}, {"projector"}),
         ({"projector_warmup_steps": 9, "max_steps": 1}, {"projector"}),
-        ({"lora_rank": 4, "train_tower": False}, {"projector", "llm"}),
+        ({"lora_rank": 4}, {"projector", "llm"}),
         ({"lora_rank": 4, "lora_tower": True}, {"tower", "projector", "llm"}),
     ],
 )
@@ -124,9 +124,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_the_batch_ids(trainer_
         trainer.train()
     report = json.loads((Path(trainer.args.output_dir) / NONFINITE_FILE).read_text())
     assert report["step"] == 1
-    assert report["loss"] == "nan"
-    assert len(report["ids"]) == 4
-    assert set(report["ids"]) <= set(trainer.train_dataset["id"])
+    (batch,) = report["batches"]
+    assert (batch["rank"], batch["loss"]) == (0, "nan")
+    assert len(batch["ids"]) == 4
+    assert set(batch["ids"]) <= set(trainer.train_dataset["id"])
 
 
 def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):

@@ -6,7 +6,6 @@ number of loader workers, therefore sees the same samples.
 """
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,34 +34,6 @@ class Sample(NamedTuple):
     def rng(self, seed: int) -> random.Random:
         """The random numbers of this sample in this epoch, the same in every process."""
         return random.Random(f"{seed}/{self.key.epoch}/{self.key.index}")
-
-
-class Progress:
-    """How far the training is: the larger share of the steps and of the wall-clock budget that is used up.
-
-    `elapsed` moves only when `tick` is called, once a step, so that everything inside one step sees the same number.
-    """
-
-    def __init__(self, max_steps: int, max_seconds: float | None = None) -> None:
-        self.max_steps = max_steps
-        self.max_seconds = max_seconds
-        self.elapsed = 0.0
-        self._origin: float | None = None
-
-    def start(self) -> None:
-        """Starts the clock, or starts it again after `elapsed` was restored from a checkpoint."""
-        self._origin = time.monotonic() - self.elapsed
-
-    def tick(self) -> float:
-        """Reads the clock into `elapsed` (seconds) and returns it."""
-        if self._origin is not None:
-            self.elapsed = time.monotonic() - self._origin
-        return self.elapsed
-
-    def fraction(self, step: int) -> float:
-        """Share of the training that is over after `step` optimizer steps, between 0 and 1."""
-        by_time = self.elapsed / self.max_seconds if self.max_seconds else 0.0
-        return min(1.0, max(step / self.max_steps, by_time))
 
 
 class RecordDataset(Dataset):

@@ -1,8 +1,6 @@
 """TRL's SFTTrainer for FineViT-VL: own batches, learning rates by part, a checked loss, a schedule by the clock."""
 
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,15 +12,17 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback
 from trl import SFTTrainer
 
-from finevit_training.data.order import Progress, RecordDataset, TrainingBatches
+from finevit_training.arguments import FineViTSFTConfig
+from finevit_training.compat import add_metric
+from finevit_training.data.order import RecordDataset, SampleKey, TrainingBatches
 from finevit_training.examples.conversation import SFTCollator
-from finevit_training.loop.callbacks import ClockCallback, PrintCallback, SpeedMeter
-from finevit_training.loop.speed import split_parameters
-from finevit_training.recipe import FineViTSFTConfig
+from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
+from finevit_training.loop.parts import optimizer_groups, split_parameters
+from finevit_training.loop.printing import PrintCallback
+from finevit_training.loop.skips import SkippedCallback
+from finevit_training.loop.speed import SpeedMeter
+from finevit_training.loop.stops import StopCallback
 from finevit_vl.modeling_finevit_vl import supervised_positions
-
-_SCHEDULE_STEPS = 10_000  # resolution of a schedule that follows the clock
-NONFINITE_FILE = "nonfinite_batch.json"
 
 
 class FineViTSFTTrainer(SFTTrainer):
@@ -33,8 +33,9 @@ class FineViTSFTTrainer(SFTTrainer):
         args: the run's configuration; `max_steps` must be positive.
         collator: makes batches of records.
         records: FineCap records.
-        lengths: estimated tokens of each record, to group by, or None.
         processor: saved beside the model.
+        eval_records: records that `eval_strategy` measures the loss on, or None.
+        lengths: estimated tokens of each record, to group by, or None.
         peft_config: LoRA's configuration, or None.
     """
 
@@ -44,6 +45,7 @@ class FineViTSFTTrainer(SFTTrainer):
     lr_scheduler: Any
     processing_class: ProcessorMixin
     train_dataset: datasets.Dataset
+    eval_dataset: datasets.Dataset | None
 
     def __init__(
         self,
@@ -52,21 +54,26 @@ class FineViTSFTTrainer(SFTTrainer):
         collator: SFTCollator,
         records: datasets.Dataset,
         processor: ProcessorMixin,
+        eval_records: datasets.Dataset | None = None,
         lengths: list[int] | None = None,
         peft_config: Any = None,
     ) -> None:
         self.progress = Progress(args.max_steps, args.max_minutes * 60 if args.max_minutes else None)
+        self.stops = StopCallback()
         self.lengths = lengths
+        self.rates: dict[str, float] = {}
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, str] = {}
+        save_seconds = args.save_minutes * 60 if args.save_minutes else None
         super().__init__(
             model=model,
             args=args,
             data_collator=collator,
             train_dataset=records,
+            eval_dataset=eval_records,
             processing_class=processor,
             peft_config=peft_config,
-            callbacks=[ClockCallback(self.progress)],
+            callbacks=[ClockCallback(self.progress, save_seconds), self.stops, SkippedCallback(self.skipped_examples)],
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -91,15 +98,18 @@ class FineViTSFTTrainer(SFTTrainer):
             progress=self.progress.fraction,
             lengths=self.lengths,
         )
-        loader = DataLoader(
-            RecordDataset(self.train_dataset),
+        return self.accelerator.prepare(self._loader(self.train_dataset, batches))
+
+    def _loader(self, records: datasets.Dataset, batches: Any) -> DataLoader:
+        args = self.args
+        return DataLoader(
+            RecordDataset(records),
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
             pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
         )
-        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One parameter group for each part (tower, projector, LLM), with and without weight decay."""
@@ -112,49 +122,60 @@ class FineViTSFTTrainer(SFTTrainer):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The optimizer's groups; norms, biases and other vectors are not decayed."""
         args = self.args
-        rates = {"tower": args.vision_learning_rate, "projector": args.projector_learning_rate, "llm": None}
-        decayed_names = set(self.get_decay_parameter_names(model))
-        groups = []
-        for part, parameters in split_parameters(model).items():
-            trained = {name: p for name, p in parameters.items() if p.requires_grad}
-            decayed = {name for name, p in trained.items() if name in decayed_names and p.ndim > 1}
-            for names, weight_decay in ((decayed, args.weight_decay), (set(trained) - decayed, 0.0)):
-                if names:
-                    lr = args.learning_rate if rates[part] is None else rates[part]
-                    members = [p for name, p in trained.items() if name in names]
-                    groups.append({"params": members, "lr": lr, "weight_decay": weight_decay, "name": part})
-        return groups
+        own = {"tower": args.vision_learning_rate, "projector": args.projector_learning_rate, "llm": None}
+        rates = {part: args.learning_rate if rate is None else rate for part, rate in own.items()}
+        decayed = set(self.get_decay_parameter_names(model))
+        return optimizer_groups(model, rates, args.weight_decay, decayed.__contains__)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """transformers' schedule, by the clock where there is a wall-clock budget, after the projector's warm-up."""
         if self.lr_scheduler is None:
             by_clock = self.progress.max_seconds is not None
-            steps = _SCHEDULE_STEPS if by_clock else num_training_steps
-            scheduler = super().create_scheduler(steps, optimizer)
+            alone = self.args.projector_warmup_steps
+            scheduler = super().create_scheduler(SCHEDULE_STEPS if by_clock else num_training_steps - alone, optimizer)
             if not isinstance(scheduler, LambdaLR):
-                if by_clock or self.args.projector_warmup_steps:
+                if by_clock or alone:
                     raise ValueError(
                         f"lr_scheduler_type {self.args.lr_scheduler_type} cannot follow max_minutes or "
                         "projector_warmup_steps; use cosine, cosine_with_min_lr, linear or constant_with_warmup"
                     )
                 return scheduler
-            parts = [group["name"] for group in scheduler.optimizer.param_groups]
+            groups = scheduler.optimizer.param_groups
             scheduler.lr_lambdas = [
-                self._rate_factor(base, part, by_clock) for base, part in zip(scheduler.lr_lambdas, parts, strict=True)
+                rate_factor(base, group["name"] == "projector", alone, self.progress, by_clock)
+                for base, group in zip(scheduler.lr_lambdas, groups, strict=True)
             ]
-            for group, base_rate, factor in zip(
-                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-            ):
+            for group, base_rate, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
                 group["lr"] = base_rate * factor(0)
         return self.lr_scheduler
 
-    def _rate_factor(self, base: Any, part: str, by_clock: bool) -> Any:
-        def factor(step: int) -> float:
-            if step < self.args.projector_warmup_steps:
-                return 1.0 if part == "projector" else 0.0
-            return base(round(self.progress.fraction(step) * _SCHEDULE_STEPS) if by_clock else step)
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in the Trainer; while the projector learns alone the other parts get no gradient, so that neither the
+        clipping nor AdamW's moments know of one. A single process does not compute it either; under DDP and FSDP,
+        which settle at the start what has a gradient, it is computed and dropped.
+        """
+        if self.args.projector_warmup_steps:
+            self._let_projector_learn_alone(self.state.global_step < self.args.projector_warmup_steps)
+        loss = super().training_step(model, *args, **kwargs)
+        if self.state.global_step < self.args.projector_warmup_steps:
+            for part, parameters in split_parameters(model).items():
+                for parameter in parameters.values() if part != "projector" else ():
+                    parameter.grad = None
+        return loss
 
-        return factor
+    def _let_projector_learn_alone(self, alone: bool) -> None:
+        if self.args.world_size > 1:
+            return
+        for group in self.optimizer.param_groups:  # holds what is trained at all
+            for parameter in group["params"] if group["name"] != "projector" else ():
+                parameter.requires_grad_(not alone)
+
+    def _get_learning_rate(self) -> float:
+        """Called by the Trainer just before the schedule moves on: the language model's rate, or that of the first
+        part that is trained; the log gets those of the other parts by their names.
+        """
+        self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        return self.rates.get("llm", next(iter(self.rates.values())))
 
     def compute_loss(
         self,
@@ -165,8 +186,7 @@ class FineViTSFTTrainer(SFTTrainer):
     ) -> Any:
         """Cross entropy of the supervised tokens: by TRL's fused head on CUDA, elsewhere by `supervised_loss`.
 
-        Raises:
-            FloatingPointError: the loss is not a finite number; the batch's ids lie in `nonfinite_batch.json`.
+        A loss that is no number ends the run before the step's weights are touched, see `StopCallback`.
         """
         ids, epochs = inputs.pop("ids", []), inputs.pop("epochs", [])
         for record_id, reason in inputs.pop("skipped", []):
@@ -182,8 +202,8 @@ class FineViTSFTTrainer(SFTTrainer):
         else:
             result = self.supervised_loss(model, inputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
-        if not torch.isfinite(loss):
-            self._stop_on_nonfinite(loss.item(), ids, epochs)
+        if self.model.training:
+            self.stops.watch(loss, ids, epochs)
         return result
 
     def supervised_loss(
@@ -198,33 +218,63 @@ class FineViTSFTTrainer(SFTTrainer):
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, int(count))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         if (self.state.global_step + 1) % max(1, int(self.state.logging_steps)) == 0:
             accuracy = (logits.detach().argmax(-1) == targets).float().mean().item()
-            self._metrics["train" if self.model.training else "eval"]["mean_token_accuracy"].append(accuracy)
+            add_metric(self, "mean_token_accuracy", accuracy)
         return loss
 
-    def _stop_on_nonfinite(self, loss: float, ids: list[str], epochs: list[int]) -> None:
-        path = Path(self.args.output_dir) / NONFINITE_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        step = self.state.global_step + 1
-        report = {"step": step, "loss": str(loss), "ids": ids, "epochs": epochs, "rank": self.args.process_index}
-        path.write_text(json.dumps(report, indent=2))
-        raise FloatingPointError(
-            f"the loss of step {step} is {loss}; the ids of the batch are in {path}. Look at these records, lower the "
-            "learning rate, or resume from the last checkpoint with another --seed"
-        )
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """This rank's batches of the evaluation: every record once, with the questions of the end of the training that
+        its place and the seed draw, the same in every evaluation.
+        """
+        records: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        keys = [SampleKey(0, index, 1.0) for index in range(len(records))]
+        size = self.args.per_device_eval_batch_size
+        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+        rank, ranks = self.args.process_index, self.args.world_size
+        # Whoever has a batch fewer repeats the first, because a sharded model's forward needs all ranks.
+        even = range(rank, -(-len(batches) // ranks) * ranks, ranks)
+        return self._loader(records, [batches[at if at < len(batches) else 0] for at in even])
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss over the supervised tokens of all evaluation records: `eval_loss`. It depends neither on the batch
+        size nor on the number of ranks.
+        """
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64)  # loss, tokens
+        loader = self.get_eval_dataloader(eval_dataset)
+        records: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        batches = -(-len(records) // self.args.per_device_eval_batch_size)
+        mine = len(range(self.args.process_index, batches, self.args.world_size))
+        for number, batch in enumerate(loader):
+            loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
+            # A batch that was repeated to keep the ranks in step does not count.
+            tokens = int((batch["labels"][:, 1:] != -100).sum()) if number < mine else 0
+            if tokens:
+                total += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
+        total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum")
+        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1].clamp(min=1)).item()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.meter.reset()
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the speed figures to every training log."""
+        """Adds the other parts' rates, the speed figures and the number of skipped records to every training log."""
         if "loss" in logs:
+            logs |= {f"learning_rate_{part}": rate for part, rate in self.rates.items()}
             logs |= self.meter.read(self.args.world_size)
+            skipped = torch.tensor(float(len(self.skipped_examples)), device=self.accelerator.device)
+            logs["skipped_records"] = self.accelerator.reduce(skipped, reduction="sum").item()
+        if "loss" in logs or "eval_loss" in logs:
             logs["elapsed_seconds"] = self.progress.elapsed
-            logs["samples_seen"] = (
-                self.state.global_step
-                * self.args.train_batch_size
-                * (self.args.gradient_accumulation_steps * self.args.world_size)
+            samples_per_step = (
+                self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             )
+            logs["samples_seen"] = self.state.global_step * samples_per_step
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -1,50 +1,83 @@
-"""A training run from a recipe to a finished model folder."""
+"""Stage III, supervised fine-tuning: from a recipe to a finished model folder."""
 
-import json
-import shutil
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from accelerate import PartialState
-from accelerate.utils import DistributedType
+import datasets
+import numpy as np
 from transformers import set_seed
 
-from finevit_training.checkpoint import save_output
+from finevit_training.arguments import DataArguments
+from finevit_training.checkpoint import find_checkpoint, save_output
 from finevit_training.data.order import estimate_lengths, load_records
 from finevit_training.examples.conversation import SFTCollator
+from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks
+from finevit_training.loop.support import refuse_setup
 from finevit_training.loop.trainer import FineViTSFTTrainer
+from finevit_training.process import prepare_process
+from finevit_training.receipt import model_facts, training_receipt
 from finevit_training.recipe import Recipe
-from finevit_training.stages.sft_model import build_model, build_processor, lora_config
+from finevit_training.stages.sft_model import build_lora, build_model, build_processor
 
 _UNBOUNDED_STEPS = 10_000_000  # a run that only the clock ends
 
 
-def run(recipe: Recipe, card_template: Path) -> Path:
-    """Trains as the recipe says and returns the output folder, in which the card is made from `card_template`.
+class Run(NamedTuple):
+    """A run that is ready to start: its recipe, its trainer, and the checkpoint that it goes on from."""
+
+    recipe: Recipe
+    trainer: FineViTSFTTrainer
+    checkpoint: str | None
+
+
+def run(recipe: Recipe) -> Path | None:
+    """Trains as the recipe says and returns the output folder, or None if SIGTERM ended it with a checkpoint.
 
     Raises:
         ValueError: the recipe asks for something that is not there.
         FloatingPointError: the loss became NaN or infinite.
     """
+    return train(prepare_run(recipe))
+
+
+def prepare_run(recipe: Recipe) -> Run:
+    """Builds everything that can be refused before the first step.
+
+    Raises:
+        ValueError: the recipe asks for something that is not there, or for what this launch cannot do.
+    """
+    prepare_process(recipe.training.cpu_threads)
     trainer = build_trainer(recipe)
-    out = Path(recipe.training.output_dir)
-    trainer.train(resume_from_checkpoint=find_checkpoint(out, recipe.training.resume_from_checkpoint))
-    finish(trainer, recipe, card_template)
-    return out
+    args = recipe.training
+    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
+    return Run(recipe, trainer, checkpoint)
+
+
+def train(run: Run) -> Path | None:
+    """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint."""
+    recipe, trainer, checkpoint = run
+    if checkpoint:
+        trainer.skipped_examples |= load_skipped(Path(checkpoint), trainer.args.process_index)
+    with trainer.stops.listening():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stops.stopped_by_signal:
+        return None
+    finish(trainer, recipe, checkpoint)
+    return Path(recipe.training.output_dir)
 
 
 def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     """Everything that a run needs, ready for `train()`."""
-    args = recipe.training
-    if recipe.model.lora_rank and PartialState().distributed_type == DistributedType.FSDP:
-        raise ValueError("LoRA adapters cannot be merged from FSDP shards; launch LoRA runs without FSDP")
+    args, data = recipe.training, recipe.data
+    refuse_setup(recipe.training, lora=bool(recipe.model.lora_rank))
     set_seed(args.seed)
     processor = build_processor(recipe.model)
     model = build_model(recipe.model, processor)
-    records = load_records(recipe.data.data, recipe.data.split)
+    records = load_records(data.data, data.split)
     image_processor = processor.image_processor
     lengths = None
-    if recipe.data.group_by_length:
+    if data.group_by_length:
         lengths = estimate_lengths(records, (image_processor.patch_size * image_processor.merge_size) ** 2)
     samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_steps <= 0:
@@ -52,58 +85,34 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         args.max_steps = _UNBOUNDED_STEPS if args.max_minutes else by_epochs
     collator = SFTCollator(
         processor,
-        mixture=recipe.data.stages,
+        mixture=data.stages,
         seed=args.seed,
-        max_turns=recipe.data.max_turns,
+        max_turns=data.max_turns,
         max_length=args.max_length,
-        packing=recipe.data.pack_samples,
-        isolate_turns=recipe.data.isolate_turns,
+        packing=data.pack_samples,
+        isolate_turns=data.isolate_turns,
     )
     return FineViTSFTTrainer(
         model=model,
         args=args,
         collator=collator,
         records=records,
+        eval_records=load_eval_records(data) if args.eval_strategy != "no" else None,
         processor=processor,
         lengths=lengths,
-        peft_config=lora_config(recipe.model),
+        peft_config=build_lora(recipe.model, model, processor),
     )
 
 
-def find_checkpoint(out: Path, wanted: str | None) -> str | None:
-    """The checkpoint to resume from.
-
-    With `wanted` true ("True", "last"), the newest whole checkpoint in `out`, or None where there is none;
-    half-written ones, left by a kill while saving, are removed. A path is taken as it is.
-
-    Raises:
-        ValueError: a path that holds no whole checkpoint.
-    """
-    if not wanted or str(wanted).lower() == "false":
-        return None
-    if str(wanted).lower() not in ("true", "last"):
-        if not _is_whole(Path(wanted)):
-            raise ValueError(f"resume_from_checkpoint {wanted} is no whole checkpoint; give a folder or `last`")
-        return str(wanted)
-    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]))
-    while found:
-        newest = found.pop()
-        if _is_whole(newest):
-            return str(newest)
-        shutil.rmtree(newest)
-    return None
+def load_eval_records(data: DataArguments) -> datasets.Dataset:
+    """The records that the training is evaluated on: all of `eval_split`, or always the same `eval_records` of it."""
+    records = load_records(data.data, data.eval_split)
+    if data.eval_records is None or data.eval_records >= len(records):
+        return records
+    return records.select(sorted(np.random.default_rng(0).permutation(len(records))[: data.eval_records]))
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    # The Trainer writes the state last, so a checkpoint with a readable state has everything else.
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
-
-
-def finish(trainer: FineViTSFTTrainer, recipe: Recipe, card_template: Path) -> None:
+def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -> None:
     """Saves the trained model with everything that belongs to it; on all ranks, of which rank 0 writes."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     state = None
@@ -111,15 +120,25 @@ def finish(trainer: FineViTSFTTrainer, recipe: Recipe, card_template: Path) -> N
         state = trainer.accelerator.get_state_dict(trainer.model)  # gathered from all ranks
     elif recipe.model.lora_rank:
         model = model.merge_and_unload()
+    skipped = skipped_of_all_ranks(trainer.skipped_examples)
     if not trainer.accelerator.is_main_process:
         return
-    save_output(
-        Path(recipe.training.output_dir),
-        model,
-        state,
-        trainer.processing_class,
+    receipt = training_receipt(
         recipe,
-        trainer.state.log_history,
-        trainer.skipped_examples,
-        card_template,
+        trainer.state,
+        {"model": model_facts(model), "data": data_facts(recipe.data, trainer.train_dataset), "skipped": len(skipped)},
+        processes=trainer.args.world_size,
+        resumed_from=checkpoint,
     )
+    save_output(
+        Path(recipe.training.output_dir), model, state, trainer.processing_class, recipe, receipt,
+        trainer.state.log_history, skipped,
+    )  # fmt: skip
+
+
+def data_facts(data: DataArguments, records: datasets.Dataset) -> dict[str, Any]:
+    """What the receipt says about the records: where they are, how many, and a hash of their ids in order."""
+    digest = hashlib.sha256()
+    for record_id in records["id"]:
+        digest.update(f"{record_id}\n".encode())
+    return {"corpora": data.data, "split": data.split, "records": len(records), "ids_sha256": digest.hexdigest()}

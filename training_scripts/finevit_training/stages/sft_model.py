@@ -1,18 +1,20 @@
-"""The model and processor that a recipe asks for: from a FineViT-VL folder, from two folders, or from scratch."""
+"""The model and processor that a recipe asks for: a FineViT-VL, a tower and a language model, or from scratch."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file
 from tokenizers import AddedToken
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.utils import is_torchvision_available
 
 import modeling_finevit
 from finecap.tasks import wording as prompts
-from finevit_training.loop.speed import split_parameters
-from finevit_training.recipe import ModelArguments
+from finevit_training.arguments import ModelArguments
+from finevit_training.loop.parts import freeze, lora_config
 from finevit_vl import (
     FineViTVLConfig,
     FineViTVLForConditionalGeneration,
@@ -21,18 +23,22 @@ from finevit_vl import (
     generation_config_for,
 )
 
-# Every linear layer of the language model, after QLoRA (Dettmers et al. 2023), section 4.
-_LLM_LORA = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
-_ALL_LORA = r".*(language_model|vision_tower)\..*\.(q|k|v|o|gate|up|down)_proj"
+# Written beside an encoder by a conversion: the projector's state dict (linear_1.weight ...).
+PROJECTOR_FILE = "projector.safetensors"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def build_processor(args: ModelArguments) -> FineViTVLProcessor:
-    """The processor, with the picture sizes of the recipe."""
+    """The processor, with the picture sizes of the recipe.
+
+    Raises:
+        ValueError: a model is not there, or the vision folder holds no image processor.
+    """
     if args.model:
-        processor = AutoProcessor.from_pretrained(_folder(args.model, "model"))
+        processor = AutoProcessor.from_pretrained(find_model(args.model, "model"))
     elif args.vision:
-        image_processor = AutoImageProcessor.from_pretrained(_folder(args.vision, "vision"))
-        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, _folder(args.llm, "llm"))
+        image_processor = _image_processor(find_model(args.vision, "vision"))
+        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, find_model(args.llm, "llm"))
     else:
         name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
         image_processor = getattr(modeling_finevit, name)()
@@ -52,22 +58,46 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
     """The model in float32 on the CPU, with the parts that the recipe leaves out frozen.
 
     Raises:
-        ValueError: a folder does not exist.
+        ValueError: a model is not there, or the projector does not fit.
     """
     attention: dict[str, Any] = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     if args.model:
         model = FineViTVLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32, **attention)
     elif args.vision:
         model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(
-            args.vision, _folder(args.llm, "llm"), processor, dtype=torch.float32
+            args.vision, find_model(args.llm, "llm"), processor, dtype=torch.float32
         )
+        if args.projector:
+            load_projector(model, Path(args.projector))
     else:
         model = FineViTVLForConditionalGeneration(scratch_config(args, processor))
         model.generation_config = generation_config_for(processor)
     if args.attn_implementation and not args.model:
         model.set_attn_implementation(args.attn_implementation)
-    freeze(model, args)
+    freeze(
+        model, {"tower": bool(args.train_tower), "projector": bool(args.train_projector), "llm": bool(args.train_llm)}
+    )
     return model
+
+
+def load_projector(model: FineViTVLForConditionalGeneration, folder: Path) -> None:
+    """Puts the projector that a conversion wrote beside its encoder into `model`.
+
+    Raises:
+        ValueError: there is none, or it was made for other widths.
+    """
+    path = folder / PROJECTOR_FILE
+    if not path.is_file():
+        raise ValueError(f"`projector` is {folder}, which holds no {PROJECTOR_FILE}; give the folder of a conversion")
+    state, projector = load_file(path), model.model.multi_modal_projector
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    ours = {name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
+    if theirs != ours:
+        raise ValueError(
+            f"the projector in {path} is {theirs}, and this tower and language model need {ours}: it was made for "
+            "another language model; leave `projector` out to start with a new one"
+        )
+    projector.load_state_dict(state)
 
 
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
@@ -80,35 +110,57 @@ def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineV
     )
 
 
-def freeze(model: FineViTVLForConditionalGeneration, args: ModelArguments) -> None:
-    """Takes the parts that are not trained out of the graph."""
-    trained = {"tower": args.train_tower, "projector": args.train_projector, "llm": args.train_llm}
-    for part, parameters in split_parameters(model).items():
-        for parameter in parameters.values():
-            parameter.requires_grad_(trained[part])
-
-
-def lora_config(args: ModelArguments) -> LoraConfig | None:
-    """LoRA on the language model (and the tower) with the projector trained in full; None without `lora_rank`."""
+def build_lora(
+    args: ModelArguments, model: FineViTVLForConditionalGeneration, processor: FineViTVLProcessor
+) -> LoraConfig | None:
+    """LoRA as the recipe says, with the rows of tokens that the language model lacked; None without `lora_rank`."""
     if not args.lora_rank:
         return None
-    return LoraConfig(
-        r=args.lora_rank,
-        lora_alpha=args.lora_alpha,
-        target_modules=_ALL_LORA if args.lora_tower else _LLM_LORA,
-        modules_to_save=["multi_modal_projector"] if args.train_projector else None,
-        task_type="CAUSAL_LM",
+    new_tokens: list[int] = []
+    if args.llm:
+        tokenizer: Any = AutoTokenizer.from_pretrained(args.llm)
+        known = tokenizer.get_vocab()
+        new_tokens = sorted(id_ for token, id_ in processor.tokenizer.get_vocab().items() if token not in known)
+    return lora_config(
+        args.lora_rank,
+        args.lora_alpha,
+        tower=args.lora_tower,
+        projector=args.train_projector,
+        new_tokens=new_tokens,
+        tied_head=bool(model.config.tie_word_embeddings),
     )
+
+
+def find_model(given: str | None, name: str) -> str:
+    """`given` if it is a model folder or the id of a model on the Hub.
+
+    Raises:
+        ValueError: it is neither; a path whose parent folder exists counts as a folder, not as an id.
+    """
+    path = Path(str(given))
+    if (path / "config.json").is_file():
+        return str(given)
+    looks_local = path.exists() or (path.parent != Path() and path.parent.is_dir())
+    if looks_local or not _HUB_ID.fullmatch(str(given)):
+        raise ValueError(f"`{name}` is {given!r}, which is no model folder: it holds no config.json")
+    try:
+        AutoConfig.from_pretrained(str(given))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{name}` is {given!r}, no model folder here and no model of the Hub: {error}") from error
+    return str(given)
+
+
+def _image_processor(vision: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(vision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`vision` is {vision!r}, which holds no image processor; write the one that the tower was trained with, "
+            f'such as modeling_finevit.FineViTImageProcessor().save_pretrained("{vision}")'
+        ) from error
 
 
 def _num_ranks(args: ModelArguments) -> int | None:
     if args.vocab_size is not None or args.size in ("large", "full"):
         return args.vocab_size
     return 8192  # FineViTVLConfig.from_size's own choice for the small sizes
-
-
-def _folder(path: str | None, name: str) -> str:
-    if not path or not (Path(path) / "config.json").is_file():
-        raise ValueError(f"`{name}` is {path!r}, which is no model folder: it holds no config.json")
-    AutoConfig.from_pretrained(path)
-    return path

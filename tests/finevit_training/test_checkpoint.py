@@ -1,0 +1,112 @@
+"""Which checkpoint a run goes on from, and that a finished folder holds this run and nothing of a former one."""
+
+import hashlib
+import json
+import subprocess
+
+import pytest
+import yaml
+
+from finevit_training.checkpoint import find_checkpoint
+from finevit_training.receipt import commit_of
+from finevit_training.recipe import parse_recipe
+from finevit_training.stages.sft import prepare_run, train
+from tests.support.paths import ROOT
+
+
+def checkpoint(out, name, state="{}"):
+    (out / name).mkdir(parents=True)
+    (out / name / "trainer_state.json").write_text(state)
+
+
+def test_the_newest_whole_checkpoint_is_found_and_half_written_ones_go(tmp_path):
+    checkpoint(tmp_path, "checkpoint-2")
+    checkpoint(tmp_path, "checkpoint-10")
+    checkpoint(tmp_path, "checkpoint-12", '{"global_st')
+    (tmp_path / "checkpoint-13").mkdir()
+    checkpoint(tmp_path, "checkpoint-14")
+    (tmp_path / "checkpoint-14" / "optimizer.pt").write_bytes(b"half")
+    checkpoint(tmp_path, "checkpoint-best")
+    assert find_checkpoint(tmp_path, "last") == str(tmp_path / "checkpoint-10")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoint-2", "checkpoint-10", "checkpoint-best"}
+
+
+@pytest.mark.parametrize("wanted", [None, "false", "False"])
+def test_a_run_starts_from_scratch_unless_asked(tmp_path, wanted):
+    checkpoint(tmp_path, "checkpoint-2")
+    assert find_checkpoint(tmp_path, wanted) is None
+
+
+def test_resuming_where_there_is_no_checkpoint_is_an_error_unless_allowed(tmp_path):
+    with pytest.raises(ValueError, match="last-or-start"):
+        find_checkpoint(tmp_path, "last")
+    assert find_checkpoint(tmp_path, "last-or-start") is None
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-7"))
+
+
+@pytest.fixture(scope="module")
+def finished(nano_corpus, tmp_path_factory):
+    """A run of three steps over a folder that holds the shards of a former, larger model."""
+    out = tmp_path_factory.mktemp("finished")
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        (out / name).write_text("of a former run")
+    recipe = {"size": "nano", "vocab_size": 512, "data": [str(nano_corpus)], "output_dir": str(out), "max_steps": 3}
+    recipe |= {"text_config": {"num_hidden_layers": 2}, "vision_config": {"num_hidden_layers": 2}, "bf16": "auto"}
+    recipe |= {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_split": "train",
+        "eval_records": 12,
+        "logging_steps": 1,
+    }
+    recipe |= {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": True, "learning_rate": 3e-3}
+    recipe |= {"per_device_train_batch_size": 4, "max_turns": 2}
+    path = out.parent / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert train(prepare_run(parse_recipe(["--recipe", str(path)]))) == out
+    return out, recipe
+
+
+def test_the_receipt_says_what_was_asked_what_became_of_it_and_on_what(finished):
+    out, recipe = finished
+    receipt = json.loads((out / "receipt.json").read_text())
+    assert receipt["recipe"]["asked"] == yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+    assert receipt["recipe"]["resolved"]["bf16"] in (True, False)
+    weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    assert receipt["weights_sha256"] == {"model.safetensors": weights}
+    assert receipt["data"]["records"] == 48
+    assert receipt["trained"]["steps"] == 3
+    assert receipt["hardware"]["threads"] >= 1
+    assert receipt["versions"]["trl"]
+    assert receipt["commit"] == commit_of(ROOT / "training_scripts" / "finevit_training")
+
+
+def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
+    out, _ = finished
+    card = (out / "README.md").read_text()
+    assert "$" not in card
+    assert "12 samples in 3 steps" in card
+    assert "bf16: auto" in card
+
+
+def test_weights_of_a_former_run_are_gone(finished):
+    out, _ = finished
+    assert {path.name for path in out.glob("*model*")} == {"model.safetensors"}
+
+
+def test_the_best_evaluated_weights_are_the_finished_ones(finished):
+    out, _ = finished
+    trained = json.loads((out / "receipt.json").read_text())["trained"]
+    best = min(trained["evaluations"], key=lambda entry: entry["loss"])
+    assert [entry["step"] for entry in trained["evaluations"]] == [1, 2, 3]
+    assert (trained["best_step"], trained["best_eval_loss"]) == (best["step"], best["loss"])
+    kept = hashlib.sha256((out / f"checkpoint-{best['step']}" / "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads((out / "receipt.json").read_text())["weights_sha256"]["model.safetensors"] == kept
+
+
+def test_outside_of_its_checkout_a_package_has_no_commit(tmp_path):
+    (tmp_path / "receipt.py").write_text("")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert commit_of(tmp_path) is None

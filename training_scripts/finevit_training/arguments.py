@@ -1,0 +1,234 @@
+"""The keys of a recipe: what is trained, on which records, and how."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import SFTConfig
+
+from finecap.tasks.conversation import DEFAULT_MIXTURE, check_mixture, mixture_at
+from finevit_training.compat import cpu_has_bf16
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from and which parts of it are trained.
+
+    Give one of `model` (a FineViT-VL), `vision` and `llm`, or `size` and `text_config` (from scratch). `model`,
+    `vision`, `llm` and `projector` are folders; the first three may be ids of the Hub.
+    """
+
+    model: str | None = field(default=None, metadata={"help": "FineViT-VL to go on from: a folder or a Hub id."})
+    vision: str | None = field(default=None, metadata={"help": "FineViT for the vision tower: a folder or a Hub id."})
+    llm: str | None = field(default=None, metadata={"help": "Causal LM with its tokenizer: a folder or a Hub id."})
+    projector: str | None = field(
+        default=None,
+        metadata={"help": "Folder with the projector.safetensors that a conversion wrote; else it starts random."},
+    )
+    size: str | None = field(default=None, metadata={"help": "FineViT size of a tower from scratch: nano ... full."})
+    vision_config: dict | str | None = field(default=None, metadata={"help": "FineViTConfig fields over `size`."})
+    text_config: dict | str | None = field(default=None, metadata={"help": "Config fields of an LM from scratch."})
+    vocab_size: int | None = field(default=None, metadata={"help": "Merge ranks kept of Qwen's tokenizer."})
+    prompt_tokens: bool = field(
+        default=False,
+        metadata={"help": "From scratch: one token for each fixed prompt sentence."},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "Smallest picture area; smaller ones grow."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest picture area; larger ones are reduced."})
+    attn_implementation: dict | str | None = field(
+        default=None, metadata={"help": "One name for both, or one for vision_config and one for text_config (JSON)."}
+    )
+    train_tower: bool | None = field(
+        default=None, metadata={"help": "Train the vision tower. Default: yes, but with lora_rank only by lora_tower."}
+    )
+    train_projector: bool = field(default=True, metadata={"help": "Train the projector."})
+    train_llm: bool = field(default=True, metadata={"help": "Train the language model (its LoRA with lora_rank)."})
+    lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA adapters on the language model; 0 for none."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA's scale is lora_alpha / lora_rank."})
+    lora_tower: bool = field(default=False, metadata={"help": "LoRA on the vision tower's layers as well."})
+
+    def __post_init__(self) -> None:
+        for name in ("vision_config", "text_config", "attn_implementation"):
+            setattr(self, name, _parse_json(getattr(self, name), name, plain_text=name == "attn_implementation"))
+        sources = [bool(self.model), bool(self.vision or self.llm), bool(self.size)]
+        if sum(sources) != 1 or bool(self.vision) != bool(self.llm):
+            raise ValueError(
+                "give exactly one of `model` (a FineViT-VL), `vision` with `llm` or `size` (from scratch); "
+                f"got {self.model=}, {self.vision=}, {self.llm=}, {self.size=}"
+            )
+        if self.projector and not self.vision:
+            raise ValueError("`projector` goes with `vision` and `llm`; a `model` has a projector of its own")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        if not self.lora_rank and self.lora_tower:
+            raise ValueError("lora_tower: true would have no effect without lora_rank; give a rank, such as 16")
+        if self.lora_rank and not self.train_llm:
+            raise ValueError(
+                "lora_rank puts adapters on the language model, which train_llm: false leaves alone; drop one of them"
+            )
+        if self.lora_rank and self.train_tower is not None and self.train_tower != self.lora_tower:
+            raise ValueError(
+                f"train_tower: {self.train_tower} contradicts lora_tower: {self.lora_tower}: with lora_rank the tower "
+                "is trained by adapters (lora_tower: true) or not at all; leave train_tower out"
+            )
+        if self.train_tower is None:
+            self.train_tower = self.lora_tower if self.lora_rank else True
+        if not (self.train_tower or self.train_projector or self.train_llm):
+            raise ValueError("nothing to train: one of train_tower, train_projector, train_llm must be true")
+
+
+@dataclass
+class DataArguments:
+    """Which records are trained on and what is asked about them."""
+
+    data: list[str] = field(default_factory=list, metadata={"help": "FineCap corpora: folders in the Hub's layout."})
+    split: str = field(default="train", metadata={"help": "Split of the corpora."})
+    eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
+    eval_records: int | None = field(
+        default=None, metadata={"help": "So many records of eval_split, drawn once for all runs; all without it."}
+    )
+    mixture: dict | str | None = field(
+        default=None, metadata={"help": "Turns per task, or a curriculum [{until, mixture}, ...] (JSON)."}
+    )
+    max_turns: int | None = field(default=None, metadata={"help": "Most turns asked about one picture."})
+    pack_samples: bool = field(default=False, metadata={"help": "One row per device batch instead of padding."})
+    isolate_turns: bool = field(default=False, metadata={"help": "Turns see the picture and themselves alone."})
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Put records of like length, hence of one kind, into a batch: less padding."}
+    )
+
+    def __post_init__(self) -> None:
+        self.mixture = _parse_json(self.mixture, "mixture")
+        if self.mixture is None:
+            self.mixture = dict(DEFAULT_MIXTURE)
+        if not self.data:
+            raise ValueError("`data` is empty; expected at least one corpus folder, e.g. --data outputs/corpus")
+        if self.eval_records is not None and self.eval_records < 1:
+            raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
+        if not self.mixture or not isinstance(self.mixture, Mapping | list):
+            raise ValueError(
+                f"mixture is {self.mixture!r}; expected turns per task, such as {{transcribe: 1}}, or leave it out "
+                f"for the default {DEFAULT_MIXTURE}"
+            )
+        stages: Any = [{"mixture": self.mixture}] if isinstance(self.mixture, Mapping) else self.mixture
+        for stage in stages:
+            if not isinstance(stage, Mapping) or not isinstance(stage.get("mixture"), Mapping):
+                raise ValueError(f"a stage of the mixture is {stage!r}; expected {{until: 0.5, mixture: {{...}}}}")
+            check_mixture(stage["mixture"])
+        mixture_at(self.stages, 0.0)
+
+    @property
+    def stages(self) -> Any:
+        """The mixture, or the curriculum of mixtures, as `finecap.tasks.conversation.mixture_at` takes it."""
+        return self.mixture
+
+
+@dataclass
+class FineViTSFTConfig(SFTConfig):
+    """TRL's SFTConfig with what FineViT-VL adds, and other defaults where TRL's do not fit pictures.
+
+    `learning_rate` is the language model's; the other two default to it. `max_length` is unset because cutting a
+    sequence would cut image tokens. AdamW's betas and the weight decay are openPangu-VL's and LLaVA-OneVision-1.5's.
+    An instance holds what this machine makes of a recipe; what was asked for is in `Recipe.asked`.
+    """
+
+    vision_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the vision tower."})
+    projector_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
+    projector_warmup_steps: int = field(
+        default=0,
+        metadata={
+            "help": "First steps in which the projector alone learns, at its full rate (LLaVA-OneVision-1.5); the "
+            "schedule of all parts, warm-up included, begins after them."
+        },
+    )
+    max_minutes: float | None = field(
+        default=None, metadata={"help": "Wall-clock budget of the training loop; the schedule follows the clock."}
+    )
+    save_minutes: float | None = field(
+        default=None, metadata={"help": "Minutes of training between two checkpoints, beside save_strategy's."}
+    )
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "CPU threads of a process. Default: its share of the cores it may use."}
+    )
+    bf16: str | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None,
+        metadata={
+            "help": "Mixed precision with bfloat16: true, false, or auto (where the machine does it in hardware). "
+            "Default: true unless fp16.",
+            "nargs": "?",
+            "const": "true",
+        },
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint folder; `last`: the newest one in output_dir, an error without one; "
+            "`last-or-start`: the newest one, or the beginning (for jobs that start themselves again)."
+        },
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Longest sequence; further turns are left out."})
+    output_dir: str = field(  # ty: ignore[incompatible-mutable-override]
+        default="outputs/vl_sft", metadata={"help": "Where everything is written."}
+    )
+    gradient_checkpointing: bool | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None, metadata={"help": "activation_checkpointing's old name."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Always false: the collator reads records."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; not on norms and biases."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the argument parser takes the first of the union
+        default="none", metadata={"help": "Trackers, see TrainingArguments."}
+    )
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two printed lines."})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "One printed line instead of a bar."})
+    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written, see TrainingArguments."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not needed: a batch without pictures still reaches every vision weight."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_minutes", "save_minutes", "cpu_threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; expected a number > 0, or leave it out")
+        self.bf16 = resolve_bf16(self.bf16)  # ty: ignore[invalid-assignment]
+        self.dataset_kwargs = {"skip_prepare_dataset": True}
+        # A NaN must reach our check, not be averaged away.
+        self.logging_nan_inf_filter = False
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+
+
+def resolve_bf16(asked: str | bool | None) -> bool | None:
+    """Whether to train in bfloat16 here, for what a recipe says; None leaves it to TRL.
+
+    Raises:
+        ValueError: it is neither true, false nor auto.
+    """
+    if asked is None or isinstance(asked, bool):
+        return asked
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if asked.lower() != "auto" and asked.lower() not in known:
+        raise ValueError(f"bf16 is {asked!r}; expected true, false or auto")
+    return has_bf16() if asked.lower() == "auto" else known[asked.lower()]
+
+
+def has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu_has_bf16()
+
+
+def _parse_json(value: Any, name: str, plain_text: bool = False) -> Any:
+    if not isinstance(value, str):
+        return value
+    if plain_text and not value.startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} must be JSON on the command line, got {value!r}: {error}") from error

@@ -1,0 +1,24 @@
+"""Every use of what torch, TRL and huggingface_hub do not promise to keep, so that updates are checked in one place.
+
+`FineViTSFTTrainer._get_learning_rate` is the one private hook that must be overridden where it is.
+"""
+
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware. torch 2.15 has no public name for it."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def stop_hub_telemetry() -> None:
+    """Keeps TRL from reporting the run. The environment variable is read at import, which may be long past."""
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def add_metric(trainer: Any, name: str, value: float) -> None:
+    """Hands a metric to TRL, which logs the mean of those since the last log (TRL 1.16: `_metrics` by mode)."""
+    trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)

@@ -1,0 +1,37 @@
+"""Which records were left out, why, by all ranks and before a resume as well."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SKIPPED_FILE = "skipped_records.json"
+
+
+def skipped_of_all_ranks(skipped: dict[str, str]) -> dict[str, str]:
+    """Reason by record id of all processes; a collective."""
+    merged: dict[str, str] = {}
+    for of_rank in gather_object([skipped]):
+        merged = of_rank | merged
+    return merged
+
+
+class SkippedCallback(TrainerCallback):
+    """Keeps the skipped records of all ranks in checkpoints."""
+
+    def __init__(self, skipped: dict[str, str]) -> None:
+        self.skipped = skipped
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        merged = skipped_of_all_ranks(self.skipped)
+        if state.is_world_process_zero:
+            path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / SKIPPED_FILE
+            path.write_text(json.dumps(merged, indent=1))
+
+
+def load_skipped(checkpoint: Path, rank: int) -> dict[str, str]:
+    """What was skipped before `checkpoint`: for rank 0 all of it, nothing for the others."""
+    path = checkpoint / SKIPPED_FILE
+    return json.loads(path.read_text()) if rank == 0 and path.is_file() else {}

@@ -1,0 +1,36 @@
+"""Ways of launching that a run cannot be finished or trained well with."""
+
+import os
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+
+def refuse_setup(args: Any, lora: bool) -> None:
+    """Raises ValueError for a launch that the training does not support, before anything is loaded.
+
+    Args:
+        args: the run's TrainingArguments.
+        lora: whether adapters are trained.
+    """
+    kind = PartialState().distributed_type
+    if kind == DistributedType.FSDP and lora:
+        raise ValueError("LoRA adapters cannot be merged from FSDP shards; launch LoRA runs without FSDP")
+    if kind == DistributedType.FSDP and (args.activation_checkpointing or args.gradient_checkpointing):
+        raise ValueError(
+            "activation_checkpointing: true under FSDP gathers every layer's weights once more in the backward pass; "
+            "leave it out and set fsdp_activation_checkpointing: true in fsdp_config of accelerate's configuration"
+        )
+    if _zero_stage(args) == 3:
+        raise ValueError(
+            "DeepSpeed ZeRO-3 splits the weights in a way that the finished folder is not gathered from; launch with "
+            "FSDP2 (recipes/accelerate/fsdp2_8x.yaml), or with ZeRO stage 2"
+        )
+
+
+def _zero_stage(args: Any) -> int:
+    config = getattr(args, "hf_deepspeed_config", None)
+    if config is not None:
+        return 3 if config.is_zero3() else 0
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0"))

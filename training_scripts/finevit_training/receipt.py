@@ -1,0 +1,149 @@
+"""receipt.json: what a training was asked, what this machine made of it, on which data; and the card from it."""
+
+import hashlib
+import os
+import platform
+import string
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedModel, TrainerState
+
+from finevit_training.process import command_line
+from finevit_training.recipe import Recipe, asked_recipe, resolved_recipe
+
+PACKAGES = ("finevit", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "torchvision")
+
+
+def training_receipt(
+    recipe: Recipe, state: TrainerState, facts: Mapping[str, Any], processes: int, resumed_from: str | None
+) -> dict[str, Any]:
+    """What a finished training needs beside it to be believed and repeated, in values of JSON.
+
+    Args:
+        recipe: the run's recipe.
+        state: the Trainer's state at the end.
+        facts: what the stage knows: "model", "data", "skipped".
+        processes: how many processes trained.
+        resumed_from: the checkpoint that the last start went on from.
+    """
+    logged = [entry for entry in state.log_history if "loss" in entry]
+    last = logged[-1] if logged else {}
+    evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "commit": commit_of(Path(__file__).parent),
+        "versions": package_versions(),
+        "hardware": hardware() | {"processes": processes},
+        "recipe": {"asked": asked_recipe(recipe), "resolved": resolved_recipe(recipe)},
+        "trained": {
+            "steps": state.global_step,
+            "samples": last.get("samples_seen", 0),
+            "minutes": round(last.get("elapsed_seconds", 0.0) / 60, 2),
+            "images_per_second": last.get("images_per_second"),
+            "last_loss": last.get("loss"),
+            "evaluations": [{"step": entry["step"], "loss": entry["eval_loss"]} for entry in evaluated],
+            "best_eval_loss": state.best_metric,
+            "best_step": state.best_global_step,
+            "resumed_from": resumed_from,
+        },
+        **facts,
+    }
+
+
+def model_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Size and kind of a FineViT-VL."""
+    config: Any = model.config
+    vision, text = config.vision_config, config.get_text_config()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vision": f"FineViT, {vision.num_hidden_layers} layers, width {vision.hidden_size}",
+        "text": f"{text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}",
+    }
+
+
+def package_versions() -> dict[str, str | None]:
+    """The installed versions and Python's; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as seen by this process: system, CPU, cores it may use, threads, GPUs of this node."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())],
+    }
+
+
+def commit_of(folder: Path) -> dict[str, Any] | None:
+    """The commit of the checkout that `folder` lies in and whether files differ from it; None outside of one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        # A package that is installed inside somebody else's checkout is not of their commit.
+        git("ls-files", "--error-unmatch", "receipt.py")
+        return {"id": git("rev-parse", "HEAD").strip(), "changed": bool(git("status", "--porcelain", "-uno").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def weights_sha256(folder: Path) -> dict[str, str]:
+    """SHA-256 of each weight file in a model folder."""
+    hashes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def model_card(name: str, receipt: Mapping[str, Any]) -> str:
+    """The card of a FineViT-VL: the shipped template filled in from its receipt."""
+    template = string.Template(files("finevit_training").joinpath("card_templates/vl.md").read_text(encoding="utf-8"))
+    trained, machine, data = receipt["trained"], receipt["hardware"], receipt["data"]
+    loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
+    device = ", ".join(machine["gpus"]) or f"{machine['cpu']} ({machine['threads']} threads)"
+    commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
+    return template.substitute(
+        name=name,
+        parameters=f"{receipt['model']['parameters']:,}",
+        vision=receipt["model"]["vision"],
+        text=receipt["model"]["text"],
+        data=f"{corpora}, split {data['split']}, {data['records']:,} records",
+        samples=f"{trained['samples']:,}",
+        steps=f"{trained['steps']:,}",
+        loss="none logged" if loss is None else f"{loss:.4f}",
+        best=""
+        if best is None
+        else f" The weights are those of step {best:,}, the best in evaluation "
+        f"(loss {trained['best_eval_loss']:.4f}).",
+        minutes=f"{trained['minutes']:.1f}",
+        speed="an unknown number of" if speed is None else f"{speed:.0f}",
+        device=device,
+        recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),
+        versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
+        commit="" if commit is None else f", commit {commit['id'][:12]}{' with changes' if commit['changed'] else ''}",
+    )
