@@ -2,9 +2,11 @@
 
 import pytest
 
-from finevit_training.data.order import RecordDataset, Sample, SampleKey, load_records
+from finevit_training.data.order import SampleKey
+from finevit_training.data.source import RecordDataset, load_records
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
+from tests.finevit_vl.conftest import model, processor, shared_model, tokenizer  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
@@ -45,4 +47,4 @@ def records(nano_corpus):
 @pytest.fixture(scope="session")
 def samples(records):
     dataset = RecordDataset(records)
-    return [Sample(SampleKey(0, i, 0.0), dataset[SampleKey(0, i, 0.0)].record) for i in range(8)]
+    return [dataset[SampleKey(0, i, 0.0)] for i in range(8)]

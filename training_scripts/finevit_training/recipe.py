@@ -17,7 +17,7 @@ from transformers import HfArgumentParser
 from trl import SFTConfig
 
 from finecap.recipe_files import find_recipe
-from finecap.tasks.conversation import DEFAULT_MIXTURE, check_mixture, mixture_at
+from finecap.tasks.mixture import DEFAULT_MIXTURE, check_mixture, mixture_at
 
 
 @dataclass
@@ -80,8 +80,14 @@ class DataArguments:
         default=False, metadata={"help": "Put records of like length, hence of one kind, into a batch: less padding."}
     )
 
+    max_bad_share: float = field(
+        default=0.5, metadata={"help": "Stop when more than this share of the records read is broken."}
+    )
+
     def __post_init__(self) -> None:
-        self.mixture = _parse_json(self.mixture, "mixture") or dict(DEFAULT_MIXTURE)
+        self.mixture = dict(DEFAULT_MIXTURE) if self.mixture is None else _parse_json(self.mixture, "mixture")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share is {self.max_bad_share}; expected a share of the records, 0 to 1")
         if not self.data:
             raise ValueError("`data` is empty; expected at least one corpus folder, e.g. --data outputs/corpus")
         stages = self.stages
@@ -91,7 +97,7 @@ class DataArguments:
 
     @property
     def stages(self) -> Any:
-        """The mixture, or the curriculum of mixtures, as `finecap.tasks.conversation.mixture_at` takes it."""
+        """The mixture, or the curriculum of mixtures, as `finecap.tasks.mixture.mixture_at` takes it."""
         return self.mixture
 
 

@@ -10,7 +10,8 @@ from accelerate.utils import DistributedType
 from transformers import set_seed
 
 from finevit_training.checkpoint import save_output
-from finevit_training.data.order import estimate_lengths, load_records
+from finevit_training.data.packing import may_pack_rows
+from finevit_training.data.source import estimate_lengths, load_records
 from finevit_training.examples.conversation import SFTCollator
 from finevit_training.loop.trainer import FineViTSFTTrainer
 from finevit_training.recipe import Recipe
@@ -42,10 +43,7 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     processor = build_processor(recipe.model)
     model = build_model(recipe.model, processor)
     records = load_records(recipe.data.data, recipe.data.split)
-    image_processor = processor.image_processor
-    lengths = None
-    if recipe.data.group_by_length:
-        lengths = estimate_lengths(records, (image_processor.patch_size * image_processor.merge_size) ** 2)
+    lengths = estimate_lengths(records) if recipe.data.group_by_length else None
     samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_steps <= 0:
         by_epochs = -(-int(args.num_train_epochs * len(records)) // samples_per_step)
@@ -57,7 +55,9 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         max_turns=recipe.data.max_turns,
         max_length=args.max_length,
         packing=recipe.data.pack_samples,
+        single_row=not may_pack_rows(model.config.get_text_config()._attn_implementation),
         isolate_turns=recipe.data.isolate_turns,
+        max_bad_share=recipe.data.max_bad_share,
     )
     return FineViTSFTTrainer(
         model=model,
