@@ -7,12 +7,13 @@ at the top left corner, `x2` and `y2` exclusive (a box that covers the whole pic
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 from datasets import Features, Image, List, Value
 
 REGION_KINDS = ("object", "text", "document_text", "chart")
+TEXT_KINDS = ("text", "document_text")  # regions that hold writing: in a photograph, on a page
 SPLITS = ("train", "validation", "test")
 
 FINECAP_FEATURES = Features(
@@ -142,13 +143,20 @@ def grounding_answer(bbox: list[float] | tuple[float, float, float, float]) -> s
     return json.dumps([int(value) if float(value).is_integer() else round(float(value), 2) for value in bbox])
 
 
-def validate_record(record: Record) -> None:
-    """Check one record.
+def text_lines(regions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The regions labelled "line"; where there are none, those that are no larger unit (block, paragraph, page)."""
+    regions = list(regions)
+    lines = [region for region in regions if region["label"] == "line"]
+    return lines or [region for region in regions if region["label"] not in ("block", "paragraph", "page")]
+
+
+def validate_record(record: Mapping[str, Any]) -> None:
+    """Check one record; any of its fields may be None or hold anything that the schema's type can.
 
     Raises:
         ValueError: naming the record and the first thing wrong with it: a box outside the picture or without
             area, an unknown kind or split, an empty question or answer, a text region without text, a
-            grounding answer that is not a box, no picture bytes.
+            grounding answer that is not a box, no picture bytes, no size.
     """
     name = record["id"]
     if not name:
@@ -157,36 +165,45 @@ def validate_record(record: Record) -> None:
         raise ValueError(f"record {name}: split is {record['split']!r}, expected one of {SPLITS}")
     if not record["license"] or not record["source"]:
         raise ValueError(f"record {name}: source and license must both be given")
-    if not record["image"].get("bytes"):
+    if not (record["image"] or {}).get("bytes"):
         raise ValueError(f"record {name}: the image has no embedded bytes")
-    for item in record["regions"]:
-        _validate_region(item, record)
-    for item in record["qa"]:
-        _validate_qa(item, record)
+    if (record["width"] or 0) < 1 or (record["height"] or 0) < 1:
+        raise ValueError(f"record {name}: width and height are {record['width']} and {record['height']} pixels")
+    for item in record["regions"] or []:
+        _validate_region(item or {}, record)
+    for item in record["qa"] or []:
+        _validate_qa(item or {}, record)
 
 
-def _validate_region(item: Region, record: Record) -> None:
-    check_box(item["bbox"], record["width"], record["height"], f"record {record['id']}: region {item['label']!r}")
+def _validate_region(item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    where = f"record {record['id']}: region {item.get('label')!r}"
+    check_box(item.get("bbox"), record["width"], record["height"], where)
     if item["kind"] not in REGION_KINDS:
         raise ValueError(f"record {record['id']}: region kind is {item['kind']!r}, expected one of {REGION_KINDS}")
-    if item["kind"] in ("text", "document_text") and not item["text"]:
+    if item["kind"] in TEXT_KINDS and not item["text"]:
         raise ValueError(f"record {record['id']}: a {item['kind']} region at {item['bbox']} has no text")
 
 
-def _validate_qa(item: QA, record: Record) -> None:
-    where = f"record {record['id']}: question {item['question']!r}"
-    if not item["question"].strip() or not item["kind"]:
+def _validate_qa(item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    where = f"record {record['id']}: question {item.get('question')!r}"
+    if not (item.get("question") or "").strip() or not item["kind"]:
         raise ValueError(f"{where}: the question and its kind must not be empty")
-    if not item["answers"] or not all(answer.strip() for answer in item["answers"]):
+    if not item["answers"] or not all((answer or "").strip() for answer in item["answers"]):
         raise ValueError(f"{where}: needs at least one answer, and no empty ones; got {item['answers']!r}")
     if item["kind"] == "grounding":
-        try:
-            box = json.loads(item["answers"][0])
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: the answer must be a JSON list [x1, y1, x2, y2], got {item['answers'][0]!r}"
-            ) from error
-        check_box(box, record["width"], record["height"], where)
+        check_box(read_grounding_answer(item["answers"][0], where), record["width"], record["height"], where)
+
+
+def read_grounding_answer(answer: str, where: str) -> Any:
+    """What the answer of a "grounding" question holds: a box if all is well, see `check_box`.
+
+    Raises:
+        ValueError: it is no JSON; the message starts with `where`.
+    """
+    try:
+        return json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: the answer must be a JSON list [x1, y1, x2, y2], got {answer[:200]!r}") from error
 
 
 def check_box(box: Any, width: int, height: int, where: str) -> None:
@@ -194,9 +211,10 @@ def check_box(box: Any, width: int, height: int, where: str) -> None:
     (width, height).
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise ValueError(f"{where}: a box is four numbers x1, y1, x2, y2 in pixels, got {box!r}")
+        raise ValueError(f"{where}: a box is four numbers x1, y1, x2, y2 in pixels, got {str(box)[:200]}")
     x1, y1, x2, y2 = box
-    if not all(math.isfinite(value) for value in box) or not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+    # Comparisons are false for NaN and exact for integers of any size.
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
         raise ValueError(
             f"{where}: box {list(box)} must have positive area and lie inside the {width}x{height} picture"
         )

@@ -3,28 +3,17 @@
 Source of the dense tasks: FineViT, stage III (global caption, box to text, text to box, box to OCR, OCR to box).
 """
 
-import json
-import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from finecap.records import TEXT_KINDS, check_box, read_grounding_answer, text_lines
 from finecap.tasks import wording as prompts
+from finecap.tasks.mixture import ALL_QUESTIONS, DEFAULT_MIXTURE, DENSE_TASKS, check_mixture, draw_count
 
 FormatBox = Callable[[Sequence[float], int, int], str]
 Report = Callable[[str], None]
-
-TEXT_KINDS = ("text", "document_text")
-DENSE_TASKS = (
-    "transcribe",
-    "ocr_boxes",
-    "text_to_box",
-    "box_to_text",
-    "caption_to_box",
-    "box_to_caption",
-    "global_caption",
-)
-DEFAULT_MIXTURE: dict[str, float] = {"transcribe": 1.0, "text_to_box": 1.0, "box_to_text": 1.0, "caption_to_box": 1.0}
 
 
 class Turn(NamedTuple):
@@ -37,11 +26,12 @@ class Turn(NamedTuple):
 
 def record_to_turns(
     record: Mapping[str, Any],
-    rng: random.Random,
+    seed: str,
     format_box: FormatBox,
     mixture: Mapping[str, float] = DEFAULT_MIXTURE,
     max_turns: int | None = None,
     report: Report | None = None,
+    control_tokens: re.Pattern[str] | None = None,
 ) -> list[Turn]:
     """The conversation about one picture.
 
@@ -51,145 +41,151 @@ def record_to_turns(
 
     Args:
         record: a FineCap record; boxes in absolute pixels x1,y1,x2,y2.
-        rng: draws which turns are asked and in which order, and nothing else draws from it.
+        seed: names this sample of the record, for instance "seed/epoch/index". Every task draws from a stream of its
+            own, `Random(f"{seed}/{task}")`, so that a task which is added or left out changes no other task's turns.
         format_box: writes a pixel box as the text the model learns, given (box, width, height); raises ValueError on a
             box that has no such text.
         max_turns: keeps the first so many turns of the drawn order.
-        report: is called with a reason for every item that had to be left out.
+        report: is called with a reason ("kind: detail") for every item that had to be left out.
+        control_tokens: finds what a tokenizer would read as one of its special tokens. Words of the record that hold
+            one are left out: only the boxes that `format_box` writes and the chat template may use such tokens.
 
     Returns:
         The turns in random order; empty when nothing can be asked.
 
     Raises:
-        ValueError: a weight of the mixture is negative or no number.
+        ValueError: the mixture is none, see `check_mixture`.
     """
     check_mixture(mixture)
-    report = report or (lambda reason: None)
-    builder = _Builder(record, rng, format_box, report)
+    builder = _Builder(record, seed, format_box, report or (lambda reason: None), control_tokens)
     turns = builder.questions(mixture)
     for task in DENSE_TASKS:
-        wanted = _draw_count(mixture.get(task, 0.0), rng)
-        if wanted:
-            turns += builder.dense(task, wanted)
-    rng.shuffle(turns)
+        turns += builder.dense(task, mixture.get(task, 0.0))
+    random.Random(f"{seed}/order").shuffle(turns)
     return turns if max_turns is None else turns[:max_turns]
-
-
-def check_mixture(mixture: Mapping[str, float]) -> None:
-    """Raises ValueError when a weight is negative or not a number."""
-    for task, weight in mixture.items():
-        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
-            raise ValueError(
-                f"mixture[{task!r}] is {weight!r}; expected a number >= 0: the expected turns of that task"
-            )
-
-
-def mixture_at(stages: Sequence[Mapping[str, Any]] | Mapping[str, float], fraction: float) -> Mapping[str, float]:
-    """The mixture that holds at `fraction` (0 to 1) of the training.
-
-    Args:
-        stages: one mixture for the whole run, or a curriculum: `[{"until": 0.4, "mixture": {...}}, {"until": 1.0,
-            ...}]`.
-
-    Raises:
-        ValueError: stages are empty, not in rising order, or do not reach 1.
-    """
-    if isinstance(stages, Mapping):
-        return stages
-    ends = [stage["until"] for stage in stages]
-    if not ends or ends != sorted(ends) or ends[-1] < 1.0:
-        raise ValueError(
-            f"curriculum stages end at {ends}; expected rising fractions of the training, the last one 1.0"
-        )
-    return next(stage["mixture"] for stage in stages if fraction <= stage["until"] or stage is stages[-1])
-
-
-def _draw_count(weight: float, rng: random.Random) -> int:
-    whole = math.floor(weight)
-    return whole + (rng.random() < weight - whole)
 
 
 class _Builder:
     """Makes the turns of one record."""
 
-    def __init__(self, record: Mapping[str, Any], rng: random.Random, format_box: FormatBox, report: Report) -> None:
+    def __init__(
+        self,
+        record: Mapping[str, Any],
+        seed: str,
+        format_box: FormatBox,
+        report: Report,
+        control_tokens: re.Pattern[str] | None,
+    ) -> None:
         self.record = record
-        self.rng = rng
+        self.seed = seed
         self.format_box = format_box
         self.report = report
+        self.control_tokens = control_tokens
         self.regions: list[Mapping[str, Any]] = record.get("regions") or []
 
-    def box(self, bbox: Sequence[float], what: str) -> str | None:
+    def rng(self, task: str) -> random.Random:
+        """The random numbers of one task or qa kind."""
+        return random.Random(f"{self.seed}/{task}")
+
+    def words(self, text: str | None, what: str) -> str:
+        """The record's words without white space around them; empty, and reported, if they hold a control token."""
+        text = (text or "").strip()
+        if self.control_tokens and (found := self.control_tokens.search(text)):
+            self.report(f"a special token stands in the data: {found.group()!r} in the {what} {text[:80]!r}")
+            return ""
+        return text
+
+    def box(self, bbox: Any, what: str) -> str | None:
+        """A pixel box as text; None, and reported, if it is no box of this picture or too thin to be written."""
+        width, height = self.record["width"], self.record["height"]
         try:
-            return self.format_box(bbox, self.record["width"], self.record["height"])
+            check_box(bbox, width, height, "its box")
+            return self.format_box(bbox, width, height)
         except ValueError as error:
-            self.report(f"{what}: {error}")
+            self.report(f"a box cannot be written: {what}: {error}")
             return None
 
     def questions(self, mixture: Mapping[str, float]) -> list[Turn]:
+        """Turns of the record's own questions, as many of each kind as the mixture draws."""
         by_kind: dict[str, list[Mapping[str, Any]]] = {}
         for item in self.record.get("qa") or []:
             by_kind.setdefault(item["kind"], []).append(item)
         turns = []
         for kind, items in by_kind.items():
-            weight = mixture.get(kind, mixture.get("qa"))
+            weight = mixture.get(kind, mixture.get(ALL_QUESTIONS))
             if weight is not None:
-                items = self.rng.sample(items, min(len(items), _draw_count(weight, self.rng)))
+                rng = self.rng(f"qa/{kind}")
+                items = rng.sample(items, min(len(items), draw_count(weight, rng)))
             turns += [turn for item in items if (turn := self.question(kind, item))]
         return turns
 
     def question(self, kind: str, item: Mapping[str, Any]) -> Turn | None:
-        question = item["question"].strip()
-        answers = [answer.strip() for answer in item["answers"] if answer.strip()]
+        """One question with its first answer, a "grounding" answer as a box in text; None, and reported, without."""
+        question = self.words(item["question"], "question")
+        answers = [answer for text in item["answers"] or [] if (answer := self.words(text, "answer"))]
         if not question or not answers:
-            self.report(f"qa item of kind {kind!r} has no question or no answer")
+            self.report(f"a question or its answer is empty: of kind {kind!r}")
             return None
         answer = answers[0]
         if kind == "grounding":
-            box = self.box(json.loads(answer), f"grounding question {question!r}")
+            what = f"grounding question {question!r}"
+            try:
+                bbox = read_grounding_answer(answer, what)
+            except ValueError as error:
+                self.report(f"a grounding answer is no box: {error}")
+                return None
+            box = self.box(bbox, what)
             if box is None:
                 return None
             answer = box
         return Turn(prompts.question_prompt(kind, question), answer, kind)
 
-    def dense(self, task: str, wanted: int) -> list[Turn]:
+    def dense(self, task: str, weight: float) -> list[Turn]:
+        """Turns of one dense task, as many as `weight` draws; the whole picture is asked about once at most."""
+        rng = self.rng(task)
+        wanted = draw_count(weight, rng)
+        if not wanted:
+            return []
         if task == "transcribe":
-            text = "\n".join(region["text"].strip() for region in self.lines())
+            text = "\n".join(words for _, words in self.lines())
             return [Turn(prompts.TRANSCRIBE, text, task)] if text else []
         if task == "ocr_boxes":
             return self.ocr_boxes()
         if task == "global_caption":
-            caption = (self.record.get("global_caption") or "").strip()
+            caption = self.words(self.record.get("global_caption"), "global caption")
             return [Turn(prompts.GLOBAL_CAPTION, caption, task)] if caption else []
-        return self.region_turns(task, wanted)
+        return self.region_turns(task, wanted, rng)
 
-    def lines(self) -> list[Mapping[str, Any]]:
-        """Text regions in reading order (the record's order), at the coarsest level that still has single lines."""
+    def lines(self) -> list[tuple[Mapping[str, Any], str]]:
+        """Lines of text in reading order (the record's order) with their words; none at all if one of them has to be
+        left out, because a transcript with a gap would teach to skip lines.
+        """
         texts = [r for r in self.regions if r["kind"] in TEXT_KINDS and (r.get("text") or "").strip()]
-        lines = [r for r in texts if r["label"] == "line"]
-        return lines or [r for r in texts if r["label"] not in ("block", "paragraph", "page")]
+        lines = [(region, self.words(region["text"], "text")) for region in text_lines(texts)]
+        return lines if all(words for _, words in lines) else []
 
     def ocr_boxes(self) -> list[Turn]:
+        """Every line with its box, in one answer; lines whose box cannot be written are left out."""
         rows = []
-        for region in self.lines():
+        for region, words in self.lines():
             box = self.box(region["bbox"], "text region")
             if box is not None:
-                rows.append(region["text"].strip() + box)
+                rows.append(words + box)
         return [Turn(prompts.OCR_BOXES, "\n".join(rows), "ocr_boxes")] if rows else []
 
-    def region_turns(self, task: str, wanted: int) -> list[Turn]:
+    def region_turns(self, task: str, wanted: int, rng: random.Random) -> list[Turn]:
         """Turns about single regions; a text or caption that occurs twice cannot be asked for by its words."""
         about_text = task in ("text_to_box", "box_to_text")
         field = "text" if about_text else "caption"
-        named = [(r, (r.get(field) or "").strip()) for r in self.regions if (r["kind"] in TEXT_KINDS) == about_text]
-        named = [(r, words) for r, words in named if words]
+        candidates = [r for r in self.regions if (r["kind"] in TEXT_KINDS) == about_text]
+        named = [(region, words) for region in candidates if (words := self.words(region.get(field), field))]
         if task in ("text_to_box", "caption_to_box"):
             counts: dict[str, int] = {}
             for _, words in named:
                 counts[words.lower()] = counts.get(words.lower(), 0) + 1
             named = [(r, words) for r, words in named if counts[words.lower()] == 1]
         turns = []
-        for region, words in self.rng.sample(named, min(len(named), wanted)):
+        for region, words in rng.sample(named, min(len(named), wanted)):
             box = self.box(region["bbox"], f"region {words!r}")
             if box is not None:
                 turns.append(_region_turn(task, words, box))

@@ -23,6 +23,9 @@ BOX_TO_TEXT = "What is written in {box}?"
 BOX_TO_CAPTION = "Describe {box}."
 GLOBAL_CAPTION = "Describe the image."
 
+# The kinds of question that a record's `qa` may hold; `question_prompt` words them.
+QA_KINDS = ("doc", "chart", "grounding", "easyvqa", "attribute", "count", "relation", "transcribe", "caption")
+
 # What stays the same in every prompt above, for tokenizers of tiny models that spend one token on each.
 FIXED_SENTENCES = (
     DOC_POST_PROMPT,

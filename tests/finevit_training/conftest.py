@@ -2,7 +2,8 @@
 
 import pytest
 
-from finevit_training.data.order import RecordDataset, Sample, SampleKey, load_records
+from finevit_training.data.order import SampleKey
+from finevit_training.data.source import RecordDataset, load_records
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
 from tests.support.vl_fixtures import model, processor, shared_model, tokenizer
@@ -48,4 +49,4 @@ def records(nano_corpus):
 @pytest.fixture(scope="session")
 def samples(records):
     dataset = RecordDataset(records)
-    return [Sample(SampleKey(0, i, 0.0), dataset[SampleKey(0, i, 0.0)].record) for i in range(8)]
+    return [dataset[SampleKey(0, i, 0.0)] for i in range(8)]

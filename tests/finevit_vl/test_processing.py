@@ -105,7 +105,7 @@ class TestLossMask:
         for answer in answers:
             conversation += [assistant(answer), user("next")]
         expected = processor.tokenizer.decode(
-            processor.tokenizer("".join(f"{answer}<|im_end|>" for answer in answers))["input_ids"]
+            processor.tokenizer("".join(f"{answer.lstrip()}<|im_end|>" for answer in answers))["input_ids"]
         )
         assert masked_text(processor, encode_with_masks(processor, [conversation])) == [expected]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
-from finecap.tasks.conversation import DEFAULT_MIXTURE, check_mixture, mixture_at
+from finecap.tasks.mixture import DEFAULT_MIXTURE, check_mixture, mixture_at
 from finevit_training.compat import cpu_has_bf16
 
 
@@ -100,8 +100,14 @@ class DataArguments:
         default=False, metadata={"help": "Put records of like length, hence of one kind, into a batch: less padding."}
     )
 
+    max_bad_share: float = field(
+        default=0.5, metadata={"help": "Stop when more than this share of the records read is broken."}
+    )
+
     def __post_init__(self) -> None:
         self.mixture = _parse_json(self.mixture, "mixture")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share is {self.max_bad_share}; expected a share of the records, 0 to 1")
         if self.mixture is None:
             self.mixture = dict(DEFAULT_MIXTURE)
         if not self.data:
@@ -122,7 +128,7 @@ class DataArguments:
 
     @property
     def stages(self) -> Any:
-        """The mixture, or the curriculum of mixtures, as `finecap.tasks.conversation.mixture_at` takes it."""
+        """The mixture, or the curriculum of mixtures, as `finecap.tasks.mixture.mixture_at` takes it."""
         return self.mixture
 
 

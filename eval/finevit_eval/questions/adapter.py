@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
+from finecap.tasks.length import rough_tokens
 from finevit_eval.questions.boxes import answer_for_task
 from finevit_vl.answering import Answer, AnswerGenerator, Conversation, conversation_images
 
@@ -24,7 +25,6 @@ DEFAULT_MAX_NEW_TOKENS = 128
 GREY = (128, 128, 128)
 WINDOW = 32
 """Batches whose pictures are decoded together, so that conversations of like length can share a batch."""
-PIXELS_PER_TOKEN = 28 * 28
 
 
 @dataclass
@@ -160,12 +160,12 @@ def _parse(index: int, request: Instance) -> _Request:
 
 
 def _length(conversation: Conversation) -> float:
-    """Rough number of tokens: picture areas over 28x28, and a quarter token per character."""
+    """Rough number of tokens of a conversation."""
     area = sum(image.width * image.height for image in conversation_images(conversation))
     characters = sum(
         len(part["text"]) for message in conversation for part in message["content"] if part["type"] == "text"
     )
-    return area / PIXELS_PER_TOKEN + characters / 4
+    return rough_tokens(area, characters)
 
 
 def truncate(text: str, until: str | list[str]) -> str:

@@ -13,6 +13,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finecap.records import TEXT_KINDS
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -35,7 +37,7 @@ DISTRIBUTIONS = {
     "local caption, words": ("words(r.caption)", f"{REGIONS} WHERE r.caption IS NOT NULL"),
     "text of a line, words": (
         "words(r.text)",
-        f"{REGIONS} WHERE r.kind IN ('text', 'document_text') AND r.label = 'line'",
+        f"{REGIONS} WHERE r.kind IN {TEXT_KINDS} AND r.label = 'line'",
     ),
     "regions of a record": ("coalesce(len(regions), 0)", "records"),
     "side of an object's box, share of the picture": (

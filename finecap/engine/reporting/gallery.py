@@ -13,10 +13,11 @@ from PIL import Image
 from finecap.engine.reporting.templates import render
 from finecap.files import write_text
 from finecap.pictures import ANY_SIZE, open_rgb
+from finecap.records import TEXT_KINDS, text_lines
 
 # Pixels: the longer side of an embedded picture, and what tiny pictures are enlarged to.
 LONG_SIDE, SMALL_SIDE = 640, 400
-TEXT_KINDS = ("text", "document_text", "chart")
+WRITING = (*TEXT_KINDS, "chart")
 # To be seen on light and dark pictures alike, and none near the blue-green of texts.
 COLORS = ("#e69f00", "#e2622a", "#d874ad", "#35a853", "#a78bfa", "#6c94ff")
 NOT_SAID = {"phrases": None, "boxes": None, "ocr": None, "checks": [], "flags": []}
@@ -63,7 +64,7 @@ def _card(record: Mapping[str, Any]) -> dict[str, Any]:
     picture, width, height = _picture(record["image"]["bytes"])
     scale = (width / record["width"], height / record["height"])
     regions = record["regions"] or []
-    texts = [region for region in regions if region["kind"] in TEXT_KINDS]
+    texts = [region for region in regions if region["kind"] in WRITING]
     return {
         **{name: record[name] for name in ("id", "source", "license", "split", "global_caption", "captioner")},
         "size": (record["width"], record["height"]),
@@ -93,7 +94,7 @@ def _picture(encoded: bytes) -> tuple[str, int, int]:
 
 def _lines(texts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """What is drawn and listed of the texts: the lines where there are lines, else everything."""
-    return [region for region in texts if region["label"] == "line"] or list(texts)
+    return text_lines(texts) or list(texts)
 
 
 def _box(region: Mapping[str, Any], scale: tuple[float, float]) -> Box:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from finecap.tasks.conversation import DENSE_TASKS
-from finevit_training.data.order import Sample, SampleKey
+from finecap.tasks.mixture import DENSE_TASKS
+from finevit_training.data.batch import model_inputs
+from finevit_training.data.order import SampleKey
 from finevit_training.data.packing import IGNORE_INDEX
+from finevit_training.data.source import Sample
 from finevit_training.examples.conversation import SFTCollator
 
 MIXTURE = dict.fromkeys(DENSE_TASKS, 1.0)
@@ -70,8 +72,8 @@ def test_turns_depend_on_seed_epoch_and_record_and_on_nothing_else(processor, sa
 
 def sum_of_losses(model, batch):
     """Summed cross entropy of every supervised token, from the model's own full logits."""
-    labels = batch["labels"]
-    inputs = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor) and k not in ("labels", "lengths")}
+    inputs = model_inputs(batch, model.config.get_text_config()._attn_implementation, torch.float32)
+    labels = inputs.pop("labels")
     with torch.no_grad():
         logits = model(**inputs).logits
     return torch.nn.functional.cross_entropy(
@@ -99,7 +101,7 @@ def test_isolated_turns_have_the_loss_of_separate_one_turn_samples(model, proces
     for sample in samples[:3]:
         for turn in shared.turns(sample):
             alone = SFTCollator(processor, mixture=MIXTURE)
-            alone.turns = lambda sample, skipped=None, turn=turn: [turn]
+            alone.turns = lambda sample, skipped, turn=turn: [turn]
             separate += sum_of_losses(model, alone([sample]))
     assert sum_of_losses(model, isolated(samples[:3])) == pytest.approx(separate, rel=1e-5)
     assert sum_of_losses(model, shared(samples[:3])) != pytest.approx(separate, rel=1e-4)
@@ -109,21 +111,9 @@ def test_turns_beyond_max_length_are_left_out_and_a_picture_too_long_for_one_is_
     batch = SFTCollator(processor, mixture=MIXTURE, max_length=200)(samples)
     assert batch["lengths"].max() <= 200
     assert {reason.split(":")[0] for _, reason in batch["skipped"]} <= {"its first turn does not fit"}
-    assert len(batch["ids"]) + len(batch["skipped"]) == len(samples)
+    assert len(batch["ids"]) == len(samples)
     with pytest.raises(ValueError, match="does not fit"):
         SFTCollator(processor, mixture=MIXTURE, max_length=20)(samples)
-
-
-def test_bad_pictures_are_skipped_with_id_and_reason(collator, samples):
-    def with_bytes(data):
-        return Sample(samples[0].key, {**samples[0].record, "id": "bad", "image": {"bytes": data, "path": None}})
-
-    thin = io.BytesIO()
-    Image.new("RGB", (3000, 4)).save(thin, "PNG")
-    for data in (b"no picture", samples[0].record["image"]["bytes"][:200], thin.getvalue()):
-        batch = collator([samples[1], with_bytes(data), samples[2]])
-        assert batch["ids"] == [samples[1].record["id"], samples[2].record["id"]]
-        assert [record_id for record_id, _ in batch["skipped"]] == ["bad"]
 
 
 def test_packing_and_isolated_turns_exclude_each_other(processor):
@@ -133,16 +123,16 @@ def test_packing_and_isolated_turns_exclude_each_other(processor):
 
 def test_collating_a_nano_sample_is_cheap(collator, samples):
     collator(samples)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(5):
         collator(samples)
-    per_sample = (time.perf_counter() - start) / (5 * len(samples))
-    # 1 ms on an idle core; the bound leaves room for a busy machine and still catches a template engine (10 ms).
+    per_sample = (time.process_time() - start) / (5 * len(samples))
+    # 2.4 ms of processor time when it was written; the bound leaves room for slower machines.
     assert per_sample < 8e-3
 
 
 def test_curriculum_follows_the_fraction_in_the_key(processor, samples):
-    stages = [{"until": 0.5, "mixture": {"qa": 0, "global_caption": 1}}, {"until": 1.0, "mixture": {}}]
+    stages = [{"until": 0.5, "mixture": {"qa": 0, "global_caption": 1}}, {"until": 1.0, "mixture": {"qa": 100}}]
     collator = SFTCollator(processor, mixture=stages)
     document = next(s for s in samples if s.record["source"] == "finevit-docs")
     late = Sample(SampleKey(0, 0, 0.9), document.record)

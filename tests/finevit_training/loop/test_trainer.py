@@ -7,6 +7,7 @@ import pytest
 import torch
 from trl import SFTTrainer
 
+from finevit_training.data.batch import model_inputs
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.stops import NONFINITE_FILE
 
@@ -17,7 +18,7 @@ def losses(trainer):
 
 def first_batch(trainer):
     batch = next(iter(trainer.get_train_dataloader()))
-    return {k: v for k, v in batch.items() if k not in ("ids", "epochs", "skipped", "lengths")}
+    return model_inputs(batch, "sdpa", torch.float32)
 
 
 def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):

@@ -1,18 +1,16 @@
-"""Which records are trained on, in which order, and with which random numbers.
+"""In which order records are trained on, over epochs and the run's clock.
 
 Nothing here keeps state between batches: a sample is named by a `SampleKey`, made in the main process, and everything
 that is random about it follows from (seed, epoch, index). A run that is killed and resumed, or that uses another
 number of loader workers, therefore sees the same samples.
 """
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from itertools import count, islice
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 MEGABATCH = 16  # global batches that are sorted by length together, as transformers' LengthGroupedSampler does with 50
 
@@ -25,36 +23,14 @@ class SampleKey(NamedTuple):
     fraction: float
 
 
-class Sample(NamedTuple):
-    """A record together with its key."""
-
-    key: SampleKey
-    record: dict[str, Any]
-
-    def rng(self, seed: int) -> random.Random:
-        """The random numbers of this sample in this epoch, the same in every process."""
-        return random.Random(f"{seed}/{self.key.epoch}/{self.key.index}")
-
-
-class RecordDataset(Dataset):
-    """Map from `SampleKey` to `Sample` over FineCap records; pictures stay encoded until they are collated."""
-
-    def __init__(self, records: datasets.Dataset) -> None:
-        self.records = records.cast_column("image", datasets.Image(decode=False))
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: SampleKey) -> Sample:
-        return Sample(index, self.records[index.index])
-
-
 class TrainingBatches(Sampler[list[SampleKey]]):
     """The micro-batches of a whole run, over as many epochs as it takes.
 
-    Every epoch is a fresh permutation. With `lengths`, records of like length share a batch: `MEGABATCH` global
-    batches are sorted by length and their global batches shuffled. That saves padding but makes batches of one kind,
-    from which a model from scratch seems to learn worse, so it is off unless asked for.
+    Every epoch is a fresh permutation of the records. If `lengths` is given, each epoch's permutation is cut into
+    windows of `MEGABATCH` global batches, sorted by length inside each window, and the global batches of a window are
+    shuffled again. The records left over at the end of an epoch, fewer than a global batch, come first in the next.
+    This reduces padding, but each batch then holds one kind of record; models trained from scratch seemed to learn
+    worse, so it is off unless asked for.
     Global batches do not depend on how they are split into micro-batches, processes and accumulation steps.
 
     Args:
@@ -86,67 +62,38 @@ class TrainingBatches(Sampler[list[SampleKey]]):
         self.num_batches = num_batches
         self.seed = seed
         self.progress = progress
-        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.lengths: Any = None if lengths is None else np.asarray(lengths)
         self.drop_last = True  # read by accelerate: every batch is full
         self.sampler = None
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The records' indices in the order of that epoch."""
-        rng = np.random.default_rng((self.seed, epoch))
-        indices = rng.permutation(self.num_records)
-        if self.lengths is None:
-            return indices
-        window = self.global_batch_size * MEGABATCH
-        groups = []
-        for start in range(0, len(indices), window):
-            chunk = indices[start : start + window]
-            chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
-            parts = np.split(chunk, range(self.global_batch_size, len(chunk), self.global_batch_size))
-            groups += [parts[i] for i in rng.permutation(len(parts))]
-        return np.concatenate(groups)
+    def stream(self) -> Iterator[tuple[int, int]]:
+        """(epoch, index) of every sample, without end."""
+        left_over: list[tuple[int, int]] = []
+        for epoch in count():
+            rng = np.random.default_rng((self.seed, epoch))
+            samples = [(epoch, index) for index in rng.permutation(self.num_records).tolist()]
+            if self.lengths is None:
+                yield from samples
+                continue
+            samples = left_over + samples
+            whole = len(samples) // self.global_batch_size * self.global_batch_size
+            left_over = samples[whole:]
+            window = self.global_batch_size * MEGABATCH
+            for start in range(0, whole, window):
+                yield from self._grouped(samples[start : min(start + window, whole)], rng)
+
+    def _grouped(self, samples: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+        """Whole global batches of like length, in random order."""
+        order = np.argsort(self.lengths[[index for _, index in samples]], kind="stable")
+        size = self.global_batch_size
+        for part in rng.permutation(len(samples) // size).tolist():
+            yield from (samples[place] for place in order[part * size : (part + 1) * size].tolist())
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        batch: list[SampleKey] = []
-        made = 0
-        epoch = 0
-        while made < self.num_batches:
-            for index in self.order(epoch).tolist():
-                step = made * self.batch_size // self.global_batch_size
-                batch.append(SampleKey(epoch, index, self.progress(step)))
-                if len(batch) == self.batch_size:
-                    yield batch
-                    batch = []
-                    made += 1
-                    if made == self.num_batches:
-                        return
-            epoch += 1
-
-
-def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
-    """The records of one split of one or more corpora in the Hub's layout (`<path>/data/<split>-*.parquet`).
-
-    Raises:
-        ValueError: a path is no such folder, or holds no such split.
-    """
-    parts = []
-    for path in paths:
-        if not sorted(Path(path).glob(f"data/{split}-*.parquet")):
-            raise ValueError(
-                f"{path} holds no data/{split}-*.parquet; build a corpus with `finevit corpus build --out {path}`"
-            )
-        parts.append(datasets.load_dataset(str(path), split=split))
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-
-
-def estimate_lengths(records: datasets.Dataset, pixels_per_token: int) -> list[int]:
-    """A rough token count of each record, from its size and the characters of its texts, without decoding pictures."""
-    columns = records.select_columns(["width", "height", "qa", "regions"])
-    lengths = []
-    for row in columns:
-        text = sum(len(item["question"]) for item in row["qa"] or [])
-        text += sum(len(region["text"] or "") for region in row["regions"] or [])
-        lengths.append(row["width"] * row["height"] // pixels_per_token + text // 3)
-    return lengths
+        stream = self.stream()
+        for made in range(self.num_batches):
+            fraction = self.progress(made * self.batch_size // self.global_batch_size)
+            yield [SampleKey(epoch, index, fraction) for epoch, index in islice(stream, self.batch_size)]

@@ -2,8 +2,8 @@
 """Sequence packing for training: several samples in one row, none of which sees another.
 
 Rows carry `position_ids` that restart with every sample and no attention mask; transformers then builds the
-block-diagonal causal mask itself (`masking_utils.find_packed_sequence_indices`). With flash attention it looks at one
-row only: pack everything into a single row there.
+block-diagonal causal mask itself (`masking_utils.find_packed_sequence_indices`). With flash attention it does so for a
+single row only, see `may_pack_rows`.
 """
 
 from bisect import bisect_left, insort
@@ -12,6 +12,15 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from finevit_vl.losses import IGNORE_INDEX
+
+
+def may_pack_rows(attention: str) -> bool:
+    """Whether this attention implementation of a language model keeps samples apart in several packed rows at once.
+
+    Those that get a mask do. Flash kernels get none and find the samples by their positions in a batch of one row;
+    with more rows every sample would see those before it in its row.
+    """
+    return attention in ("sdpa", "eager", "flex_attention")
 
 
 def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:

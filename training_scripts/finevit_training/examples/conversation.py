@@ -1,239 +1,324 @@
-"""Records to a training batch, fast: one tokenizer call and one image-processor call a batch, no template engine.
+"""Records to a training batch: what is asked about each picture, as ids, labels and patches.
 
-The ids and the loss mask are those of `processor.apply_chat_template(..., return_assistant_tokens_mask=True)`; a test
-compares them. Loss falls on what the assistant says and on its `<|im_end|>`, never on image tokens.
+The processor's chat template is rendered and tokenized as `processor.apply_chat_template` does it, so ids and loss
+mask are its ids and `assistant_masks` with any tokenizer; a test compares them. Loss falls on what the assistant says
+and on its `<|im_end|>`, never on image tokens.
 """
 
-import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
-from transformers import ProcessorMixin
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from finecap.boxes import format_box
-from finecap.tasks.conversation import DEFAULT_MIXTURE, Turn, mixture_at, record_to_turns
-from finevit_training.data.order import Sample
+from finecap.pictures import BadPicture, open_rgb
+from finecap.records import validate_record
+from finecap.tasks.conversation import Turn, record_to_turns
+from finecap.tasks.mixture import DEFAULT_MIXTURE, mixture_at
+from finevit_training.data.bad_records import BadRecordShare, UnusableRecord, reason_kind
+from finevit_training.data.batch import Batch
 from finevit_training.data.packing import IGNORE_INDEX, collate_packed, pack_best_fit
-from finevit_vl.tokenizer import CHAT_END_TOKEN, CHAT_START_TOKEN, IMAGE_TOKEN, VISION_END_TOKEN, VISION_START_TOKEN
+from finevit_training.data.source import Sample
+from finevit_vl import FineViTVLProcessor
 
 PAD_TO_MULTIPLE_OF = 16  # few shapes: the CPU's bfloat16 kernels are generated, and kept, for each shape
 
-Loaded = tuple[Sample, Image.Image, list[Turn]]
+Skipped = list[tuple[str, str]]
 
 
 @dataclass
 class Example:
-    """One conversation about one picture, as ids and patches.
+    """One conversation about one picture.
 
-    `labels` equals `input_ids` where the assistant speaks and -100 elsewhere; `turn_ids` is 0 on the picture and what
-    stands before it, and the number of the turn, from 1, elsewhere.
+    Attributes:
+        id: of the record.
+        epoch: the pass over the data.
+        image: the whole picture, upright RGB.
+        input_ids: ids of the rendered conversation, one image token for each merged patch.
+        labels: as long; the id where the assistant speaks, IGNORE_INDEX elsewhere.
+        turn_ids: as long; 0 on the picture and what stands before it, and with isolated turns the number of the turn,
+            from 1, elsewhere.
     """
 
     id: str
     epoch: int
-    pixel_values: torch.Tensor
-    image_grid_thw: torch.Tensor
-    input_ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    turn_ids: list[int] = field(default_factory=list)
+    image: Image.Image
+    input_ids: list[int]
+    labels: list[int]
+    turn_ids: list[int]
 
-    def add(self, turn: int, ids: list[int], supervised: bool = False) -> None:
-        self.input_ids += ids
-        self.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
-        self.turn_ids += [turn] * len(ids)
+
+class Ids(NamedTuple):
+    """A tokenized conversation: ids and labels, equally long."""
+
+    input_ids: list[int]
+    labels: list[int]
 
 
 @dataclass
 class SFTCollator:
-    """Turns `Sample`s into the tensors that FineViT-VL's forward takes.
+    """Turns `Sample`s into the tensors that FineViT-VL is trained on, see `Batch`.
+
+    A record that cannot be used (broken, or nothing can be asked about it) is skipped, reported with its id and
+    reason, and replaced by another one, which follows from (seed, epoch, index).
 
     Args:
         processor: a FineViTVLProcessor.
-        mixture: turn mixture or curriculum, see `finecap.tasks.conversation.record_to_turns` and `mixture_at`.
+        mixture: turn mixture or curriculum, see `finecap.tasks`' `record_to_turns` and `mixture_at`.
         seed: the run's seed; the turns of a sample follow from (seed, epoch, index).
         max_turns: at most so many turns a picture.
         max_length: turns that would make a sequence longer than this many tokens are left out; a picture whose first
             turn does not fit is skipped.
         packing: put the batch's samples one after the other into rows of at most max_length tokens, or into a single
             row without max_length, instead of padding them to the longest.
-        isolate_turns: let every turn see the picture and itself alone, at the positions it would have as the only
-            turn. The loss is then that of separate one-turn samples (how the model is asked in an evaluation: it
-            cannot copy an answer from an earlier turn) for the price of one picture. Needs sdpa or eager attention.
-
-    Calling it returns input_ids, labels (rows, length) int64; attention_mask (rows, length) int64, or with
-    isolate_turns (rows, 1, length, length) float32, 0 where seen and the lowest float elsewhere, which eager adds
-    and sdpa takes as it is; position_ids (rows, length) int64 when packing or isolating;
-    pixel_values (patches, channels·patch²) float32; image_grid_thw (images, 3) int64; lengths (images,) int64, each
-    sample's tokens; ids, the records' ids; epochs, the pass each record is in; skipped, (id, reason) pairs.
+        single_row: when packing, make one row whatever max_length, as `may_pack_rows` demands of some attentions.
+        isolate_turns: each turn attends to the picture and to itself, not to other turns, and gets the position ids
+            it would have if it were alone. The loss equals that of one sample per turn, as in evaluation, but the
+            picture is encoded once. Needs sdpa or eager attention.
+        max_bad_share: the run stops when more than this share of the records that a loader process has read is
+            broken. Records that are sound but do not fit the mixture or max_length do not count.
+        bad_share_after: records that a loader process reads before it looks at that share.
 
     Raises:
         ValueError: both packing and isolate_turns.
     """
 
-    processor: ProcessorMixin
+    processor: FineViTVLProcessor
     mixture: Mapping[str, float] | Sequence[Mapping[str, Any]] = field(default_factory=lambda: dict(DEFAULT_MIXTURE))
     seed: int = 0
     max_turns: int | None = None
     max_length: int | None = None
     packing: bool = False
+    single_row: bool = False
     isolate_turns: bool = False
+    max_bad_share: float = 0.5
+    bad_share_after: int = 200
 
     def __post_init__(self) -> None:
         if self.packing and self.isolate_turns:
             raise ValueError("pack_samples and isolate_turns exclude each other; choose one")
-        tokenizer = self.processor.tokenizer
-        self.encode = partial(tokenizer.backend_tokenizer.encode_batch_fast, add_special_tokens=False)
-        self.pad_token_id = tokenizer.pad_token_id
-        token_id = tokenizer.convert_tokens_to_ids
-        self.image_token_id: int = token_id(IMAGE_TOKEN)
-        self.chat_end: int = token_id(CHAT_END_TOKEN)
-        self.vision_start, self.vision_end = token_id(VISION_START_TOKEN), token_id(VISION_END_TOKEN)
-        user, assistant, self.newline = (e.ids for e in self.encode(["user\n", "assistant\n", "\n"]))
-        self.user = [token_id(CHAT_START_TOKEN), *user]
-        self.assistant = [token_id(CHAT_START_TOKEN), *assistant]
+        self.control_tokens = control_tokens(self.processor.tokenizer)
+        self.bad_records = BadRecordShare(self.max_bad_share, self.bad_share_after)
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        skipped: list[tuple[str, str]] = []
-        kept = [item for sample in samples if (item := self._load(sample, skipped))]
-        if not kept:
-            raise ValueError(f"no sample of this batch can be trained on: {skipped}")
-        kept, processed = self._process(kept, skipped)
-        grids = processed["image_grid_thw"]
-        pictures = processed["pixel_values"].split(grids.prod(-1).tolist())
-        texts = [text for _, _, turns in kept for turn in turns for text in (turn.prompt, turn.answer)]
-        encoded = iter([encoding.ids for encoding in self.encode(texts)])
-        examples = []
-        for (sample, _, turns), picture, grid in zip(kept, pictures, grids, strict=True):
-            pairs = [(next(encoded), next(encoded)) for _ in turns]
-            example = self._assemble(sample, pairs, picture, grid)
-            if self.max_length and len(example.input_ids) > self.max_length:
-                reason = f"its first turn does not fit: {len(example.input_ids)} tokens, max_length {self.max_length}"
-                skipped.append((example.id, reason))
-            else:
-                examples.append(example)
-        if not examples:
-            raise ValueError(f"no sample of this batch can be trained on: {skipped}")
-        batch = self._pack(examples) if self.packing else self._pad(examples)
-        batch["lengths"] = torch.tensor([len(example.input_ids) for example in examples])
-        batch["ids"] = [example.id for example in examples]
-        batch["epochs"] = [example.epoch for example in examples]
-        batch["skipped"] = skipped
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """A batch of as many examples as there are samples.
+
+        Raises:
+            ValueError: too many records are broken, or nothing that could replace one was found.
+        """
+        skipped: Skipped = []
+        examples = [self.usable_example(sample, skipped) for sample in samples]
+        processed = self.processor.image_processor([example.image for example in examples], return_tensors="pt")
+        tensors: Any = (self._pack if self.packing else self._pad)(examples, processed)
+        batch: Batch = {
+            **tensors,
+            "lengths": torch.tensor([len(example.input_ids) for example in examples]),
+            "ids": [example.id for example in examples],
+            "epochs": [example.epoch for example in examples],
+            "skipped": skipped,
+        }
         return batch
 
-    def turns(self, sample: Sample, skipped: list[tuple[str, str]] | None = None) -> list[Turn]:
-        """The questions and answers of a sample, without those that would write the image token themselves."""
-        record_id = sample.record["id"]
-        report = None if skipped is None else lambda reason: skipped.append((record_id, reason))
-        mixture = mixture_at(self.mixture, sample.key.fraction)
-        turns = record_to_turns(
-            sample.record, sample.rng(self.seed), format_box, mixture, max_turns=self.max_turns, report=report
-        )
-        return [turn for turn in turns if IMAGE_TOKEN not in turn.prompt and IMAGE_TOKEN not in turn.answer]
+    def usable_example(self, sample: Sample, skipped: Skipped) -> Example:
+        """The example of a sample, or of the first of its replacements that can be used.
 
-    def _load(self, sample: Sample, skipped: list[tuple[str, str]]) -> Loaded | None:
+        Args:
+            sample: a record and its key.
+            skipped: gets (id, reason) of every record and part of a record that is left out.
+
+        Raises:
+            ValueError: see `__call__`.
+        """
+        reasons = []
+        for candidate in self._candidates(sample):
+            try:
+                example = self.example(candidate, skipped)
+            except UnusableRecord as error:
+                reasons.append(str(error))
+                skipped.append((str(candidate.record["id"]), str(error)))
+                self.bad_records.add(error)
+            else:
+                self.bad_records.add(None)
+                return example
+        kinds = sorted({reason_kind(reason) for reason in reasons})
+        raise ValueError(
+            f"record {sample.record['id']!r} cannot be trained on and {len(reasons) - 1} others drawn in its place "
+            f"cannot either: {kinds}; the first: {reasons[0]}. Mend the data, or give a mixture whose tasks fit it"
+        )
+
+    def _candidates(self, sample: Sample) -> Iterator[Sample]:
+        yield sample
+        yield from sample.replacements(self.seed)
+
+    def example(self, sample: Sample, skipped: Skipped) -> Example:
+        """The example of one sample; a picture is decoded only when everything else about the record is right.
+
+        Raises:
+            UnusableRecord: the record is broken, nothing can be asked about it, or its first turn is too long.
+        """
+        record = sample.record
+        try:
+            validate_record(record)
+        except ValueError as error:
+            raise UnusableRecord(f"record breaks the rules: {error}") from error
         turns = self.turns(sample, skipped)
         if not turns:
-            skipped.append((sample.record["id"], "nothing can be asked about it with this mixture"))
-            return None
+            raise UnusableRecord("nothing can be asked about it with this mixture", is_bad=False)
+        size = record["width"], record["height"]
+        image_processor = self.processor.image_processor
         try:
-            image = Image.open(io.BytesIO(sample.record["image"]["bytes"]))
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            skipped.append((sample.record["id"], f"picture cannot be decoded: {error}"))
-            return None
-        return sample, image, turns
-
-    def _process(self, kept: list[Loaded], skipped: list[tuple[str, str]]) -> tuple[list[Loaded], dict[str, Any]]:
-        """Patches of all pictures in one call; only where that fails, one by one to find the bad ones."""
-        process = self.processor.image_processor
+            patches = image_processor.get_number_of_image_patches(size[1], size[0])
+        except ValueError as error:
+            raise UnusableRecord(f"picture cannot be processed: {error}") from error
+        ids, turn_ids = self._tokenize(turns, patches // image_processor.merge_size**2)
+        if self.max_length and len(ids.input_ids) > self.max_length:
+            reason = f"its first turn does not fit: {len(ids.input_ids)} tokens, max_length {self.max_length}"
+            raise UnusableRecord(reason, is_bad=False)
         try:
-            return kept, process([image for _, image, _ in kept], return_tensors="pt")
-        except ValueError:
-            good = []
-            for item in kept:
-                try:
-                    process([item[1]], return_tensors="pt")
-                    good.append(item)
-                except ValueError as error:
-                    skipped.append((item[0].record["id"], f"picture cannot be processed: {error}"))
-            if not good:
-                raise
-            return good, process([image for _, image, _ in good], return_tensors="pt")
+            image = open_rgb(record["image"]["bytes"], image_processor.max_image_pixels)
+        except BadPicture as error:
+            raise UnusableRecord(f"picture cannot be decoded: {error}") from error
+        if image.size != size:
+            raise UnusableRecord(
+                f"picture has another size than the record says: {image.width}x{image.height} upright, and not "
+                f"{size[0]}x{size[1]}, so its boxes would be wrong"
+            )
+        return Example(record["id"], sample.key.epoch, image, *ids, turn_ids)
 
-    def _assemble(
-        self, sample: Sample, pairs: list[tuple[list[int], list[int]]], picture: torch.Tensor, grid: torch.Tensor
-    ) -> Example:
-        example = Example(sample.record["id"], sample.key.epoch, picture, grid[None])
-        image_tokens = [self.image_token_id] * (len(picture) // self.processor.image_processor.merge_size**2)
-        example.add(0, [*self.user, self.vision_start, *image_tokens, self.vision_end])
-        for turn, (prompt, answer) in enumerate(pairs, start=1):
-            # Isolated turns share the first one's opening words.
-            opening = [] if turn == 1 or self.isolate_turns else self.newline + self.user
-            asked = [*opening, *prompt, self.chat_end, *self.newline, *self.assistant]
-            said = [*answer, self.chat_end]
-            length = len(example.input_ids) + len(asked) + len(said) + len(self.newline)
-            if self.max_length and turn > 1 and length > self.max_length:
+    def turns(self, sample: Sample, skipped: Skipped | None = None) -> list[Turn]:
+        """The questions and answers of a sample; what had to be left out is added to `skipped`."""
+        record_id = sample.record["id"]
+        report = None if skipped is None else lambda reason: skipped.append((record_id, reason))
+        return record_to_turns(
+            sample.record,
+            sample.stream(self.seed),
+            format_box,
+            mixture_at(self.mixture, sample.key.fraction),
+            max_turns=self.max_turns,
+            report=report,
+            control_tokens=self.control_tokens,
+        )
+
+    def _tokenize(self, turns: list[Turn], image_tokens: int) -> tuple[Ids, list[int]]:
+        """Ids, labels and turn numbers of the turns that fit into max_length, of the first one in any case."""
+        if self.isolate_turns:
+            return self._isolated(turns, image_tokens)
+        for number in range(len(turns), 0, -1):
+            ids = self._encode([turns[:number]], image_tokens)[0]
+            if not self.max_length or len(ids.input_ids) <= self.max_length:
                 break
-            example.add(turn, asked)
-            example.add(turn, said, supervised=True)
-        example.add(turn, self.newline)
-        return example
+        return ids, [0] * len(ids.input_ids)
 
-    def _pad(self, examples: list[Example]) -> dict[str, Any]:
+    def _isolated(self, turns: list[Turn], image_tokens: int) -> tuple[Ids, list[int]]:
+        """Every turn as a conversation of its own, with the picture and what stands before it written once."""
+        conversations = self._encode([[turn] for turn in turns], image_tokens)
+        start = conversations[0].input_ids.index(self.processor.vision_end_token_id) + 1
+        ids = Ids(conversations[0].input_ids[:start], conversations[0].labels[:start])
+        turn_ids = [0] * start
+        for number, one in enumerate(conversations, start=1):
+            if self.max_length and number > 1 and len(turn_ids) + len(one.input_ids) - start > self.max_length:
+                break
+            ids.input_ids.extend(one.input_ids[start:])
+            ids.labels.extend(one.labels[start:])
+            turn_ids.extend([number] * (len(one.input_ids) - start))
+        return ids, turn_ids
+
+    def _encode(self, conversations: list[list[Turn]], image_tokens: int) -> list[Ids]:
+        """Conversations about one picture as `apply_chat_template` encodes them."""
+        tokenizer: Any = self.processor.tokenizer
+        template: Any = self.processor.chat_template
+        texts, spoken = render_jinja_template(
+            conversations=[messages(turns) for turns in conversations],
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+        # A template that writes the first token itself must not get it twice.
+        bos = {"add_special_tokens": False} if tokenizer.bos_token and texts[0].startswith(tokenizer.bos_token) else {}
+        encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, **bos)
+        return [
+            self._expand(ids, _supervised(offsets, spans), image_tokens)
+            for ids, offsets, spans in zip(encoded["input_ids"], encoded["offset_mapping"], spoken, strict=True)
+        ]
+
+    def _expand(self, ids: list[int], supervised: np.ndarray, image_tokens: int) -> Ids:
+        labels = np.where(supervised, ids, IGNORE_INDEX).tolist()
+        place = ids.index(self.processor.image_token_id)
+        return Ids(
+            [*ids[:place], *[ids[place]] * image_tokens, *ids[place + 1 :]],
+            [*labels[:place], *[IGNORE_INDEX] * image_tokens, *labels[place + 1 :]],
+        )
+
+    def _pad(self, examples: list[Example], processed: Mapping[str, Any]) -> dict[str, Any]:
         longest = max(len(example.input_ids) for example in examples)
         longest += -longest % PAD_TO_MULTIPLE_OF
 
-        def rows(field_name: str, filler: int) -> torch.Tensor:
+        def rows(field_name: str, filler: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
             padded = [getattr(e, field_name) + [filler] * (longest - len(e.input_ids)) for e in examples]
-            return torch.tensor(padded)
+            return torch.tensor(padded, dtype=dtype)
 
-        batch = {"input_ids": rows("input_ids", self.pad_token_id), "labels": rows("labels", IGNORE_INDEX)}
-        turn_ids = rows("turn_ids", -1)
-        if self.isolate_turns:
-            # Not the boolean mask: eager attention would add its ones and zeros, and nothing would be masked.
-            hidden = ~isolated_turns_mask(turn_ids)
-            batch["attention_mask"] = hidden * torch.finfo(torch.float32).min
-            batch["position_ids"] = isolated_positions(turn_ids)
-        else:
-            batch["attention_mask"] = (turn_ids >= 0).long()
-        batch["pixel_values"] = torch.cat([example.pixel_values for example in examples])
-        batch["image_grid_thw"] = torch.cat([example.image_grid_thw for example in examples])
-        return batch
+        batch = {
+            "input_ids": rows("input_ids", self.processor.tokenizer.pad_token_id),
+            "labels": rows("labels", IGNORE_INDEX),
+            "pixel_values": processed["pixel_values"],
+            "image_grid_thw": processed["image_grid_thw"],
+        }
+        turn_ids = rows("turn_ids", -1, torch.int16)
+        return batch | ({"turn_ids": turn_ids} if self.isolate_turns else {"attention_mask": (turn_ids >= 0).long()})
 
-    def _pack(self, examples: list[Example]) -> dict[str, Any]:
+    def _pack(self, examples: list[Example], processed: Mapping[str, Any]) -> dict[str, Any]:
+        grids = processed["image_grid_thw"]
+        pictures = processed["pixel_values"].split(grids.prod(-1).tolist())
         samples = [
             {
                 "input_ids": torch.tensor(example.input_ids),
                 "labels": torch.tensor(example.labels),
-                "pixel_values": example.pixel_values,
-                "image_grid_thw": example.image_grid_thw,
+                "pixel_values": picture,
+                "image_grid_thw": grid[None],
             }
-            for example in examples
+            for example, picture, grid in zip(examples, pictures, grids, strict=True)
         ]
         lengths = [len(example.input_ids) for example in examples]
-        rows = pack_best_fit(lengths, self.max_length or sum(lengths))
-        return dict(collate_packed([[samples[i] for i in row] for row in rows], self.pad_token_id))
+        longest = sum(lengths) if self.single_row or not self.max_length else self.max_length
+        rows = pack_best_fit(lengths, longest)
+        pad_token_id = self.processor.tokenizer.pad_token_id
+        return dict(collate_packed([[samples[i] for i in row] for row in rows], pad_token_id))
 
 
-def isolated_turns_mask(turn_ids: torch.Tensor) -> torch.Tensor:
-    """Who may look at whom, (rows, 1, length, length) bool: back at the picture and at one's own turn.
+def messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Turns about one picture as `apply_chat_template` takes them; the picture comes before the first question."""
+    conversation = []
+    for number, turn in enumerate(turns):
+        picture = [] if number else [{"type": "image"}]
+        conversation += [
+            {"role": "user", "content": [*picture, {"type": "text", "text": turn.prompt}]},
+            {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]},
+        ]
+    return conversation
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Finds in a text whatever the tokenizer would read as one of its special tokens."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(re.escape(token) for token in tokens))
+
+
+def _supervised(offsets: Any, spans: Any) -> np.ndarray:
+    """Which tokens overlap what the assistant says.
 
     Args:
-        turn_ids: (rows, length) int64; 0 on the picture, 1, 2, ... on the turns, -1 on padding.
+        offsets: (first, last + 1) character of each token.
+        spans: the same of each text between the template's generation marks.
     """
-    asking, seen = turn_ids[:, :, None], turn_ids[:, None, :]
-    return (((seen == 0) | (seen == asking)).tril())[:, None]
-
-
-def isolated_positions(turn_ids: torch.Tensor) -> torch.Tensor:
-    """The position of every token, (rows, length) int64, if its turn were the only one."""
-    running = torch.arange(turn_ids.shape[1]).expand_as(turn_ids)
-    picture = (turn_ids == 0).sum(-1, keepdim=True)
-    starts = torch.ones_like(turn_ids, dtype=torch.bool)
-    starts[:, 1:] = turn_ids[:, 1:] != turn_ids[:, :-1]
-    turn_start = torch.where(starts, running, 0).cummax(-1).values
-    return torch.where(turn_ids == 0, running, running - turn_start + picture)
+    starts, ends = np.asarray(offsets).T
+    supervised = np.zeros(len(starts), dtype=bool)
+    for start, end in spans:
+        supervised |= (starts < end) & (ends > start)
+    return supervised

@@ -14,7 +14,10 @@ from trl import SFTTrainer
 
 from finevit_training.arguments import FineViTSFTConfig
 from finevit_training.compat import add_metric
-from finevit_training.data.order import RecordDataset, SampleKey, TrainingBatches
+from finevit_training.data.bad_records import reason_kind
+from finevit_training.data.batch import model_inputs
+from finevit_training.data.order import SampleKey, TrainingBatches
+from finevit_training.data.source import RecordDataset
 from finevit_training.examples.conversation import SFTCollator
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.parts import optimizer_groups, split_parameters
@@ -68,7 +71,7 @@ class FineViTSFTTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
+            data_collator=collator,  # ty: ignore[invalid-argument-type]  (a TypedDict is a dict)
             train_dataset=records,
             eval_dataset=eval_records,
             processing_class=processor,
@@ -188,37 +191,56 @@ class FineViTSFTTrainer(SFTTrainer):
 
         A loss that is no number ends the run before the step's weights are touched, see `StopCallback`.
         """
-        ids, epochs = inputs.pop("ids", []), inputs.pop("epochs", [])
-        for record_id, reason in inputs.pop("skipped", []):
-            self.skipped[reason.split(":")[0]] += 1
+        for record_id, reason in inputs.get("skipped", []):
+            self.skipped[reason_kind(reason)] += 1
             self.skipped_examples.setdefault(record_id, reason)
         if self.model.training:
             self.meter.add(inputs)
-        inputs.pop("lengths", None)
+        config: Any = self.model.config
+        arguments = model_inputs(inputs, config.get_text_config()._attn_implementation, self._attention_dtype())
         # TRL counts tokens by summing the attention mask, which the additive mask of isolated turns does not allow.
-        isolated = inputs.get("attention_mask") is not None and inputs["attention_mask"].ndim == 4
-        if return_outputs or (self.accelerator.device.type == "cuda" and not isolated):
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if return_outputs or (self.accelerator.device.type == "cuda" and "turn_ids" not in inputs):
+            result = super().compute_loss(model, arguments, return_outputs, num_items_in_batch)
         else:
-            result = self.supervised_loss(model, inputs, num_items_in_batch)
+            result = self.supervised_loss(model, arguments, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if self.model.training:
-            self.stops.watch(loss, ids, epochs)
+            self.stops.watch(loss, inputs["ids"], inputs["epochs"])
         return result
+
+    def _attention_dtype(self) -> torch.dtype:
+        """What the model computes attention in, under autocast or without."""
+        model: Any = self.model
+        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else model.dtype
 
     def supervised_loss(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """The same loss with the head on supervised positions alone, which for a tiny model is a third of the work."""
+        """The same loss with the head on supervised positions alone, which for a tiny model is a third of the work.
+
+        A mixture-of-experts language model whose config says so adds its routers' loss, as in TRL: a mean over each
+        micro-batch, averaged over those of an optimizer step.
+
+        Args:
+            inputs: what the model's forward takes, with `labels`.
+            num_items_in_batch: supervised tokens of the whole optimizer step; those of this micro-batch if None.
+        """
         inputs = {**inputs, "use_cache": False}
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
         labels = inputs.pop("labels")
         keep = supervised_positions(labels)
-        logits = model(**inputs, logits_to_keep=keep).logits
+        outputs = model(**inputs, logits_to_keep=keep)
+        logits = outputs.logits
         targets = labels[:, 1:][keep[:, :-1]]
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
         loss = F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, int(count))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if self.aux_loss_enabled:
+            micro_batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
+            add_metric(self, "aux_loss", outputs.aux_loss.item())
         if (self.state.global_step + 1) % max(1, int(self.state.logging_steps)) == 0:
             accuracy = (logits.detach().argmax(-1) == targets).float().mean().item()
             add_metric(self, "mean_token_accuracy", accuracy)

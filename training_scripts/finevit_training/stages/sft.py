@@ -10,7 +10,8 @@ from transformers import set_seed
 
 from finevit_training.arguments import DataArguments
 from finevit_training.checkpoint import find_checkpoint, save_output
-from finevit_training.data.order import estimate_lengths, load_records
+from finevit_training.data.packing import may_pack_rows
+from finevit_training.data.source import estimate_lengths, load_records
 from finevit_training.examples.conversation import SFTCollator
 from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks
 from finevit_training.loop.support import refuse_setup
@@ -75,10 +76,7 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     processor = build_processor(recipe.model)
     model = build_model(recipe.model, processor)
     records = load_records(data.data, data.split)
-    image_processor = processor.image_processor
-    lengths = None
-    if data.group_by_length:
-        lengths = estimate_lengths(records, (image_processor.patch_size * image_processor.merge_size) ** 2)
+    lengths = estimate_lengths(records) if data.group_by_length else None
     samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     if args.max_steps <= 0:
         by_epochs = -(-int(args.num_train_epochs * len(records)) // samples_per_step)
@@ -90,7 +88,9 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         max_turns=data.max_turns,
         max_length=args.max_length,
         packing=data.pack_samples,
+        single_row=not may_pack_rows(model.config.get_text_config()._attn_implementation),
         isolate_turns=data.isolate_turns,
+        max_bad_share=data.max_bad_share,
     )
     return FineViTSFTTrainer(
         model=model,

@@ -1,0 +1,79 @@
+"""FineCap records as a map from sample keys to samples, and what stands in for a record that cannot be used."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from torch.utils.data import Dataset
+
+from finecap.tasks.length import rough_tokens
+from finevit_training.data.order import SampleKey
+
+MOST_REPLACEMENTS = 1000
+
+
+class RecordDataset(Dataset):
+    """Map from `SampleKey` to `Sample` over FineCap records; pictures stay encoded until they are collated."""
+
+    def __init__(self, records: datasets.Dataset) -> None:
+        self.records = records.cast_column("image", datasets.Image(decode=False))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: SampleKey) -> "Sample":
+        return Sample(index, self.records[index.index], self)
+
+
+class Sample(NamedTuple):
+    """A record together with its key, and where others like it are (None: nowhere)."""
+
+    key: SampleKey
+    record: dict[str, Any]
+    dataset: RecordDataset | None = None
+
+    def stream(self, seed: int) -> str:
+        """Seeds the random numbers of this sample in this epoch, the same in every process."""
+        return f"{seed}/{self.key.epoch}/{self.key.index}"
+
+    def replacements(self, seed: int) -> Iterator["Sample"]:
+        """Up to `MOST_REPLACEMENTS` other samples to take if this one cannot be used, in this order.
+
+        They follow from (seed, epoch, index) alone, so that a resumed run and any number of loader workers take the
+        same ones.
+        """
+        if self.dataset is None:
+            return
+        rng = random.Random(f"{self.stream(seed)}/replacement")
+        for _ in range(MOST_REPLACEMENTS):
+            yield self.dataset[self.key._replace(index=rng.randrange(len(self.dataset)))]
+
+
+def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
+    """The records of one split of one or more corpora in the Hub's layout (`<path>/data/<split>-*.parquet`).
+
+    Raises:
+        ValueError: a path is no such folder, or holds no such split.
+    """
+    parts = []
+    for path in paths:
+        if not sorted(Path(path).glob(f"data/{split}-*.parquet")):
+            raise ValueError(
+                f"{path} holds no data/{split}-*.parquet; build a corpus with `finevit corpus build --out {path}`"
+            )
+        parts.append(datasets.load_dataset(str(path), split=split))
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def estimate_lengths(records: datasets.Dataset) -> list[int]:
+    """A rough token count of each record, from its size and the characters of its texts, without decoding pictures."""
+    columns: Any = records.select_columns(["width", "height", "qa", "regions"])
+    lengths = []
+    for row in columns:
+        texts = [item["question"] for item in row["qa"] or [] if item]
+        texts += [region["text"] for region in row["regions"] or [] if region]
+        characters = sum(len(text or "") for text in texts)
+        lengths.append(round(rough_tokens((row["width"] or 0) * (row["height"] or 0), characters)))
+    return lengths
