@@ -6,6 +6,7 @@ from PIL import Image
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finecap.boxes import ParsedBoxes, parse_boxes
+from finecap.files import committed
 from finecap.tasks.wording import question_prompt
 from finevit_vl.answering import AnswerGenerator, check_model_folder, user_turn
 from finevit_vl.drawing import draw_boxes
@@ -67,10 +68,8 @@ def save_drawing(picture: Image.Image, parsed: ParsedBoxes, expression: str, out
     known = Image.registered_extensions()
     if out.suffix.lower() not in known or known[out.suffix.lower()] not in Image.SAVE:
         raise ValueError(f"{out}: no picture format is known by that ending; use .png or .jpg.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.stem}.tmp{out.suffix}")
-    drawn.save(aside)
-    aside.replace(out)
+    with committed(out) as aside:
+        drawn.save(aside, format=known[out.suffix.lower()])
 
 
 def _check_words(text: str, name: str) -> None:

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from finecap.corpus.build import build_corpus
-from finevit_eval.questions.evaluate import combine, evaluate
-from finevit_eval.report.report import pick_examples, write_report
+from finecap.files import write_json
+from finevit_eval.report.examples import pick_examples
+from finevit_eval.report.report import write_report
+from finevit_eval.result import Settings, combine
+from finevit_eval.suite import evaluate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BASE = REPOSITORY / "model_cards" / "finevit-vl-nano"
@@ -32,25 +35,31 @@ SEED = 1
 QUESTIONS = 1000
 """Most questions of each task; a test split with fewer asks all it has."""
 EXAMPLES = 12
+MARK = ".finevit_demo"
+"""Lies in every folder that the demo made; it writes over no other."""
 
 
 def run_demo(out: Path) -> int:
     """Write `results.json`, `report.html`, `model/` and `corpus/` below `out` and print the table.
 
+    Nothing is fetched. `finevit demo` sets HF_HUB_OFFLINE before anything is imported that reads it; who calls this
+    function and wants the same guarantee sets it before Python starts.
+
     Returns:
         0, the exit status.
 
     Raises:
-        ValueError: it is not run from a checkout of the repository, which holds the scripts and the base checkpoint.
+        ValueError: it is not run from a checkout of the repository, which holds the scripts and the base checkpoint,
+            or `out` holds files that the demo did not write.
         RuntimeError: training or evaluation failed.
     """
     for needed in (BASE / "config.json", SCRIPT, RECIPE):
         if not needed.is_file():
             raise ValueError(f"{needed} is missing; the demo runs from a checkout of the repository, with `make demo`")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    claim(out)
     seconds: dict[str, float] = {}
     with timed("corpus", seconds):
-        build_corpus(out / "corpus", ROWS, SEED, "nano", KINDS, None)
+        build_corpus(out / "corpus", ROWS, seed=SEED, difficulty="nano", kinds=KINDS)
     with timed("training", seconds):
         train(out / "corpus", out / "model")
     runs = {}
@@ -64,10 +73,7 @@ def run_demo(out: Path) -> int:
                 model,
                 out / "corpus",
                 out / "eval" / name,
-                limit=QUESTIONS,
-                batch_size=64,
-                blind=blind,
-                dtype="float32",
+                settings=Settings(limit=QUESTIONS, batch_size=64, blind=blind, dtype="float32"),
             )
     results = combine(runs["sighted"], runs["blind"], runs["base"])
     results["seconds"] = seconds
@@ -78,6 +84,18 @@ def run_demo(out: Path) -> int:
     print(table(results["tasks"]))
     print(f"{out / 'report.html'}, {out / 'results.json'}; {sum(seconds.values()) / 60:.1f} minutes without set-up")
     return 0
+
+
+def claim(out: Path) -> None:
+    """Makes `out` the demo's, or refuses: a demo begins anew and removes the model of the one before.
+
+    Raises:
+        ValueError: `out` holds files that the demo did not write.
+    """
+    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds files that the demo did not write; give --out a new or an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 @contextmanager
@@ -106,16 +124,10 @@ def train(corpus: Path, out: Path) -> None:
 
 def table(tasks: dict[str, dict[str, Any]]) -> str:
     """The results as text."""
-    lines = [f"{'task':<10} {'metric':<17} {'n':>5} {'score':>7} {'blind':>7} {'gain':>7} {'base':>7}"]
-    for kind, task in tasks.items():
+    lines = [f"{'task':<10} {'metric':<17} {'n':>5} {'score':>7} {'95 %':>13} {'blind':>7} {'gain':>7} {'base':>7}"]
+    for name, task in tasks.items():
         score, blind, base = (task[key] for key in ("score", "blind_score", "base_score"))
-        scores = f"{score:>7.3f} {blind:>7.3f} {score - blind:>7.3f} {base:>7.3f}"
-        lines.append(f"{kind:<10} {task['metric']:<17} {task['n']:>5} {scores}")
+        interval = "-".join(f"{end:.3f}" for end in task["interval"])
+        scores = f"{score:>7.3f} {interval:>13} {blind:>7.3f} {score - blind:>7.3f} {base:>7.3f}"
+        lines.append(f"{name:<10} {task['metric']:<17} {task['n']:>5} {scores}")
     return "\n".join(lines)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes aside, then renames, so that a killed run leaves no half file."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(value, indent=2))
-    os.replace(aside, path)

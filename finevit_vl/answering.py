@@ -63,9 +63,9 @@ class AnswerGenerator:
             attn_implementation: Handed to `from_pretrained`.
 
         Raises:
-            ValueError: The folder lacks files, or the Hub does not have or give them.
+            ValueError: The folder lacks files, the Hub does not have or give them, or there is no such device.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         try:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **extra).to(device)
@@ -114,12 +114,26 @@ class AnswerGenerator:
 
 
 def check_model_folder(folder: str | Path) -> None:
-    """Raise a `ValueError` that says what is wrong when `folder` is neither a model folder nor a Hub id."""
+    """Raise a `ValueError` that says what is wrong when `folder` is neither a model folder nor a Hub id.
+
+    What reads like a Hub id and begins with a folder that is there (`outputs/demoo`) is a mistyped folder.
+    """
     path = Path(folder)
     if path.exists() and not (path / "config.json").is_file():
         raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained wrote.")
     if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
         raise ValueError(f"{folder} does not exist; give a model folder or a Hub id (owner/name).")
+    if not path.exists() and path.parent.is_dir():
+        raise ValueError(f"{folder} does not exist: the folder {path.parent} is there and holds no {path.name}.")
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device} cannot be used on this machine: {reason}") from error
+    return device
 
 
 def set_max_pixels(processor: Any, max_pixels: int) -> None:

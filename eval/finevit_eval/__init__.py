@@ -1,1 +1,1 @@
-"""Judging FineViT-VL with lmms-eval: the model adapter, the tasks over FineCap records, receipts and the report."""
+"""Judging models: the list of evaluations (suite), their runners, results with receipts, and the report."""

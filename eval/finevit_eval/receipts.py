@@ -1,29 +1,24 @@
-"""What a number needs beside it to be believed and repeated: versions, data fingerprint, prompt, settings."""
+"""What a number needs beside it to be believed and repeated: weights, code, machine, data fingerprint, settings."""
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, Image
+from transformers.utils import cached_file
+
+from finecap.versions import cpu_name, package_versions, source_commit
 
 PACKAGES = ("finevit", "transformers", "torch", "lmms-eval", "datasets", "accelerate", "pillow", "torchvision")
-
-
-def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    """Return the installed versions, None for what is not installed, and Python's own."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return versions
+WEIGHTS = (".safetensors", ".bin")
 
 
 def rows_fingerprint(dataset: Dataset) -> str:
@@ -46,12 +41,42 @@ def _bytes_digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
+def weights_hash(model: str | Path) -> str:
+    """Return the SHA-256 over the names and contents of a model's weight files.
+
+    Args:
+        model: A folder, or the id of a Hub model that was loaded before.
+
+    Raises:
+        ValueError: There are no weight files.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        config = cached_file(str(model), "config.json", local_files_only=True)
+        folder = Path(str(config)).parent
+    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
+    if not files:
+        raise ValueError(
+            f"{folder} holds no weights (*.safetensors or *.bin); give a folder that save_pretrained wrote."
+        )
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def make_receipt(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with versions, the command line and the time (UTC, ISO 8601) added."""
+    """Return settings with versions, commit, machine, the command line and the time (UTC, ISO 8601) added."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
+        "commit": source_commit(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": package_versions(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": package_versions(PACKAGES),
         **settings,
     }

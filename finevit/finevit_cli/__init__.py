@@ -6,11 +6,16 @@ would wait for torch.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-KINDS = ("doc", "chart", "grounding", "easyvqa")
+from finecap.corpus.levels import DIFFICULTIES
+from finevit_cli.recipes import add_recipes
+from finevit_eval.suite import EVALUATIONS
+
+DEVICE = "for instance cpu or cuda:0; the GPU where there is one by default"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -42,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_corpus(commands)
     _add_caption(commands)
     _add_detector(commands)
+    add_recipes(commands)
     _add_eval(commands)
     _add_report(commands)
     _add_ask(commands)
@@ -60,11 +66,11 @@ def _add_corpus(commands: argparse._SubParsersAction) -> None:
         "build", help="write parquet shards"
     )
     build.add_argument("--out", type=Path, required=True)
-    build.add_argument("--size", type=int, default=20_000, help="records in all splits together")
-    build.add_argument("--difficulty", default="nano", help="nano ... full")
+    build.add_argument("--size", type=_positive, default=20_000, help="records in all splits together")
+    build.add_argument("--difficulty", choices=DIFFICULTIES, default="nano", help="how hard the pictures are")
     build.add_argument("--kinds", type=_weights, help="shares, for instance doc=2,chart=1,scene=1,easyvqa=1")
     build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--workers", type=int, help="processes; all cores by default")
+    build.add_argument("--workers", type=_positive, help="processes; all cores by default")
     build.set_defaults(run=_corpus_build)
 
 
@@ -104,25 +110,27 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help="model folder")
     command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
     command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
-    command.add_argument("--tasks", nargs="+", choices=KINDS, default=list(KINDS))
-    command.add_argument("--limit", type=int, help="questions per task, drawn by seed")
-    command.add_argument("--batch-size", type=int, default=16)
-    command.add_argument("--max-pixels", type=int, help="area budget of a picture; the processor's by default")
+    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS))
+    command.add_argument("--limit", type=_positive, help="questions per task, drawn by seed")
+    command.add_argument("--batch-size", type=_positive, default=16)
+    command.add_argument("--max-pixels", type=_positive, help="area budget of a picture; the processor's by default")
     command.add_argument("--blind", action="store_true", help="show grey pictures: what is still right was guessed")
     command.add_argument("--split", default="test")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device")
-    command.add_argument("--dtype", default="auto")
+    command.add_argument("--device", help=DEVICE)
+    command.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: as stored"
+    )
     command.set_defaults(run=_eval)
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("report", help="write an HTML report from evaluations")
     command.add_argument("run_dir", type=Path, help="--out of `finevit eval`")
-    command.add_argument("blind_dir", type=Path, help="--out of `finevit eval --blind`")
+    command.add_argument("blind_dir", type=Path, nargs="?", help="--out of `finevit eval --blind` of the same model")
     command.add_argument("--base", type=Path, help="--out of the evaluation of the checkpoint before tuning")
     command.add_argument("--curve", type=Path, help="training curve (JSON) in the model folder")
-    command.add_argument("--examples", type=int, default=12)
+    command.add_argument("--examples", type=_positive, default=12, help="questions shown with their pictures")
     command.add_argument("--seed", type=int, default=0, help="of the draw of the examples")
     command.add_argument("--out", type=Path, required=True, help="the HTML file")
     command.set_defaults(run=_report)
@@ -133,7 +141,7 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help="model folder")
     command.add_argument("picture", type=Path)
     command.add_argument("question", help="answered shortly if it ends with '?'; else taken as an instruction")
-    command.add_argument("--device")
+    command.add_argument("--device", help=DEVICE)
     command.set_defaults(run=_ask)
 
 
@@ -143,7 +151,7 @@ def _add_ground(commands: argparse._SubParsersAction) -> None:
     command.add_argument("picture", type=Path)
     command.add_argument("expression")
     command.add_argument("--out", type=Path, help="write the picture with its boxes here")
-    command.add_argument("--device")
+    command.add_argument("--device", help=DEVICE)
     command.set_defaults(run=_ground)
 
 
@@ -164,7 +172,7 @@ def _corpus_build(arguments: argparse.Namespace) -> None:
     from finecap.corpus.build import build_corpus
 
     a = arguments
-    result = build_corpus(a.out, a.size, a.seed, a.difficulty, a.kinds, a.workers)
+    result = build_corpus(a.out, a.size, seed=a.seed, difficulty=a.difficulty, kinds=a.kinds, workers=a.workers)
     print(f"{result.out}: {result.rows} rows, {result.rows_written} new, {result.rows_per_second:.0f} rows/s")
 
 
@@ -183,13 +191,20 @@ def _caption(arguments: argparse.Namespace) -> None:
     if a.source is None or (a.out is None and not a.dry_run):
         raise ValueError("give the images with --in and the run's folder with --out")
     if a.dry_run:
-        print(command.price_of(a.recipe, a.source, a.assume, a.json))
+        print(command.price_of(a.recipe, a.source, assume=a.assume, as_json=a.json))
     elif a.executor == "slurm":
-        print(command.submit(a.recipe, a.source, a.out, a.workers or 1, a.tries))
+        print(command.submit(a.recipe, a.source, a.out, workers=a.workers or 1, tries=a.tries))
     else:
         try:
             run = command.caption(
-                a.recipe, a.source, a.out, a.executor, a.workers, a.tries, a.only, a.leave_out_failed
+                a.recipe,
+                a.source,
+                a.out,
+                executor=a.executor,
+                workers=a.workers,
+                tries=a.tries,
+                only=a.only,
+                leave_out_failed=a.leave_out_failed,
             )
         except KeyboardInterrupt:
             print("finevit: what is finished or paid is kept; the same command goes on", file=sys.stderr)
@@ -204,45 +219,51 @@ def _detector(arguments: argparse.Namespace) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from finevit_eval.questions.evaluate import evaluate
+    from finevit_eval.result import Settings
+    from finevit_eval.suite import evaluate
 
     a = arguments
-    results = evaluate(
-        a.model,
-        a.data,
-        a.out,
-        tasks=a.tasks,
+    settings = Settings(
+        split=a.split,
         limit=a.limit,
-        batch_size=a.batch_size,
         blind=a.blind,
         max_pixels=a.max_pixels,
+        batch_size=a.batch_size,
         seed=a.seed,
         device=a.device,
         dtype=a.dtype,
-        split=a.split,
     )
-    for kind, task in results["tasks"].items():
-        print(f"{kind:<10} {task['metric']:<17} n={task['n']:<6} {task['score']:.4f}")
+    results = evaluate(a.model, a.data, a.out, a.tasks, settings)
+    for name, task in results["tasks"].items():
+        low, high = task["interval"]
+        print(f"{name:<10} {task['metric']:<17} n={task['n']:<6} {task['score']:.4f} (95 %: {low:.4f} to {high:.4f})")
     for reason in results["receipt"]["skipped"]:
         print(f"skipped {reason}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from finevit_eval.questions.evaluate import combine, load_results
-    from finevit_eval.report.report import pick_examples, write_report
+    from finevit_eval.report.examples import pick_examples
+    from finevit_eval.report.report import write_report
+    from finevit_eval.result import combine, load_results
 
     a = arguments
-    base = load_results(a.base) if a.base else None
-    results = combine(load_results(a.run_dir), load_results(a.blind_dir), base)
+    blind, base = (load_results(run) if run else None for run in (a.blind_dir, a.base))
+    results = combine(load_results(a.run_dir), blind, base)
     curve = _read_curve(a.curve) if a.curve else []
     write_report(results, curve, pick_examples(a.run_dir, a.blind_dir, a.examples, a.seed), a.out)
     print(a.out)
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the training curve (JSON) of a model folder.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        curve = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(curve, list) and all(isinstance(step, dict) for step in curve):
+            return curve
+    except OSError as error:
+        raise ValueError(f"{path}: no such file; give the training curve (JSON) of a model folder.") from error
+    except ValueError:  # no JSON, or not UTF-8
+        pass
+    raise ValueError(f"{path} is not a training curve; give the training_curve.json of a model folder.")
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -279,6 +300,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    # The libraries read it once, when they are imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from finevit.demo import run_demo
 
     return run_demo(arguments.out)

@@ -20,7 +20,7 @@ from finevit_vl import (
     build_qwen_tokenizer,
     generation_config_for,
 )
-from finevit_vl.answering import Answer, AnswerGenerator
+from finevit_vl.answering import Answer, AnswerGenerator, check_model_folder
 from modeling_finevit import FineViTImageProcessorPil
 
 WIDTH, HEIGHT = 120, 80
@@ -146,12 +146,23 @@ def test_a_bad_picture_ends_with_2_and_one_line(model_dir, tmp_path, capsys, nam
         (["ask", "{tmp}/a/b", "{picture}", "What?"], "does not exist"),
         (["ask", "{model}", "{picture}", "  "], "question is empty"),
         (["ground", "{model}", "{picture}", ""], "expression is empty"),
+        (["ask", "{model}", "{picture}", "What?", "--device", "tpu9"], "device tpu9 cannot be used"),
+        (["ask", "{model}", "{picture}", "What?", "--device", "cuda:99"], "device cuda:99 cannot be used"),
     ],
 )
 def test_mistakes_are_named(model_dir, picture, tmp_path, capsys, arguments, reason):
     filled = [a.format(tmp=tmp_path, picture=picture, model=model_dir) for a in arguments]
     assert main(filled) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(picture, tmp_path, capsys, monkeypatch):
+    (tmp_path / "outputs" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AnswerGenerator, "from_pretrained", None)  # whatever would load it
+    assert main(["ask", "outputs/demoo", str(picture), "What?"]) == 2
+    assert "outputs/demoo does not exist: the folder outputs is there" in capsys.readouterr().err
+    check_model_folder("owner/name")
 
 
 def test_ground_prints_pixels_and_draws_them(model_dir, picture, tmp_path, capsys, answers_with):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finevit_cli import main
+from finevit_cli import _read_curve, main
 
 
 @pytest.mark.parametrize("command", [[], ["corpus", "build"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]])
@@ -39,10 +39,37 @@ def test_shares_of_kinds_must_be_numbers(tmp_path, capsys):
     assert "is not name=number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["corpus", "build", "--out", "x", "--difficulty", "huge"], "choose from nano, small, base, full"),
+        (["corpus", "build", "--out", "x", "--size", "0"], "0 is not a whole number from 1 up"),
+        (["eval", "m", "--data", "d", "--out", "o", "--limit", "0"], "0 is not a whole number from 1 up"),
+        (["eval", "m", "--data", "d", "--out", "o", "--tasks", "ocr"], "choose from doc, chart, grounding, easyvqa"),
+        (["eval", "m", "--data", "d", "--out", "o", "--dtype", "float33"], "choose from auto, float32"),
+        (["recipes", "paint"], "choose from show, copy"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_those_that_can(arguments, reason, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert reason in capsys.readouterr().err.replace("'", "")
+
+
 def test_a_report_needs_evaluations(tmp_path, capsys):
     assert main(["report", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "report.html")]) == 2
     assert "finevit eval" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"loss": 1}', "[1, 2]"])
+def test_a_curve_that_is_none_is_named(tmp_path, text):
+    path = tmp_path / "curve.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=r"curve\.json.*training curve"):
+        _read_curve(path)
 
 
 def test_serve_hands_its_options_to_transformers(capsys):

@@ -7,8 +7,6 @@ The rows have the schemas of the Hub's DocVQA, ChartQA and RefCOCO copies that l
 """
 
 import importlib.util
-import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,37 +16,11 @@ from string import Template
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, Value
-from datasets import Sequence as SequenceFeature
+from datasets import Dataset
 
-TEXT = Value("string")
-FEATURES: dict[str, Features] = {
-    "doc": Features(
-        {
-            "questionId": TEXT,
-            "question": TEXT,
-            "image": Image(),
-            "answers": SequenceFeature(TEXT),
-            "docId": TEXT,
-            "data_split": TEXT,
-        }
-    ),
-    "chart": Features({"question_id": TEXT, "type": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}),
-    "grounding": Features(
-        {
-            "question_id": TEXT,
-            "image": Image(),
-            "question": TEXT,
-            "answer": SequenceFeature(TEXT),
-            "bbox": SequenceFeature(Value("float64")),
-            "file_name": TEXT,
-            "image_width": Value("int32"),
-            "image_height": Value("int32"),
-        }
-    ),
-    "easyvqa": Features({"question_id": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}),
-}
-KINDS = tuple(FEATURES)
+from finecap.files import committed, write_text
+from finevit_eval.questions.kinds import KINDS
+
 READ_COLUMNS = ("id", "image", "width", "height", "qa")
 
 
@@ -75,7 +47,7 @@ def task_name(kind: str) -> str:
 def build_tasks(
     data_dir: Path,
     out: Path,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = tuple(KINDS),
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
@@ -85,17 +57,14 @@ def build_tasks(
     Args:
         data_dir: A folder of FineCap records in the Hub's layout (`data/<split>-*.parquet`).
         out: Gets `finevit_<kind>.parquet` and `finevit_<kind>.yaml`.
-        kinds: Of "doc", "chart", "grounding", "easyvqa".
+        kinds: Of `finevit_eval.questions.kinds.KINDS`.
         split: The split whose questions are asked.
         limit: At most so many questions per kind.
         seed: The questions are shuffled with it, so that the first n are a fair sample of the split.
 
     Raises:
-        ValueError: The folder holds no such split, a kind is unknown, or a kind has no usable question.
+        ValueError: The folder holds no such split, or a kind has no usable question.
     """
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown or not kinds:
-        raise ValueError(f"Unknown task kinds {unknown}; expected some of {', '.join(KINDS)}.")
     shards = sorted((data_dir / "data").glob(f"{split}-*.parquet"))
     if not shards:
         raise ValueError(
@@ -116,9 +85,8 @@ def _build_kind(
     if not rows:
         raise ValueError(f"No usable question of kind {kind!r} in split {split!r} ({len(keys)} seen); drop that task.")
     target = out / f"{task_name(kind)}.parquet"
-    aside = target.with_suffix(".parquet.tmp")
-    Dataset.from_list(rows, features=FEATURES[kind]).to_parquet(aside)
-    os.replace(aside, target)
+    with committed(target) as aside:
+        Dataset.from_list(rows, features=KINDS[kind].features).to_parquet(aside)
     _write_yaml(kind, out)
     return len(rows)
 
@@ -153,33 +121,8 @@ def _export(kind: str, record: dict[str, Any], index: int, split: str) -> dict[s
     item = record["qa"][index]
     if not item["answers"]:
         raise ValueError(f"qa item {index} has no answer")
-    question_id = f"{record['id']}/{index}"
-    shared = {"image": record["image"], "question": item["question"]}
-    if kind == "doc":
-        names = {"questionId": question_id, "docId": record["id"], "data_split": split}
-        return {**shared, **names, "answers": item["answers"]}
-    if kind == "chart":
-        # ChartQA's two halves are "human_test" and "augmented_test"; generated questions belong to the second.
-        return {**shared, "question_id": question_id, "type": "augmented_test", "answer": item["answers"][0]}
-    if kind == "easyvqa":
-        return {**shared, "question_id": question_id, "answer": item["answers"][0]}
-    return {**shared, "question_id": question_id, **_grounding_fields(record, item)}
-
-
-def _grounding_fields(record: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
-    try:
-        x1, y1, x2, y2 = (float(value) for value in json.loads(item["answers"][0]))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ValueError(f"the box {item['answers'][0]!r} is not JSON of four numbers") from error
-    if not (0 <= x1 < x2 <= record["width"] and 0 <= y1 < y2 <= record["height"]):
-        raise ValueError(f"the box {[x1, y1, x2, y2]} is empty or outside {record['width']}x{record['height']}")
-    return {
-        "answer": [item["question"]],
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "file_name": record["id"],
-        "image_width": record["width"],
-        "image_height": record["height"],
-    }
+    fields = KINDS[kind].fields(record, item, f"{record['id']}/{index}", split)
+    return {"image": record["image"], "question": item["question"], **fields}
 
 
 def _write_yaml(kind: str, out: Path) -> None:
@@ -190,6 +133,4 @@ def _write_yaml(kind: str, out: Path) -> None:
     tasks = Path(next(iter(spec.submodule_search_locations))) / "tasks"
     name = f"{task_name(kind)}.yaml"
     text = files("finevit_eval.questions.tasks").joinpath(name).read_text(encoding="utf-8")
-    aside = out / f"{name}.tmp"
-    aside.write_text(Template(text).substitute(LMMS_EVAL_TASKS=tasks.as_posix()), encoding="utf-8")
-    os.replace(aside, out / name)
+    write_text(out / name, Template(text).substitute(LMMS_EVAL_TASKS=tasks.as_posix()))

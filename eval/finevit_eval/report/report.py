@@ -2,34 +2,23 @@
 
 import base64
 import io
-import json
 import math
-import os
-import random
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from jinja2 import Environment
 from PIL import Image
 
-from finevit_eval.questions.export import task_name
+from finecap.files import write_text
 from finevit_eval.report.curve import curve_svg
+from finevit_eval.suite import EVALUATIONS
 
-TASK_TITLES = {
-    "doc": "Documents",
-    "chart": "Charts",
-    "grounding": "Grounding",
-    "easyvqa": "easy-vqa",
-}
 ENLARGE = 3
 """Small pictures are shown at three times their size, pixels kept sharp."""
 MAX_EMBEDDED_SIDE = 1024
 """Larger pictures are embedded scaled down (pixels), boxes with them through the SVG's own coordinates."""
-CORRECT_AT = 0.5
-"""ANLS counts below 0.5 as wrong by its own threshold; the other scores of one example are 0 or 1."""
 
 
 def write_report(
@@ -38,77 +27,43 @@ def write_report(
     """Write the report.
 
     Args:
-        results: As `finevit_eval.questions.evaluate.combine` returns it: `{"tasks": {kind: {"metric", "n", "score",
-            "blind_score"[, "base_score"]}}[, "receipts": {...}]}`; scores of 0-1.
+        results: As `finevit_eval.result.combine` returns it; scores of 0-1.
         curve: Training log, one dict per logged step with "step" and "loss"; others are passed over.
-        examples: As `pick_examples` returns them: "kind", "image" (PIL), "question", "truth", "prediction", "score",
-            "correct"[, "blind_prediction"]; boxes are pixels x1, y1, x2, y2.
+        examples: As `finevit_eval.report.examples.pick_examples` returns them: "title", "image" (PIL), "question",
+            "truth", "prediction", "metric", "score", "correct"[, "iou"][, "blind_prediction"]; those with an "iou" are
+            boxes, in pixels x1, y1, x2, y2.
         out: The HTML file.
 
     Raises:
         ValueError: `results` holds no tasks.
     """
     if not results.get("tasks"):
-        raise ValueError("results holds no tasks; give what finevit_eval.questions.evaluate.combine returned.")
+        raise ValueError("results holds no tasks; give what finevit_eval.result.combine returned.")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     source = files("finevit_eval.report").joinpath("report.html.jinja")
     template = environment.from_string(source.read_text(encoding="utf-8"))
     html = template.render(
-        rows=[_row(kind, task) for kind, task in results["tasks"].items()],
+        rows=[_row(name, task) for name, task in results["tasks"].items()],
+        has_blind=any("blind_score" in task for task in results["tasks"].values()),
         has_base=any("base_score" in task for task in results["tasks"].values()),
+        interval_method=results.get("interval_method"),
         curve=curve_svg(curve),
         examples=[_card(example) for example in examples],
         num_correct=sum(bool(example["correct"]) for example in examples),
         receipts=_receipt_rows(results.get("receipts", {})),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(out.name + ".tmp")
-    aside.write_text(html, encoding="utf-8")
-    os.replace(aside, out)
+    write_text(out, html)
 
 
-def pick_examples(run_dir: Path, blind_dir: Path | None = None, n: int = 12, seed: int = 0) -> list[dict[str, Any]]:
-    """Draw examples from a run of `evaluate`, the same number of each task, by seed and blind to success.
-
-    Args:
-        run_dir: `out_dir` of the run.
-        blind_dir: `out_dir` of the blind run on the same questions; adds "blind_prediction".
-        n: How many in all; the first tasks get one more where it does not divide.
-        seed: Of the draw.
-
-    Raises:
-        ValueError: `run_dir` holds no samples.
-    """
-    kinds = [kind for kind in TASK_TITLES if (run_dir / f"samples_{kind}.jsonl").is_file()]
-    if not kinds:
-        raise ValueError(f"{run_dir} holds no samples_*.jsonl; give the out_dir of an evaluation.")
-    rng = random.Random(seed)
-    examples = []
-    for position, kind in enumerate(kinds):
-        samples = _samples(run_dir, kind)
-        share = n // len(kinds) + (position < n % len(kinds))
-        chosen = rng.sample(samples, min(share, len(samples)))
-        blind = {s["id"]: s for s in _samples(blind_dir, kind)} if blind_dir else {}
-        images = pq.read_table(run_dir / "tasks" / f"{task_name(kind)}.parquet", columns=["image"])["image"]
-        for sample in chosen:
-            picture = Image.open(io.BytesIO(images[sample["row"]].as_py()["bytes"]))
-            example = {**sample, "kind": kind, "image": picture, "correct": sample["score"] >= CORRECT_AT}
-            if sample["id"] in blind:
-                example["blind_prediction"] = blind[sample["id"]]["prediction"]
-            examples.append(example)
-    return examples
-
-
-def _samples(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    with (run_dir / f"samples_{kind}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def _row(kind: str, task: Mapping[str, Any]) -> dict[str, Any]:
-    score, blind = task["score"], task["blind_score"]
-    row = {"title": TASK_TITLES.get(kind, kind), "metric": task["metric"], "n": f"{task['n']:,}"}
-    row |= {"score": f"{score:.3f}", "blind": f"{blind:.3f}", "gain": f"{score - blind:+.3f}".replace("-", "−")}
-    row |= {"score_percent": f"{100 * score:.1f}", "blind_percent": f"{100 * blind:.1f}"}
+def _row(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    title = EVALUATIONS[name].title if name in EVALUATIONS else name
+    row = {"title": title, "metric": task["metric"], "n": f"{task['n']:,}", "score": f"{task['score']:.3f}"}
+    row["score_percent"] = f"{100 * task['score']:.1f}"
+    row["interval"] = "–".join(f"{end:.3f}" for end in task["interval"])
+    if "blind_score" in task:
+        gain = task["score"] - task["blind_score"]
+        row |= {"blind": f"{task['blind_score']:.3f}", "gain": f"{gain:+.3f}".replace("-", "−")}
+        row["blind_percent"] = f"{100 * task['blind_score']:.1f}"
     if "base_score" in task:
         row["base"] = f"{task['base_score']:.3f}"
     return row
@@ -116,17 +71,14 @@ def _row(kind: str, task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(example: Mapping[str, Any]) -> dict[str, Any]:
     image = example["image"].convert("RGB")
-    grounding = example["kind"] == "grounding"
     card = {
-        "task": TASK_TITLES.get(example["kind"], example["kind"]),
+        "task": example["title"],
         "question": example["question"],
         "truth": _text(example["truth"]),
         "prediction": _text(example["prediction"]),
         "blind": _text(example["blind_prediction"]) if "blind_prediction" in example else None,
         "correct": bool(example["correct"]),
-        "score": f"IoU {example['iou']:.2f}"
-        if "iou" in example
-        else f"{example.get('metric', 'score')} {example['score']:.2f}",
+        "score": f"IoU {example['iou']:.2f}" if "iou" in example else f"{example['metric']} {example['score']:.2f}",
         "width": image.width,
         "height": image.height,
         "shown_width": min(ENLARGE * image.width, MAX_EMBEDDED_SIDE),
@@ -134,7 +86,7 @@ def _card(example: Mapping[str, Any]) -> dict[str, Any]:
         "source": _data_uri(image),
         "boxes": [],
     }
-    if grounding:
+    if "iou" in example:
         boxes = (("truth", example["truth"]), ("predicted", example["prediction"]))
         card["boxes"] = [_rectangle(name, box) for name, box in boxes if box is not None]
     return card
@@ -172,8 +124,9 @@ def _receipt_rows(receipts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     if not receipts:
         return []
     receipt = next(iter(receipts.values()))
-    names = ("date", "model", "data", "split", "device", "dtype", "batch_size", "max_pixels", "seed", "command")
-    rows = [(name.replace("_", " "), str(receipt[name])) for name in names if name in receipt]
+    names = ("date", "model", "weights", "commit", "data", "split", "cpu", "threads", "gpu", "device", "dtype")
+    names = (*names, "batch_size", "max_pixels", "seed", "command")
+    rows = [(name.replace("_", " "), str(receipt[name])) for name in names if receipt.get(name) is not None]
     versions = ", ".join(f"{name} {value}" for name, value in receipt.get("versions", {}).items() if value)
     prints = ", ".join(f"{kind} {task['fingerprint'][:12]}" for kind, task in receipt.get("tasks", {}).items())
     return [*rows, ("versions", versions), ("data fingerprints", prints)]

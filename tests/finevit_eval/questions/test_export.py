@@ -116,11 +116,9 @@ def test_a_bad_box_is_skipped_with_its_id_and_reason(make_record, tmp_path, answ
     assert reason in built.skipped[0]
 
 
-def test_errors_say_what_to_give(corpus, tmp_path):
+def test_a_folder_without_the_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="finevit corpus build"):
         build_tasks(tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match="expected some of doc, chart"):
-        build_tasks(corpus, tmp_path / "out", ["ocr"])
 
 
 def test_the_fingerprint_follows_every_change_of_the_rows(built):

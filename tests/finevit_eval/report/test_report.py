@@ -7,12 +7,15 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from finevit_eval.questions.evaluate import combine, evaluate
 from finevit_eval.report.curve import curve_svg
-from finevit_eval.report.report import pick_examples, write_report
+from finevit_eval.report.examples import pick_examples
+from finevit_eval.report.report import write_report
+from finevit_eval.result import Settings, combine
+from finevit_eval.suite import evaluate
 
 CURVE = [{"step": step, "loss": 4.0 / step**0.5} for step in range(1, 200)]
-TASKS = {"doc": {"metric": "anls", "n": 300, "score": 0.75, "blind_score": 0.125, "base_score": 0.5}}
+ALONE = {"metric": "anls", "n": 300, "score": 0.75, "interval": [0.69, 0.801]}
+TASKS = {"doc": {**ALONE, "blind_score": 0.125, "base_score": 0.5}}
 
 
 class Page(HTMLParser):
@@ -44,7 +47,7 @@ class Page(HTMLParser):
 
 def example(**changes):
     base = {
-        "kind": "grounding",
+        "title": "Grounding",
         "image": Image.new("RGB", (112, 84)),
         "question": "the <b>cat</b>",
         "metric": "acc@0.5",
@@ -55,6 +58,12 @@ def example(**changes):
         "correct": True,
     }
     return {**base, **changes}
+
+
+def text_example():
+    words = example(title="Documents", truth=["<i>1</i>", "1"], prediction="<script>alert(1)</script>")
+    del words["iou"]
+    return words
 
 
 @pytest.fixture
@@ -74,9 +83,22 @@ def test_the_table_holds_score_blind_gain_and_base(write):
 
 
 def test_a_loss_against_blind_is_shown_as_such(write):
-    page = write({"tasks": {"chart": {"metric": "relaxed_accuracy", "n": 3, "score": 0.1, "blind_score": 0.3}}})
+    page = write({"tasks": {"chart": {**ALONE, "score": 0.1, "blind_score": 0.3}}})
     assert "−0.200" in page.cells
     assert "Before tuning" not in page.text
+
+
+def test_the_interval_stands_beside_its_score_and_its_method_below(write):
+    page = write({"tasks": TASKS, "interval_method": "Wilson, by picture"})
+    assert "0.690–0.801" in page.cells
+    assert "Wilson, by picture" in "".join(page.text)
+
+
+def test_a_run_without_a_blind_one_has_a_report(write):
+    page = write({"tasks": {"doc": ALONE}})
+    assert "0.750" in page.cells
+    assert "Blind" not in page.text
+    assert "grey" not in "".join(page.text)
 
 
 def test_nothing_is_loaded_from_elsewhere(write):
@@ -107,7 +129,7 @@ def test_a_missing_prediction_is_named_and_draws_no_box(write):
 
 
 def test_words_of_the_model_are_escaped(write):
-    page = write(examples=[example(kind="doc", truth=["<i>1</i>", "1"], prediction="<script>alert(1)</script>")])
+    page = write(examples=[text_example()])
     assert not page.find("script")
     assert "<script>alert(1)</script>" in page.cells
     assert "<i>1</i> / 1" in page.cells
@@ -149,7 +171,9 @@ def test_examples_are_drawn_by_seed_from_every_task_and_not_by_success(oracle, m
     for question in list(oracle)[: len(oracle) // 2]:
         oracle[question] = "wrong"
     run, blind = tmp_path / "run", tmp_path / "blind"
-    results = combine(evaluate(model_dir, corpus, run), evaluate(model_dir, corpus, blind, blind=True))
+    results = combine(
+        evaluate(model_dir, corpus, run), evaluate(model_dir, corpus, blind, settings=Settings(blind=True))
+    )
     examples = pick_examples(run, blind, n=12, seed=3)
     assert [e["kind"] for e in examples] == [
         kind for kind in ("doc", "chart", "grounding", "easyvqa") for _ in range(3)
@@ -166,7 +190,7 @@ def test_examples_are_drawn_by_seed_from_every_task_and_not_by_success(oracle, m
 
 
 def test_an_example_shows_the_picture_that_was_asked_about(oracle, model_dir, corpus, make_record, tmp_path):
-    evaluate(model_dir, corpus, tmp_path, tasks=["grounding"])
+    evaluate(model_dir, corpus, tmp_path, ["grounding"])
     for chosen in pick_examples(tmp_path, n=10):
         record = make_record(int(chosen["id"].split("-")[1].split("/")[0]))
         assert chosen["question"] == record["qa"][2]["question"]

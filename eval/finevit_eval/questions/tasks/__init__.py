@@ -1,1 +1,1 @@
-"""lmms-eval tasks over FineCap records; `build.build_tasks` writes a folder for `--include_path`."""
+"""lmms-eval tasks over FineCap records; `export.build_tasks` writes a folder of them for `--include_path`."""

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
+from importlib.resources import files
 
 import pytest
 from lmms_eval.api.metrics import anls
@@ -12,9 +14,11 @@ from lmms_eval.tasks.chartqa.utils import relaxed_correctness
 from lmms_eval.tasks.refcoco.utils_rec import compute_iou
 
 from finevit_cli import main
-from finevit_eval.questions.evaluate import combine, evaluate, load_results
-
-KINDS = ("doc", "chart", "grounding", "easyvqa")
+from finevit_eval.questions.kinds import KINDS
+from finevit_eval.receipts import weights_hash
+from finevit_eval.report.report import write_report
+from finevit_eval.result import Measured, Outcome, Settings, combine, load_results, score_entry
+from finevit_eval.suite import EVALUATIONS, Evaluation, evaluate
 
 
 def samples(folder, kind):
@@ -22,7 +26,7 @@ def samples(folder, kind):
 
 
 def test_an_oracle_scores_one(oracle, model_dir, corpus, tmp_path):
-    results = evaluate(model_dir, corpus, tmp_path, batch_size=4)
+    results = evaluate(model_dir, corpus, tmp_path, settings=Settings(batch_size=4))
     assert {kind: task["metric"] for kind, task in results["tasks"].items()} == {
         "doc": "anls",
         "chart": "relaxed_accuracy",
@@ -69,7 +73,7 @@ def test_scores_are_lmms_evals_functions_over_the_kept_samples(oracle, model_dir
 
 
 def test_kept_boxes_are_pixels(oracle, model_dir, corpus, make_record, tmp_path):
-    evaluate(model_dir, corpus, tmp_path, tasks=["grounding"])
+    evaluate(model_dir, corpus, tmp_path, ["grounding"])
     for sample in samples(tmp_path, "grounding"):
         record = make_record(int(sample["id"].split("-")[1].split("/")[0]))
         truth = json.loads(record["qa"][2]["answers"][0])
@@ -78,34 +82,81 @@ def test_kept_boxes_are_pixels(oracle, model_dir, corpus, make_record, tmp_path)
 
 
 def test_the_receipt_lets_a_reader_repeat_the_run(oracle, model_dir, corpus, tmp_path):
-    receipt = evaluate(model_dir, corpus, tmp_path, limit=3, batch_size=2, seed=5, max_pixels=200_000)["receipt"]
+    settings = Settings(limit=3, batch_size=2, seed=5, max_pixels=200_000)
+    receipt = evaluate(model_dir, corpus, tmp_path, settings=settings)["receipt"]
     assert receipt["versions"]["lmms-eval"] == version("lmms-eval")
     assert {"python", "torch", "transformers", "datasets", "finevit"} <= set(receipt["versions"])
-    settings = ("limit", "batch_size", "seed", "max_pixels", "dtype", "device", "blind")
-    assert [receipt[name] for name in settings] == [3, 2, 5, 200_000, "float32", receipt["device"], False]
+    assert receipt["weights"] == weights_hash(model_dir)
+    assert receipt["cpu"]
+    assert receipt["threads"] >= 1
+    assert {"commit", "gpu"} <= set(receipt)
+    names = ("limit", "batch_size", "seed", "max_pixels", "dtype", "device", "blind")
+    assert [receipt[name] for name in names] == [3, 2, 5, 200_000, "float32", receipt["device"], False]
     assert all(len(task["fingerprint"]) == 64 and task["n"] == 3 for task in receipt["tasks"].values())
     assert "single word or phrase" in receipt["tasks"]["doc"]["prompt"]
     assert "top-left x, top-left y" in receipt["tasks"]["grounding"]["prompt"]
 
 
 def test_an_untrained_model_runs_and_blind_answers_differ(model_dir, corpus, tmp_path):
-    seeing = evaluate(model_dir, corpus, tmp_path / "seeing", tasks=["doc"], limit=4, batch_size=2)
-    blind = evaluate(model_dir, corpus, tmp_path / "blind", tasks=["doc"], limit=4, batch_size=2, blind=True)
+    settings = Settings(limit=4, batch_size=2)
+    seeing = evaluate(model_dir, corpus, tmp_path / "seeing", ["doc"], settings)
+    blind = evaluate(model_dir, corpus, tmp_path / "blind", ["doc"], replace(settings, blind=True))
     assert [s["id"] for s in samples(tmp_path / "seeing", "doc")] == [
         s["id"] for s in samples(tmp_path / "blind", "doc")
     ]
     assert [s["text"] for s in samples(tmp_path / "seeing", "doc")] != [
         s["text"] for s in samples(tmp_path / "blind", "doc")
     ]
-    combined = combine(seeing, blind, base=blind)["tasks"]["doc"]
-    assert combined.keys() == {"metric", "n", "score", "blind_score", "base_score"}
+    assert combine(seeing, blind)["tasks"]["doc"]["blind_score"] == blind["tasks"]["doc"]["score"]
 
 
-def test_runs_on_other_questions_are_not_put_side_by_side(oracle, model_dir, corpus, tmp_path):
-    first = evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=4)
-    other = evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=4, seed=1)
-    with pytest.raises(ValueError, match="asked other doc questions"):
-        combine(first, other)
+def test_every_evaluation_of_the_list_is_a_kind_with_its_yaml():
+    folder = files("finevit_eval.questions.tasks")
+    assert list(EVALUATIONS) == list(KINDS)
+    assert all(folder.joinpath(f"finevit_{kind}.yaml").is_file() for kind in KINDS)
+
+
+def test_the_list_loads_neither_torch_nor_lmms_eval():
+    code = "import sys, finevit_eval.suite; sys.exit(bool({'torch', 'lmms_eval', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_entry_and_one_runner_add_an_evaluation(model_dir, tmp_path, monkeypatch):
+    """Results, samples, receipt, interval and the report's title follow from the entry."""
+
+    def count_files(names, model, data, out, settings):
+        scores = [1.0, 0.0, 1.0]
+        found = [{"id": str(i), "group": str(i), "score": score} for i, score in enumerate(scores)]
+        return Measured({name: Outcome(2 / 3, found, facts={"fingerprint": "f"}) for name in names}, {"dtype": "none"})
+
+    monkeypatch.setitem(EVALUATIONS, "files", Evaluation("any folder", "share", "Files", count_files))
+    results = evaluate(model_dir, tmp_path, tmp_path / "out", ["files"])
+    entry = results["tasks"]["files"]
+    assert (entry["metric"], entry["n"], entry["score"]) == ("share", 3, 2 / 3)
+    assert entry["interval"][0] < 2 / 3 < entry["interval"][1]
+    assert results["receipt"]["tasks"]["files"] == {"n": 3, "fingerprint": "f"}
+    assert len(samples(tmp_path / "out", "files")) == 3
+    write_report(combine(results), [], [], tmp_path / "report.html")
+    assert ">Files<" in (tmp_path / "report.html").read_text()
+
+
+def test_an_unknown_evaluation_and_an_encoder_are_refused(model_dir, corpus, tmp_path):
+    with pytest.raises(ValueError, match="expected some of doc, chart"):
+        evaluate(model_dir, corpus, tmp_path / "out", ["ocr"])
+    (tmp_path / "config.json").write_text('{"model_type": "finevit"}')
+    with pytest.raises(ValueError, match="needs a vision-language model"):
+        evaluate(tmp_path, corpus, tmp_path / "out", ["doc"])
+
+
+def test_a_score_that_is_no_number_is_no_result():
+    with pytest.raises(RuntimeError, match="not a number: iou"):
+        score_entry("acc", Outcome(1.0, [{"score": 1.0, "group": "a"}], others={"iou": float("nan")}))
+
+
+def test_samples_of_an_earlier_run_do_not_stay(oracle, model_dir, corpus, tmp_path):
+    evaluate(model_dir, corpus, tmp_path, ["doc", "easyvqa"], Settings(limit=2))
+    evaluate(model_dir, corpus, tmp_path, ["doc"], Settings(limit=2))
+    assert [path.name for path in tmp_path.glob("samples_*")] == ["samples_doc.jsonl"]
 
 
 @pytest.mark.slow
@@ -140,5 +191,5 @@ def test_a_crash_in_scoring_raises(oracle, model_dir, corpus, tmp_path, monkeypa
 
     monkeypatch.setattr(ConfigurableTask, "process_results", crash)
     with pytest.raises(KeyError, match="scorer"):
-        evaluate(model_dir, corpus, tmp_path, tasks=["doc"], limit=2)
+        evaluate(model_dir, corpus, tmp_path, ["doc"], Settings(limit=2))
     assert not (tmp_path / "results.json").exists()

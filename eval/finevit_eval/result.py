@@ -1,0 +1,171 @@
+"""What a run is asked for, what comes out of it, and how runs are put side by side."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finecap.files import write_json, write_text
+from finevit_eval.intervals import METHOD, score_interval
+
+RESULTS_FILE = "results.json"
+Results = dict[str, Any]
+"""`{"tasks": {name: {"metric", "n", "score", "interval", ...}}, "interval_method": str, "receipt": {...}}`."""
+ALIKE = ("dtype", "max_pixels")
+"""What two runs must share for their scores to be compared, besides the questions."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is measured.
+
+    Attributes:
+        split: Of the data.
+        limit: At most so many questions per evaluation, drawn with `seed`; None asks all.
+        blind: Show mid-grey pictures: the baseline that tells seeing from guessing.
+        max_pixels: Area budget of a picture in pixels; None keeps the processor's.
+        batch_size: Questions per call of the model.
+        seed: For the draw of the questions and for sampling, if an evaluation samples.
+        device: None takes the GPU where there is one.
+        dtype: "auto" (as stored), "float32", "bfloat16", ...
+
+    Raises:
+        ValueError: A number is under 1.
+    """
+
+    split: str = "test"
+    limit: int | None = None
+    blind: bool = False
+    max_pixels: int | None = None
+    batch_size: int = 16
+    seed: int = 0
+    device: str | None = None
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_pixels", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected a whole number from 1 up.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one evaluation found out.
+
+    Attributes:
+        score: The headline, 0-1, as the harness computed it.
+        samples: One dict per question, with "id", "group" (the id of its picture) and "score", and whatever the report
+            shows.
+        others: Further scores by name.
+        facts: For the receipt: prompt, fingerprint of the questions, ...
+    """
+
+    score: float
+    samples: list[dict[str, Any]]
+    others: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a runner hands back: an outcome for each evaluation that it was asked for, and facts about the model as it
+    was loaded, for the receipt ("dtype", "device", "max_pixels", ...).
+    """
+
+    outcomes: Mapping[str, Outcome]
+    facts: Mapping[str, Any]
+
+
+def score_entry(metric: str, outcome: Outcome) -> dict[str, Any]:
+    """The entry of one evaluation in the results.
+
+    Raises:
+        RuntimeError: A score is not a number.
+    """
+    scores = {"score": outcome.score, **outcome.others}
+    if broken := [name for name, value in scores.items() if not math.isfinite(value)]:
+        raise RuntimeError(f"{metric}: not a number: {', '.join(broken)}.")
+    samples = outcome.samples
+    interval = score_interval([s["score"] for s in samples], [s["group"] for s in samples])
+    return {"metric": metric, "n": len(samples), **scores, "interval": list(interval)}
+
+
+def write_results(
+    out: Path, entries: Mapping[str, Any], outcomes: Mapping[str, Outcome], receipt: Mapping[str, Any]
+) -> Results:
+    """Write `samples_<name>.jsonl` for each evaluation and, last, `results.json`; returns what the latter holds."""
+    for name, outcome in outcomes.items():
+        write_text(out / f"samples_{name}.jsonl", "".join(json.dumps(line) + "\n" for line in outcome.samples))
+    results = {"tasks": dict(entries), "interval_method": METHOD, "receipt": dict(receipt)}
+    write_json(out / RESULTS_FILE, results)
+    return results
+
+
+def load_results(run_dir: Path) -> Results:
+    """Read the results that an evaluation wrote to a folder; `ValueError` when there are none."""
+    path = run_dir / RESULTS_FILE
+    if not path.is_file():
+        raise ValueError(f"{run_dir} holds no {RESULTS_FILE}; give the --out folder of `finevit eval`.")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["tasks"] and results["receipt"] and results["interval_method"]:
+            return results
+    except (json.JSONDecodeError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is not what `finevit eval` writes; run the evaluation again.")
+
+
+def combine(sighted: Results, blind: Results | None = None, base: Results | None = None) -> Results:
+    """Put runs over the same questions side by side.
+
+    Args:
+        sighted: Of the model.
+        blind: Of the same weights, with grey pictures.
+        base: Of the checkpoint that the model was tuned from.
+
+    Returns:
+        `{"tasks": {name: {"metric", "n", "score", "interval"[, "blind_score", "blind_interval"][, "base_score",
+        "base_interval"]}}, "interval_method": str, "receipts": {"score": ..., "blind": ..., "base": ...}}`.
+
+    Raises:
+        ValueError: `blind` is not the blind run of this model, a run that should have seen its pictures was blind, or
+            runs differ in questions, dtype or max_pixels.
+    """
+    _check_sight(sighted, "sighted", blind=False)
+    others = {name: run for name, run in (("blind", blind), ("base", base)) if run is not None}
+    for name, run in others.items():
+        _check_sight(run, name, blind=name == "blind")
+        _check_questions(sighted, name, run)
+        _check_alike(sighted, name, run, ("weights", *ALIKE) if name == "blind" else ALIKE)
+    tasks = {name: dict(entry) for name, entry in sighted["tasks"].items()}
+    for name, entry in tasks.items():
+        for kind, run in others.items():
+            entry[f"{kind}_score"] = run["tasks"][name]["score"]
+            entry[f"{kind}_interval"] = run["tasks"][name]["interval"]
+    receipts = {"score": sighted["receipt"]} | {name: run["receipt"] for name, run in others.items()}
+    return {"tasks": tasks, "interval_method": sighted["interval_method"], "receipts": receipts}
+
+
+def _check_sight(run: Results, name: str, blind: bool) -> None:
+    if bool(run["receipt"].get("blind")) != blind:
+        saw, expected = ("saw its pictures", "a run with --blind") if blind else ("was blind", "one without --blind")
+        raise ValueError(f"The run given as {name} {saw}; give {expected}.")
+
+
+def _check_questions(sighted: Results, name: str, run: Results) -> None:
+    for task in sighted["tasks"]:
+        mine, other = (r["receipt"]["tasks"].get(task, {}).get("fingerprint") for r in (sighted, run))
+        if mine is None or mine != other:
+            raise ValueError(f"The {name} run asked other {task} questions ({other} instead of {mine}); run it again.")
+
+
+def _check_alike(sighted: Results, name: str, run: Results, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        mine, other = (r["receipt"].get(key) for r in (sighted, run))
+        if mine is None or mine != other:
+            raise ValueError(
+                f"The {name} run has {key} {other}, the sighted one {mine}; evaluate with the same {key}."
+            )

@@ -1,0 +1,103 @@
+"""THE list of evaluations. One entry here and one runner add another; nothing else names them.
+
+A runner takes the names of those of its evaluations that were chosen, the model, the data, a folder for what it
+exports, and the settings; it loads the model once. The module itself loads neither torch nor lmms-eval, so that the
+command line can name the evaluations at once.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finevit_eval.result import RESULTS_FILE, Measured, Outcome, Results, Settings, score_entry, write_results
+
+VISION_LANGUAGE = "a vision-language model"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        needs: What kind of model it measures.
+        metric: Name of the headline score, 0-1.
+        title: For people.
+        runner: Measures a model.
+    """
+
+    needs: str
+    metric: str
+    title: str
+    runner: Callable[[Sequence[str], str, Path, Path, Settings], Measured]
+
+
+def _questions(names: Sequence[str], model: str, data: Path, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.questions.run import ask_questions
+
+    return ask_questions(names, model, data, out, settings)
+
+
+EVALUATIONS = {
+    "doc": Evaluation(VISION_LANGUAGE, "anls", "Documents", _questions),
+    "chart": Evaluation(VISION_LANGUAGE, "relaxed_accuracy", "Charts", _questions),
+    "grounding": Evaluation(VISION_LANGUAGE, "acc@0.5", "Grounding", _questions),
+    "easyvqa": Evaluation(VISION_LANGUAGE, "accuracy", "easy-vqa", _questions),
+}
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    names: Sequence[str] = tuple(EVALUATIONS),
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+) -> Results:
+    """Measure a model and write `results.json` and `samples_<name>.jsonl`.
+
+    Args:
+        model: Folder of model and processor, or a Hub id.
+        data: FineCap records in the Hub's layout.
+        out: For the results; what a runner exports goes to a folder below it.
+        names: Of `EVALUATIONS`.
+        settings: How.
+
+    Returns:
+        What `results.json` holds, see `finevit_eval.result.Results`. Boxes in the samples are pixels x1, y1, x2, y2.
+
+    Raises:
+        ValueError: Model, data or settings cannot be used.
+        RuntimeError: A harness failed, lost questions, or gave a score that is not a number.
+    """
+    from finevit_eval.receipts import make_receipt, weights_hash
+    from finevit_vl.answering import check_model_folder
+
+    names = list(dict.fromkeys(names))
+    unknown = sorted(set(names) - set(EVALUATIONS))
+    if unknown or not names:
+        raise ValueError(f"Unknown evaluations {unknown}; expected some of {', '.join(EVALUATIONS)}.")
+    check_model_folder(model)
+    for name in names:
+        _check_needs(name, Path(model))
+    for old in (Path(out) / RESULTS_FILE, *Path(out).glob("samples_*.jsonl")):
+        old.unlink(missing_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    facts: dict[str, Any] = {}
+    for runner in dict.fromkeys(EVALUATIONS[name].runner for name in names):
+        mine = [name for name in names if EVALUATIONS[name].runner is runner]
+        measured = runner(mine, str(model), Path(data), Path(out), settings)
+        outcomes |= measured.outcomes
+        facts |= measured.facts
+    entries = {name: score_entry(EVALUATIONS[name].metric, outcomes[name]) for name in names}
+    asked = {"model": str(model), "weights": weights_hash(model), "data": str(data), **vars(settings), **facts}
+    tasks = {name: {"n": entries[name]["n"], **outcomes[name].facts} for name in names}
+    return write_results(Path(out), entries, outcomes, make_receipt({**asked, "tasks": tasks}))
+
+
+def _check_needs(name: str, model: Path) -> None:
+    """A model without text answers no questions; those of the Hub are looked at when they are loaded."""
+    config = model / "config.json"
+    needs = EVALUATIONS[name].needs
+    if config.is_file() and needs == VISION_LANGUAGE and "text_config" not in json.loads(config.read_text("utf-8")):
+        raise ValueError(f"{name} needs {needs}; {model} holds one without a language model (config.json).")

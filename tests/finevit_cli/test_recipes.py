@@ -1,0 +1,69 @@
+"""`finevit recipes`: its names are those that the commands take, and a copy is as good as the shipped file."""
+
+import re
+
+import pytest
+
+from finecap.engine.recipe import load_recipe
+from finecap.recipe_files import find_recipe
+from finevit_cli import main
+from finevit_training.recipe import read_recipe
+
+
+def listed(capsys) -> dict[str, list[str]]:
+    """Names by the command that takes them."""
+    assert main(["recipes"]) == 0
+    groups: dict[str, list[str]] = {}
+    use = ""
+    for line in capsys.readouterr().out.splitlines():
+        if not line.startswith(" "):
+            use = line.rstrip(":")
+            continue
+        groups.setdefault(use, []).append(line.split()[0])
+    return groups
+
+
+def test_every_name_is_taken_by_the_command_it_is_listed_under(capsys):
+    groups = listed(capsys)
+    (captions,) = (names for use, names in groups.items() if use.startswith("finevit caption NAME"))
+    (trainings,) = (names for use, names in groups.items() if use.endswith("--recipe NAME"))
+    assert {"caption_offline", "caption_full"} == set(captions)
+    assert {"sft/gpu_1x", "sft/nano_cpu"} <= set(trainings)
+    assert all(load_recipe(name) for name in captions)
+    assert all(read_recipe(name) for name in trainings)
+    assert [names for use, names in groups.items() if use.startswith("accelerate launch --config_file")] == [
+        ["accelerate/fsdp2_8x"]
+    ]
+
+
+def test_a_recipe_is_shown_as_it_is(capsys):
+    assert main(["recipes", "show", "sft/gpu_1x"]) == 0
+    assert capsys.readouterr().out == find_recipe("sft/gpu_1x", "finevit_training").read_text()
+
+
+def test_a_copy_is_written_here_or_where_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes", "copy", "sft/gpu_1x"]) == 0
+    assert main(["recipes", "copy", "sft/gpu_1x", "--out", "deep/mine.yaml"]) == 0
+    for path in (tmp_path / "gpu_1x.yaml", tmp_path / "deep" / "mine.yaml"):
+        assert read_recipe(path) == read_recipe("sft/gpu_1x")
+
+
+def test_a_copied_caption_recipe_finds_its_prompts(tmp_path, capsys):
+    assert main(["recipes", "copy", "caption_offline", "--out", str(tmp_path / "mine.yaml")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    prompts = load_recipe(tmp_path / "mine.yaml").passes["recaption"].prompts
+    assert str(prompts) == str(tmp_path / "caption_nano_prompts.yaml")
+
+
+def test_nothing_is_written_over(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("mine")
+    assert main(["recipes", "copy", "sft/gpu_1x", "--out", str(tmp_path / "mine.yaml")]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("action", ["show", "copy"])
+def test_an_unknown_name_is_refused_with_those_there_are(action, capsys):
+    assert main(["recipes", action, "gpu_1x"]) == 2
+    assert re.search(r"there is no recipe gpu_1x; there are: .*sft/gpu_1x", capsys.readouterr().err)

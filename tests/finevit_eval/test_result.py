@@ -1,0 +1,84 @@
+"""Runs are put side by side only if they measured the same in the same way."""
+
+import copy
+import json
+
+import pytest
+
+from finevit_eval.result import Settings, combine, load_results
+
+
+def run(blind=False, weights="w1", **changes):
+    receipt = {"blind": blind, "weights": weights, "dtype": "float32", "max_pixels": 1000, **changes}
+    receipt.setdefault("tasks", {"doc": {"fingerprint": "q1"}})
+    entry = {"metric": "anls", "n": 10, "score": 0.25 if blind else 0.75, "interval": [0.5, 0.9]}
+    return {"tasks": {"doc": entry}, "interval_method": "how", "receipt": receipt}
+
+
+def test_scores_stand_side_by_side():
+    combined = combine(run(), run(blind=True), base=run(weights="w0"))
+    assert combined["tasks"]["doc"] == {
+        "metric": "anls",
+        "n": 10,
+        "score": 0.75,
+        "interval": [0.5, 0.9],
+        "blind_score": 0.25,
+        "blind_interval": [0.5, 0.9],
+        "base_score": 0.75,
+        "base_interval": [0.5, 0.9],
+    }
+    assert {name: receipt["weights"] for name, receipt in combined["receipts"].items()} == {
+        "score": "w1",
+        "blind": "w1",
+        "base": "w0",
+    }
+
+
+def test_a_run_alone_has_no_blind_score():
+    assert "blind_score" not in combine(run())["tasks"]["doc"]
+
+
+@pytest.mark.parametrize(
+    ("sighted", "blind", "base", "reason"),
+    [
+        (run(), run(), None, "given as blind saw its pictures"),
+        (run(blind=True), run(blind=True), None, "given as sighted was blind"),
+        (run(), None, run(blind=True, weights="w0"), "given as base was blind"),
+        (run(), run(blind=True, weights="w2"), None, "has weights w2, the sighted one w1"),
+        (run(weights=None), run(blind=True, weights=None), None, "has weights None"),
+        (run(), run(blind=True, dtype="bfloat16"), None, "has dtype bfloat16"),
+        (run(), run(blind=True, max_pixels=2000), None, "has max_pixels 2000"),
+        (run(), None, run(weights="w0", dtype="bfloat16"), "base run has dtype bfloat16"),
+        (run(), None, run(weights="w0", max_pixels=2000), "base run has max_pixels 2000"),
+        (run(), run(blind=True, tasks={"doc": {"fingerprint": "q2"}}), None, "asked other doc questions"),
+        (run(), run(blind=True, tasks={}), None, "asked other doc questions"),
+    ],
+)
+def test_what_does_not_compare_is_refused(sighted, blind, base, reason):
+    with pytest.raises(ValueError, match=reason):
+        combine(sighted, blind, base)
+
+
+def test_combining_changes_no_run():
+    sighted = run()
+    before = copy.deepcopy(sighted)
+    combine(sighted, run(blind=True))
+    assert sighted == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"tasks": {}}', '{"tasks": {"doc": {}}}'])
+def test_a_file_that_holds_no_results_is_named(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json is not what `finevit eval` writes"):
+        load_results(tmp_path)
+
+
+def test_results_are_read_back(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(run()))
+    assert load_results(tmp_path) == run()
+
+
+@pytest.mark.parametrize("name", ["limit", "batch_size", "max_pixels"])
+def test_settings_are_counts_from_one_up(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        Settings(**{name: 0})
