@@ -12,6 +12,8 @@ from typing import Any, TypedDict
 
 from datasets import Features, Image, List, Value
 
+from finecap.verdicts import REFUTED, VERDICTS, VERIFIED, Verdict
+
 REGION_KINDS = ("object", "text", "document_text", "chart")
 TEXT_KINDS = ("text", "document_text")  # regions that hold writing: in a photograph, on a page
 SPLITS = ("train", "validation", "test")
@@ -36,7 +38,7 @@ FINECAP_FEATURES = Features(
                 "caption": Value("string"),
                 "text": Value("string"),
                 "score": Value("float32"),
-                "verified": Value("bool"),
+                "verdict": Value("string"),
             }
         ),
         "qa": List({"question": Value("string"), "answers": List(Value("string")), "kind": Value("string")}),
@@ -53,7 +55,8 @@ FINECAP_FEATURES = Features(
 
 class Region(TypedDict):
     """One box of a record. `label` is a class name for objects and the level (word, line, bar, tick, ...)
-    otherwise.
+    otherwise. `verdict` (finecap.verdicts) is on the caption of an object and on the text of a line; None if nobody
+    looked a second time. A refuted caption is left out, so such a region has none.
     """
 
     bbox: list[float]
@@ -62,7 +65,7 @@ class Region(TypedDict):
     caption: str | None
     text: str | None
     score: float | None
-    verified: bool | None
+    verdict: Verdict | None
 
 
 class QA(TypedDict):
@@ -124,7 +127,7 @@ def region(
     caption: str | None = None,
     text: str | None = None,
 ) -> Region:
-    """A region whose box is exact by construction (`score` is None, `verified` is True)."""
+    """A region whose box is exact by construction (`score` is None, `verdict` is "verified")."""
     return {
         "bbox": [float(value) for value in bbox],
         "kind": kind,
@@ -132,7 +135,7 @@ def region(
         "caption": caption,
         "text": text,
         "score": None,
-        "verified": True,
+        "verdict": VERIFIED,
     }
 
 
@@ -155,8 +158,8 @@ def validate_record(record: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: naming the record and the first thing wrong with it: a box outside the picture or without
-            area, an unknown kind or split, an empty question or answer, a text region without text, a
-            grounding answer that is not a box, no picture bytes, no size.
+            area, an unknown kind, verdict or split, a refuted caption, an empty question or answer, a text region
+        without text, a grounding answer that is not a box, no picture bytes, no size.
     """
     name = record["id"]
     if not name:
@@ -182,6 +185,10 @@ def _validate_region(item: Mapping[str, Any], record: Mapping[str, Any]) -> None
         raise ValueError(f"record {record['id']}: region kind is {item['kind']!r}, expected one of {REGION_KINDS}")
     if item["kind"] in TEXT_KINDS and not item["text"]:
         raise ValueError(f"record {record['id']}: a {item['kind']} region at {item['bbox']} has no text")
+    if item.get("verdict") not in (None, *VERDICTS):
+        raise ValueError(f"{where}: verdict is {item['verdict']!r}, expected one of {VERDICTS} or None")
+    if item.get("verdict") == REFUTED and item["caption"] is not None:
+        raise ValueError(f"{where}: its caption was refuted; leave such captions out (None) and keep the verdict")
 
 
 def _validate_qa(item: Mapping[str, Any], record: Mapping[str, Any]) -> None:

@@ -37,6 +37,8 @@ def test_a_generated_record_is_valid_and_survives_arrow(record):
         (("regions", 0, "bbox"), [0.0, 0.0, 9999.0, 9.0], "inside the"),
         (("regions", 0, "kind"), "thing", "kind is 'thing'"),
         (("regions", 0, "kind"), "text", "has no text"),
+        (("regions", 0, "verdict"), True, "verdict is True"),
+        (("regions", 0, "verdict"), "refuted", "its caption was refuted"),
         (("qa", 0, "answers"), [], "at least one answer"),
         (("qa", 0, "answers"), ["the left one"], "JSON list"),
         (("qa", 0, "answers"), ["[1, 2, 3]"], "four numbers"),

@@ -149,7 +149,7 @@ def test_boxes_are_found_more_often_than_by_chance(truth, records):
 
 
 @pytest.mark.slow
-def test_records_say_what_made_them_and_keep_no_caption_that_was_not_found_again(run, records):
+def test_records_say_what_made_them_and_call_nothing_verified_that_the_model_only_tells_itself(run, records):
     objects = 0
     for record in records.values():
         validate_record(record)
@@ -159,9 +159,11 @@ def test_records_say_what_made_them_and_keep_no_caption_that_was_not_found_again
             if region["kind"] == "object":
                 objects += 1
                 assert record["provenance"]["boxes"] == "finevit-vl-nano (grounding by prompt)"
-                assert region["caption"] is None or region["verified"]
+                assert region["caption"] is None or region["verdict"] in ("verified", "self-consistent")
+                if region["verdict"] == "verified":
+                    assert region["label"] == "bar"  # nothing else has a witness beside the nano model
     counters = next(step.counters for step in summarise(run).passes if step.name == "pack")
-    dropped = counters["local captions dropped: not verified"]
+    dropped = sum(count for name, count in counters.items() if name.startswith("local captions left out: "))
     assert objects > 0
     assert dropped > 0
 

@@ -86,7 +86,7 @@ class Written:
     @classmethod
     def of(cls, lines: Sequence[str]) -> Written:
         """From the texts of the lines in reading order."""
-        words = [word for line in lines for word in _words(line)]
+        words = [word for line in lines for word in words_of(line)]
         numbers = {value for line in lines for value in _all_numbers(line)}
         return cls(frozenset(words), "".join(words), frozenset(numbers), tuple(_axes(lines)))
 
@@ -124,7 +124,7 @@ def quotes(caption: str) -> list[str]:
     """Strings in quotation marks of any kind; apostrophes are none. What dots leave out parts a quote in two."""
     found = [next(group for group in match.groups() if group) for match in _QUOTES.finditer(caption)]
     parts = [part.strip() for quote in found for part in re.split(r"\.{3}|…", quote)]
-    return [part for part in parts if len("".join(_words(part))) > 1]
+    return [part for part in parts if len("".join(words_of(part))) > 1]
 
 
 def readings(caption: str) -> list[str]:
@@ -161,16 +161,17 @@ def _has_token(token: str, written: Written) -> bool:
         return written.has_number(values)
     runs = re.findall(r"\d+", token)
     if any(map(str.isalpha, token)):
-        return "".join(_words(token)) in written.letters
+        return "".join(words_of(token)) in written.letters
     return all(written.has_number({Decimal(run)}) for run in runs)
 
 
 def _has_quote(quote: str, has_word: Callable[[str], bool]) -> bool:
-    words = _words(quote)
+    words = words_of(quote)
     return sum(not has_word(word) for word in words) <= len(words) // WORDS_PER_MISS
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower-cased; a Chinese or Japanese character is one."""
     return _WORD.findall(text.casefold())
 
 

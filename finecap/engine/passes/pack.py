@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
-from finecap.engine.passes.verify import OBEYS
+from finecap.verdicts import REFUTED
 
 if TYPE_CHECKING:
     from finecap.records import Provenance, Record, Region
@@ -32,7 +32,7 @@ def _features() -> dict[str, Any]:
         "bbox": {"feature": real, "length": 4, "_type": "List"},
         **dict.fromkeys(("kind", "label", "caption", "text"), _TEXT),
         "score": real,
-        "verified": {"dtype": "bool", "_type": "Value"},
+        "verdict": _TEXT,
     }
     texts = {"feature": _TEXT, "_type": "List"}
     caption = dict.fromkeys(("style", "text", "captioner"), _TEXT)
@@ -67,7 +67,7 @@ COLUMNS = pa.schema(
                         ("bbox", pa.list_(pa.float32(), 4)),
                         *_texts("kind", "label", "caption", "text"),
                         ("score", pa.float32()),
-                        ("verified", pa.bool_()),
+                        ("verdict", pa.string()),
                     ]
                 )
             ),
@@ -93,22 +93,15 @@ COLUMNS = pa.schema(
 )
 # What `context.counters` calls a live row that becomes no record; status and card count it among the rejects.
 NOTHING_TO_SAY = "rejected: nothing to say"
-# The verify pass's check when it read all lines of a picture a second time, and how its flag of a line begins that
-# was read otherwise: 'read back: NAME reads "..." for "the line's text" (0.5 alike)'.
-READ_BACK = "read back"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
     """Attributes:
-    drop_unverified: leave out a local caption that the verify pass could not find again in the picture. Its box
-        stays, with label and score and `verified` None: nothing that is left of it was checked. If false, the
-        caption stays and `verified` is False. A caption that obeys what is written in the picture goes in any case.
     webdataset: write tar archives beside the parquet files.
     push_to_hub: dataset repository to upload to, after everything else.
     """
 
-    drop_unverified: bool = True
     webdataset: bool = False
     push_to_hub: str | None = None
 
@@ -123,7 +116,7 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     from finecap.records import validate_record
 
     for row in rows:
-        record = as_record(row, options, context.counters)
+        record = as_record(row, context.counters)
         if not record["global_caption"] and not record["captions"] and not record["regions"]:
             context.counters[NOTHING_TO_SAY] += 1
             continue
@@ -133,14 +126,14 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
         yield dict(record)
 
 
-def as_record(row: Row, options: Options, counters: Counter[str]) -> Record:
+def as_record(row: Row, counters: Counter[str]) -> Record:
     """The FineCap record of what all passes found out about a picture.
 
     Args:
         row: the columns that the pass reads; those of passes that did not run are None.
         counters: what is left out is counted here.
     """
-    regions = [*_objects(row, options, counters), *_text_regions(row)]
+    regions = [*_objects(row, counters), *_text_regions(row)]
     inside = [region for region in regions if _inside(region["bbox"], row["width"], row["height"])]
     counters["boxes dropped: not inside the picture"] += len(regions) - len(inside)
     return {
@@ -160,18 +153,18 @@ def as_record(row: Row, options: Options, counters: Counter[str]) -> Record:
     }
 
 
-def _objects(row: Row, options: Options, counters: Counter[str]) -> Iterator[Region]:
+def _objects(row: Row, counters: Counter[str]) -> Iterator[Region]:
+    """Of an object whose caption was refuted, box, label and verdict stay."""
     objects = row["objects"] or []
     kept = range(len(objects)) if row["kept_objects"] is None else row["kept_objects"]
     captions = {item["object"]: item for item in row["local_captions"] or []}
     verdicts = {item["object"]: item for item in row["verdicts"] or []}
     for index in kept:
         item, words, verdict = objects[index], captions.get(index, {}), verdicts.get(index, {})
-        caption, verified = words.get("caption"), verdict.get("verified")
-        obeys = verdict.get("reason") == OBEYS
-        if caption and verified is False and (options.drop_unverified or obeys):
-            counters[f"local captions dropped: {OBEYS if obeys else 'not verified'}"] += 1
-            caption = verified = None
+        caption = words.get("caption")
+        if verdict.get("verdict") == REFUTED:
+            counters[f"local captions left out: {verdict['reason'].split(':')[0]}"] += 1
+            caption = None
         yield {
             "bbox": item["bbox"],
             "kind": "object",
@@ -179,15 +172,14 @@ def _objects(row: Row, options: Options, counters: Counter[str]) -> Iterator[Reg
             "caption": caption,
             "text": words.get("text"),
             "score": item["score"],
-            "verified": verified,
+            "verdict": verdict.get("verdict"),
         }
 
 
 def _text_regions(row: Row) -> Iterator[Region]:
-    """Lines and words. Only lines are read back; where the two readings differ, nobody knows which one is right."""
+    """Lines and words. Only lines are read back."""
     kind = "document_text" if row["branch"] == "document" else "text"
-    unsure = [flag for flag in row["flags"] or [] if flag.startswith(READ_BACK)]
-    read_twice = READ_BACK in (row["checks"] or [])
+    verdicts = {item["line"]: item["verdict"] for item in row["read_back"] or []}
     for item in row["texts"] or []:
         yield {
             "bbox": item["bbox"],
@@ -196,12 +188,8 @@ def _text_regions(row: Row) -> Iterator[Region]:
             "caption": None,
             "text": item["text"],
             "score": item["score"],
-            "verified": (read_twice and item["level"] == "line" and not _is_named(item["text"], unsure)) or None,
+            "verdict": verdicts.get(item["line"]) if item["level"] == "line" else None,
         }
-
-
-def _is_named(text: str, flags: Sequence[str]) -> bool:
-    return any(f'for "{text}" (' in flag for flag in flags)
 
 
 def _inside(bbox: Sequence[float], width: int, height: int) -> bool:

@@ -1,9 +1,10 @@
 """Pass 10: are the captions and texts true? Beyond the paper, which verifies nothing.
 
-Four questions, each only where there is something to ask: does grounding a local caption again hit its box; are the
-numbers and quotes of the captions in the text that OCR read; does the captioner, on a sample, read the same text;
-does a caption do what is written in the picture instead of describing it. The first drops a local caption, the last
-drops a local caption or the whole picture, the others leave a flag.
+A local caption is looked at in three ways: do the pixels of its box and the text that OCR read there bear it out, does
+grounding it again hit its box, and is it said of one box only. What contradicts it refutes it. It is verified only by
+a source other than its writer; where its writer alone agrees with itself, it is self-consistent. Beside that: numbers
+and quotes of all captions that are not in the text are flagged; on a sample, the captioner reads the text again, line
+by line; and a caption that does what is written in the picture is refuted, or the whole picture rejected.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from finecap.engine.detectors.load import load_detector
 from finecap.engine.draws import uniform
 from finecap.engine.language.caption_checks import clean, normalised, obeys_instruction
 from finecap.engine.language.text_checks import Written, contradicted_numbers, contradicted_quotes
+from finecap.engine.reading.evidence import judge_caption
 from finecap.engine.running.concurrency import event_loop, map_bounded
 from finecap.pictures import ANY_SIZE, BadPicture, encoded, open_rgb
+from finecap.verdicts import REFUTED, SELF_CONSISTENT, VERIFIED, Verdict
 
 COLUMNS = pa.schema(
     [
@@ -40,9 +43,20 @@ COLUMNS = pa.schema(
                 pa.struct(
                     [
                         ("object", pa.int32()),  # index into `objects`
-                        ("verified", pa.bool_()),  # None: could not be looked at
-                        ("iou", pa.float32()),
-                        ("reason", pa.string()),
+                        ("verdict", pa.string()),  # of finecap.verdicts; None: nothing could be decided
+                        ("reason", pa.string()),  # "kind: detail", counted by kind
+                        ("iou", pa.float32()),  # of its box and where it was found again
+                    ]
+                )
+            ),
+        ),
+        (
+            "read_back",  # the lines that were read a second time
+            pa.list_(
+                pa.struct(
+                    [
+                        ("line", pa.int32()),  # number of the line, as in `texts`
+                        ("verdict", pa.string()),  # of its text; None: the readings differ, and either may be right
                     ]
                 )
             ),
@@ -61,13 +75,15 @@ READ_BACK_LINES = 50
 # What is shown around a line, in heights of it.
 READ_BACK_MARGIN = 0.25
 OBEYS = "obeys text in the picture"
+SAID_TWICE = "said of two boxes"
 NOT_REGROUNDED = "not regrounded: no detector of this recipe made the boxes"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
     """Attributes:
-    min_iou: a local caption is kept if grounding it again hits its box at least so well.
+    min_iou: a local caption is found again if grounding it hits its box at least so well; likewise the bar of a chart
+        that its box is on, as the pixels have it.
     read_back_share: share of the pictures whose OCR the captioner reads back, line by line; drawn by the seed.
     min_similarity: readings less alike than this are flagged; difflib's ratio of their letters and digits.
     in_flight: pictures at once in each worker; each is held decoded.
@@ -86,6 +102,17 @@ class _Tools:
     context: Context
     detector: Detector | None
     client: ChatClient | None
+
+    def is_writer(self, captioner: str | None, other: str | None) -> bool:
+        """Are two of the recipe's captioners, by their names, one model?"""
+        models = {one.name: one.model for one in self.context.settings.captioners}
+        return other is not None and models.get(captioner or "", captioner) == models.get(other, other)
+
+    @property
+    def grounder(self) -> str | None:
+        """The captioner that finds the boxes; None if a detector does."""
+        boxes = self.context.settings.options.get("boxes")
+        return boxes and boxes.captioner
 
 
 def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row]:
@@ -106,35 +133,73 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
 
 
 async def _verify(row: Row, tools: _Tools) -> Row:
-    result: Row = {"key": row["key"], "verdicts": [], "checks": [], "flags": [], "reject": None}
+    result: Row = {"key": row["key"], "verdicts": [], "read_back": [], "checks": [], "flags": [], "reject": None}
     lines = [item for item in row["texts"] or [] if item["level"] == "line"]
     texts = [line["text"] for line in lines]
-    local = {item["object"]: item["caption"] for item in row["local_captions"] or [] if item["caption"]}
+    local = {item["object"]: item for item in row["local_captions"] or [] if item["caption"]}
     if texts:
         for style, caption in _global_captions(row):
             if obeys_instruction(caption, texts):
                 return {**result, "reject": f"{OBEYS}: {style} caption {caption[:80]!r}"}
         result["checks"] += ["instructions", "numbers", "quotes"]
         result["flags"] += _text_flags([*_global_captions(row), *_named(local)], texts)
-    obedient = {index for index, caption in local.items() if texts and obeys_instruction(caption, texts)}
-    result["verdicts"] = [_verdict(index, False, None, OBEYS) for index in sorted(obedient)]
-    tools.context.counters["local captions: obey"] += len(obedient)
     readable = bool(lines) and tools.client is not None and _is_sampled(row["key"], tools)
-    if (local and tools.detector) or readable:
+    if local or readable:
         try:
             image = open_rgb(row.pop("image"), ANY_SIZE)
         except BadPicture as error:
             return {**result, "reject": str(error)}
-        if local and tools.detector:
-            honest = {index: caption for index, caption in local.items() if index not in obedient}
-            result["verdicts"] += await _reground(image, honest, row["objects"], tools)
-            result["checks"].append("regrounded")
+        if local:
+            result["verdicts"] = await _verdicts(image, row, local, tools)
+            result["checks"] += ["colours and bars", "regrounded" if tools.detector else NOT_REGROUNDED]
         if readable:
-            await _read_back(image, lines, row["key"], result, tools)
-    if local and not tools.detector:
-        result["checks"].append(NOT_REGROUNDED)
+            await _read_back(image, row, lines, result, tools)
     tools.context.counters["flags"] += len(result["flags"])
     return result
+
+
+async def _verdicts(image: Image.Image, row: Row, local: dict[int, Row], tools: _Tools) -> list[Row]:
+    """One for each local caption. The detector is asked only about those that nothing else decides."""
+    texts = row["texts"] or []
+    lines = [item["text"] for item in texts if item["level"] == "line"]
+    verdicts = {}
+    for index, said in local.items():
+        if lines and obeys_instruction(said["caption"], lines):
+            verdicts[index] = _verdict(index, REFUTED, OBEYS)
+            continue
+        seen = _looked_at(image, row, index, said, tools)
+        if seen["verdict"] is None and tools.detector:
+            seen = await _reground(image, said, row["objects"][index]["bbox"], tools)
+        verdicts[index] = seen
+    _refute_repeated(verdicts, local)
+    for item in verdicts.values():
+        kind = (item["reason"] or "not decided").split(":")[0]
+        tools.context.counters[f"local captions {item['verdict'] or 'without a verdict'}: {kind}"] += 1
+    return list(verdicts.values())
+
+
+def _looked_at(image: Image.Image, row: Row, index: int, said: Row, tools: _Tools) -> Row:
+    """The verdict of pixels and OCR. What OCR wrote into a caption, or a captioner read, proves nothing about it."""
+    thing = row["objects"][index]
+    verdict, reason = judge_caption(
+        said["caption"], thing["label"], thing["bbox"], image, row["texts"] or [], tools.options.min_iou
+    )
+    own_reading = said["text"] is not None or tools.is_writer(said["captioner"], row["ocr_engine"])
+    return _verdict(index, SELF_CONSISTENT if verdict == VERIFIED and own_reading else verdict, reason)
+
+
+def _refute_repeated(verdicts: dict[int, Row], local: dict[int, Row]) -> None:
+    """A caption that is said of several boxes tells none of them apart; only a box of which alone it is verified keeps
+    it.
+    """
+    places: dict[str, list[int]] = {}
+    for index, said in local.items():
+        places.setdefault(normalised(said["caption"]), []).append(index)
+    for boxes in places.values():
+        verified = [index for index in boxes if verdicts[index]["verdict"] == VERIFIED]
+        for index in boxes:
+            if len(boxes) > 1 and verified != [index] and verdicts[index]["verdict"] != REFUTED:
+                verdicts[index] = _verdict(index, REFUTED, SAID_TWICE)
 
 
 def _global_captions(row: Row) -> list[tuple[str, str]]:
@@ -145,8 +210,8 @@ def _global_captions(row: Row) -> list[tuple[str, str]]:
     return captions
 
 
-def _named(local: dict[int, str]) -> list[tuple[str, str]]:
-    return [(f"object {index}", caption) for index, caption in local.items()]
+def _named(local: dict[int, Row]) -> list[tuple[str, str]]:
+    return [(f"object {index}", said["caption"]) for index, said in local.items()]
 
 
 def _text_flags(captions: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[str]:
@@ -159,44 +224,39 @@ def _text_flags(captions: Sequence[tuple[str, str]], texts: Sequence[str]) -> li
     return list(dict.fromkeys(flags))
 
 
-async def _reground(image: Image.Image, local: dict[int, str], objects: Sequence[Row], tools: _Tools) -> list[Row]:
-    """A verdict for each local caption: where does the detector find it?"""
-    counters, verdicts = tools.context.counters, []
+async def _reground(image: Image.Image, said: Row, box: Sequence[float], tools: _Tools) -> Row:
+    """The verdict on a local caption by where the detector finds it."""
+    index = said["object"]
     assert tools.detector is not None
-    for index, caption in local.items():
-        try:
-            found = await tools.detector.detect(image, [caption])
-        except DetectionFailed as error:
-            counters["local captions: detector failed"] += 1
-            verdicts.append(_verdict(index, None, None, str(error)))
-            continue
-        if not found:
-            counters["local captions: not found"] += 1
-            verdicts.append(_verdict(index, False, None, "not found"))
-            continue
-        best = max(found, key=lambda detection: detection.score or 0.0)
-        seen = np.array(clip_box(best.bbox, *image.size))
-        iou = float(box_ious(np.array(objects[index]["bbox"]), seen)[0])
-        verified = iou >= tools.options.min_iou
-        counters["local captions: verified" if verified else "local captions: elsewhere"] += 1
-        verdicts.append(_verdict(index, verified, iou, "found again" if verified else "found elsewhere"))
-    return verdicts
+    try:
+        found = await tools.detector.detect(image, [said["caption"]])
+    except DetectionFailed as error:
+        return _verdict(index, None, str(error))
+    if not found:
+        return _verdict(index, REFUTED, "not found again")
+    best = max(found, key=lambda detection: detection.score or 0.0)
+    iou = float(box_ious(np.array(box), np.array(clip_box(best.bbox, *image.size)))[0])
+    if iou < tools.options.min_iou:
+        return _verdict(index, REFUTED, "found elsewhere", iou)
+    if tools.is_writer(said["captioner"], tools.grounder):
+        return _verdict(index, SELF_CONSISTENT, "found again by its writer", iou)
+    return _verdict(index, VERIFIED, "found again", iou)
 
 
-def _verdict(index: int, verified: bool | None, iou: float | None, reason: str) -> Row:
-    return {"object": index, "verified": verified, "iou": iou, "reason": reason}
+def _verdict(index: int, verdict: Verdict | None, reason: str | None, iou: float | None = None) -> Row:
+    return {"object": index, "verdict": verdict, "reason": reason, "iou": iou}
 
 
 def _is_sampled(key: str, tools: _Tools) -> bool:
     return uniform(tools.context.settings.seed, "read back", key) < tools.options.read_back_share
 
 
-async def _read_back(image: Image.Image, lines: Sequence[Row], key: str, result: Row, tools: _Tools) -> None:
-    """Let the captioner read each line; notes the check and flags what it reads otherwise."""
-    context = tools.context
+async def _read_back(image: Image.Image, row: Row, lines: Sequence[Row], result: Row, tools: _Tools) -> None:
+    """Let the captioner read each line; notes the check and the verdicts, and flags what it reads otherwise."""
+    context, key = tools.context, row["key"]
     captioner = draw_captioner(context.settings.captioners, context.settings.seed, key)
     assert tools.client is not None
-    done = 0
+    agreed = SELF_CONSISTENT if tools.is_writer(captioner.name, row["ocr_engine"]) else VERIFIED
     for line in lines[:READ_BACK_LINES]:
         try:
             answer = await tools.client.ask(
@@ -212,16 +272,17 @@ async def _read_back(image: Image.Image, lines: Sequence[Row], key: str, result:
         except RequestRejected:
             context.counters["lines not read back: captioner failed"] += 1
             continue
-        done += 1
         read, _ = clean(answer.text)
         alike = similarity(read, line["text"])
         context.counters["lines read back"] += 1
-        if alike < tools.options.min_similarity:
+        is_alike = alike >= tools.options.min_similarity
+        result["read_back"].append({"line": line["line"], "verdict": agreed if is_alike else None})
+        if not is_alike:
             context.counters["lines read back otherwise"] += 1
             result["flags"].append(
                 f'read back: {captioner.name} reads "{read[:80]}" for "{line["text"]}" ({alike:.2f} alike)'
             )
-    if done:
+    if done := len(result["read_back"]):
         result["checks"].append("read back" if done == len(lines) else f"read back {done} of {len(lines)} lines")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finecap.records import TEXT_KINDS
+from finecap.verdicts import VERDICTS
 
 if TYPE_CHECKING:
     import duckdb
@@ -121,12 +122,12 @@ def _kinds_of(notes: str) -> str:
 
 
 def _region_kinds(base: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    names = ("kind", "level", "regions", "captions", "texts", "verified", "refuted")
+    names = ("kind", "level", "regions", "captions", "texts", *(verdict.replace("-", "_") for verdict in VERDICTS))
     found = _rows(
         base,
         f"""SELECT r.kind, CASE WHEN r.kind = 'object' THEN '' ELSE r.label END AS level, count(*), count(r.caption),
-        count(r.text), count(*) FILTER (WHERE r.verified), count(*) FILTER (WHERE NOT r.verified) FROM {REGIONS}
-        GROUP BY ALL ORDER BY 1, 2""",
+        count(r.text), {", ".join(f"count(*) FILTER (WHERE r.verdict = '{verdict}')" for verdict in VERDICTS)}
+        FROM {REGIONS} GROUP BY ALL ORDER BY 1, 2""",
     )
     return [dict(zip(names, row, strict=True)) for row in found]
 

@@ -1,4 +1,4 @@
-"""A page of records to look at: pictures with their boxes, captions, texts and what was verified, in one file."""
+"""A page of records to look at: pictures with their boxes, captions, texts and the verdicts on them, in one file."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from finecap.engine.passes import pack
 from finecap.engine.passes.pack import NOTHING_TO_SAY, Options, as_record
-from finecap.engine.passes.verify import OBEYS
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting.status import summarise
 from finecap.engine.running import one_shard as runner
@@ -61,7 +60,7 @@ def test_the_columns_are_those_of_a_record_to_the_last_byte_of_their_description
 
 def test_kept_objects_become_regions_with_the_captions_that_were_made_for_them():
     row = live_row(objects=TWO, kept_objects=[1], local_captions=[said(1, "a dog at the right", "WUF")])
-    (region,) = as_record(row, Options(), Counter())["regions"]
+    (region,) = as_record(row, Counter())["regions"]
     assert region == {
         "bbox": [10, 5, 60, 40],
         "kind": "object",
@@ -69,68 +68,52 @@ def test_kept_objects_become_regions_with_the_captions_that_were_made_for_them()
         "caption": "a dog at the right",
         "text": "WUF",
         "score": None,
-        "verified": None,
+        "verdict": None,
     }
 
 
 def test_without_balancing_and_local_captions_every_object_is_a_region():
-    regions = as_record(live_row(objects=TWO), Options(), Counter())["regions"]
+    regions = as_record(live_row(objects=TWO), Counter())["regions"]
     assert [(region["label"], region["caption"]) for region in regions] == [("cat", None), ("dog", None)]
 
 
 @pytest.mark.parametrize(
-    ("verified", "drop", "expected"),
-    [
-        (True, True, ("a cat", True)),
-        (None, True, ("a cat", None)),
-        (False, True, (None, None)),
-        (False, False, ("a cat", False)),
-    ],
+    ("verdict", "caption"),
+    [("verified", "a cat"), ("self-consistent", "a cat"), (None, "a cat"), ("refuted", None)],
 )
-def test_a_refuted_caption_goes_and_its_box_stays_unless_the_recipe_wants_it_marked(verified, drop, expected):
-    verdict = {"object": 0, "verified": verified, "iou": 0.2, "reason": None}
-    row = live_row(objects=TWO[:1], local_captions=[said(0, "a cat")], verdicts=[verdict])
+def test_a_refuted_caption_is_left_out_and_its_box_stays_with_label_and_verdict(verdict, caption):
+    looked = {"object": 0, "verdict": verdict, "iou": 0.2, "reason": "found elsewhere"}
+    row = live_row(objects=TWO[:1], local_captions=[said(0, "a cat")], verdicts=[looked])
     counters = Counter()
-    (region,) = as_record(row, Options(drop_unverified=drop), counters)["regions"]
-    assert (region["caption"], region["verified"]) == expected
-    assert counters["local captions dropped: not verified"] == (expected[0] is None)
+
+    record = as_record(row, counters)
+
+    validate_record(record)
+    (region,) = record["regions"]
+    assert (region["label"], region["caption"], region["verdict"]) == ("cat", caption, verdict)
+    assert counters["local captions left out: found elsewhere"] == (caption is None)
 
 
 @pytest.mark.parametrize(("branch", "kind"), [("photo", "text"), ("document", "document_text")])
 def test_lines_and_words_are_text_of_a_photo_or_of_a_document(branch, kind):
     row = live_row(branch=branch, texts=[found_text("Big Sale"), found_text("Big", "word", (1, 1, 12, 9))])
-    regions = as_record(row, Options(), Counter())["regions"]
-    assert [(r["kind"], r["label"], r["text"], r["verified"]) for r in regions] == [
+    regions = as_record(row, Counter())["regions"]
+    assert [(r["kind"], r["label"], r["text"], r["verdict"]) for r in regions] == [
         (kind, "line", "Big Sale", None),
         (kind, "word", "Big", None),
     ]
 
 
-def test_a_caption_that_obeys_the_picture_goes_whatever_the_recipe_says():
-    verdict = {"object": 0, "verified": False, "iou": None, "reason": OBEYS}
-    row = live_row(objects=TWO[:1], local_captions=[said(0, "I obey")], verdicts=[verdict])
-    (region,) = as_record(row, Options(drop_unverified=False), Counter())["regions"]
-    assert (region["caption"], region["verified"]) == (None, None)
+def test_the_verdict_on_a_line_is_that_of_its_second_reading_whatever_the_flags_say():
+    texts = [{**found_text("Sale"), "line": 0}, {**found_text("Today"), "line": 1}]
+    texts += [{**found_text("Today", "word"), "line": 1}, {**found_text("Open"), "line": 2}]
+    read_back = [{"line": 0, "verdict": None}, {"line": 1, "verdict": "verified"}]
+    flags = ['read back: m reads "Todai" for "Today" (0.80 alike)']
 
+    record = as_record(live_row(texts=texts, read_back=read_back, flags=flags), Counter())
 
-SOLE = 'read back: m reads "Sole" for "Sale" (0.75 alike)'
-
-
-@pytest.mark.parametrize(
-    ("checks", "flags", "verified"),
-    [
-        (["numbers", "read back"], [], [True, True, None]),
-        (["read back"], [SOLE], [None, True, None]),
-        (["read back"], ['dense: quote "Sale" not in the OCR text'], [True, True, None]),
-        (["read back 1 of 2 lines"], [], [None, None, None]),
-        (["numbers"], [], [None, None, None]),
-    ],
-)
-def test_a_line_is_verified_only_if_it_was_read_back_alike(checks, flags, verified):
-    texts = [found_text("Sale"), found_text("Today"), found_text("Today", "word")]
-    record = as_record(live_row(texts=texts, checks=checks, flags=flags), Options(), Counter())
-    assert [region["verified"] for region in record["regions"]] == verified
-    assert (record["provenance"]["checks"], record["provenance"]["flags"]) == (checks, flags)
+    assert [region["verdict"] for region in record["regions"]] == [None, "verified", None, None]
+    assert record["provenance"]["flags"] == flags
 
 
 edges = st.floats(-5, 70, width=32) | st.sampled_from([0.0, float(WIDTH), float(HEIGHT), float("nan")])
@@ -140,7 +123,7 @@ edges = st.floats(-5, 70, width=32) | st.sampled_from([0.0, float(WIDTH), float(
 def test_whatever_the_boxes_the_record_is_valid_and_each_box_is_kept_or_counted(boxes):
     counters = Counter()
     row = live_row(objects=[found_object(box) for box in boxes], texts=[found_text("x", bbox=box) for box in boxes])
-    record = as_record(row, Options(), counters)
+    record = as_record(row, counters)
     validate_record(record)
     assert len(record["regions"]) + counters["boxes dropped: not inside the picture"] == 2 * len(boxes)
 
