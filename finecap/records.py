@@ -10,47 +10,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
-from datasets import Features, Image, List, Value
-
 from finecap.verdicts import REFUTED, VERDICTS, VERIFIED, Verdict
 
 REGION_KINDS = ("object", "text", "document_text", "chart")
 TEXT_KINDS = ("text", "document_text")  # regions that hold writing: in a photograph, on a page
 SPLITS = ("train", "validation", "test")
-
-FINECAP_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "image": Image(),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "source": Value("string"),
-        "license": Value("string"),
-        "split": Value("string"),
-        "global_caption": Value("string"),
-        "captioner": Value("string"),
-        "captions": List({"style": Value("string"), "text": Value("string"), "captioner": Value("string")}),
-        "regions": List(
-            {
-                "bbox": List(Value("float32"), length=4),
-                "kind": Value("string"),
-                "label": Value("string"),
-                "caption": Value("string"),
-                "text": Value("string"),
-                "score": Value("float32"),
-                "verdict": Value("string"),
-            }
-        ),
-        "qa": List({"question": Value("string"), "answers": List(Value("string")), "kind": Value("string")}),
-        "provenance": {
-            "phrases": Value("string"),
-            "boxes": Value("string"),
-            "ocr": Value("string"),
-            "checks": List(Value("string")),
-            "flags": List(Value("string")),
-        },
-    }
-)
 
 
 class Region(TypedDict):

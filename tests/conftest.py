@@ -41,7 +41,7 @@ def nano_corpus(tmp_path_factory) -> Path:
     import datasets
 
     from finecap.corpus.build import generate
-    from finecap.records import FINECAP_FEATURES
+    from finecap.features import FINECAP_FEATURES
 
     out = tmp_path_factory.mktemp("nano_corpus")
     rows = [

@@ -28,8 +28,9 @@ import pyarrow.parquet as pq
 
 from finecap.corpus import card, easyvqa, gallery
 from finecap.corpus.levels import level_of
+from finecap.features import FINECAP_FEATURES
 from finecap.files import claimed, committed, write_text
-from finecap.records import FINECAP_FEATURES, SPLITS, Record, validate_record
+from finecap.records import SPLITS, Record, validate_record
 from finecap.shards.layout import split_file
 
 KINDS = ("doc", "chart", "scene", "easyvqa")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finecap.corpus.build import generate
-from finecap.records import FINECAP_FEATURES, check_box, grounding_answer, region, validate_record
+from finecap.features import FINECAP_FEATURES
+from finecap.records import check_box, grounding_answer, region, validate_record
 
 
 @pytest.fixture(scope="module")

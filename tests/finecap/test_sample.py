@@ -7,7 +7,8 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from finecap.records import FINECAP_FEATURES, validate_record
+from finecap.features import FINECAP_FEATURES
+from finecap.records import validate_record
 
 SAMPLE = Path(__file__).parents[2] / "finecap" / "sample"
 PERMISSIVE = ("public domain", "CC0-1.0", "text: generated here", "values: generated here")

@@ -11,7 +11,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image, ImageDraw
 
-from finecap.records import FINECAP_FEATURES, Record, region, validate_record
+from finecap.features import FINECAP_FEATURES
+from finecap.records import Record, region, validate_record
 
 WIDTH, HEIGHT = 112, 84
 COLOURS = ("red", "green", "blue", "white")

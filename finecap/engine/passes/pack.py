@@ -49,7 +49,7 @@ def _features() -> dict[str, Any]:
     }
 
 
-# The arrow schema of finecap.records.FINECAP_FEATURES (a test holds them equal), without the seconds that importing
+# The arrow schema of finecap.features.FINECAP_FEATURES (a test holds them equal), without the seconds that importing
 # `datasets` costs in every worker.
 COLUMNS = pa.schema(
     [

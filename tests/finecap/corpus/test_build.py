@@ -14,8 +14,9 @@ import pytest
 
 from finecap.corpus import build
 from finecap.corpus.build import apportion, build_corpus, plan, resolve
+from finecap.features import FINECAP_FEATURES
 from finecap.files import claimed
-from finecap.records import FINECAP_FEATURES, SPLITS
+from finecap.records import SPLITS
 
 SIZE = 240
 BUILD = """

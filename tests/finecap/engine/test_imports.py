@@ -13,6 +13,6 @@ def test_the_engine_imports_nothing_heavy():
 
 
 def test_the_check_would_notice():
-    code = "import sys, finecap.records; print(*[name for name in sys.argv[1:] if name in sys.modules])"
+    code = "import sys, finecap.features; print(*[name for name in sys.argv[1:] if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True)
     assert "datasets" in loaded.stdout.split()

@@ -11,7 +11,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from lmms_eval.tasks.refcoco.utils_rec import refcoco_bbox_rec_doc_to_text, refcoco_bbox_rec_preprocess_dataset
 
-from finecap.records import FINECAP_FEATURES
+from finecap.features import FINECAP_FEATURES
 from finevit_eval.questions.adapter import FineViTVL
 from finevit_eval.questions.export import build_tasks
 from finevit_eval.questions.tasks.utils import grounding_process_results, grounding_rows

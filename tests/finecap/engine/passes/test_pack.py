@@ -17,7 +17,8 @@ from finecap.engine.reporting.status import summarise
 from finecap.engine.running import one_shard as runner
 from finecap.engine.running.one_shard import Run, run_shard
 from finecap.engine.running.store import Store
-from finecap.records import FINECAP_FEATURES, validate_record
+from finecap.features import FINECAP_FEATURES
+from finecap.records import validate_record
 from finecap.shards.plan import Shard
 from finecap.tasks.conversation import record_to_turns
 

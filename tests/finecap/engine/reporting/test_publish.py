@@ -37,7 +37,7 @@ from finecap.engine.running import one_shard as runner
 from finecap.engine.running.one_shard import Run, run_shard
 from finecap.engine.running.store import Store
 from finecap.errors import StopRun
-from finecap.records import FINECAP_FEATURES
+from finecap.features import FINECAP_FEATURES
 from finecap.shards.plan import Shard
 from finecap.shards.tar_writer import export_webdataset
 
