@@ -130,9 +130,7 @@ def _check(address: str, allowed: Allowed) -> None:
         raise FetchError(f"url refused: {address} is no public address")
 
 
-async def _follow(
-    session: aiohttp.ClientSession, url: str, max_bytes: int, timeout: aiohttp.ClientTimeout
-) -> bytes:
+async def _follow(session: aiohttp.ClientSession, url: str, max_bytes: int, timeout: aiohttp.ClientTimeout) -> bytes:
     """Redirects are followed by hand, so that each link is checked."""
     here = _checked_link(URL(url))
     for _ in range(MAX_REDIRECTS + 1):
