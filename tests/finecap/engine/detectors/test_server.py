@@ -177,6 +177,7 @@ BOMB = gzip.compress(json.dumps({"detector": "faulty 1", "filler": "x" * 10**8})
         answering(bbox=[1, 2, float("inf"), 4]),
         answering(bbox=[1, 2, 3]),
         answering(bbox="1234"),
+        (200, json.dumps({"detector": "faulty 1", "detections": [[[1, 2, 3, 4], 0, None]] * 10_001})),
     ],
 )
 def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
