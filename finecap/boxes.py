@@ -9,6 +9,7 @@ vocabulary, on a grid of 1000 steps a side (the FineViT paper, Stage III, leaves
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -150,6 +151,10 @@ _QUAD = rf"[\[(]\s*{_NUMBER}{_COMMA}{_NUMBER}{_COMMA}{_NUMBER}{_COMMA}{_NUMBER}\
 _BOX_PATTERN = re.compile(rf"{_REF}{_START}(?:{_PAIRS}|{_QUAD})")
 # Announces a box; where none follows, the writer meant one and failed.
 _ANNOUNCEMENT = re.compile(rf"{re.escape(BOX_START_TOKEN)}[^<\n]*|\"bbox(?:_2d)?\"\s*:\s*(?:\[[^\]\n}}]*\]?)?")
+_NOWHERE = (sys.maxsize, sys.maxsize)
+# A box and its label are no further apart: an answer full of boxes and one open quotation mark would be searched anew
+# for each of them.
+_LONGEST_LABEL = 1000
 _JSON_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -187,8 +192,12 @@ def parse_boxes(text: str, width: int, height: int, notation: Notation = FINEVIT
         x1, y1, x2, y2 = sides
         label = match["ref"].strip() if match["ref"] is not None else _json_label(text, *match.span())
         boxes.append(ParsedBox((x1 * width, y1 * height, x2 * width, y2 * height), label))
+    waiting = iter(spans)
+    start, end = next(waiting, _NOWHERE)
     for match in _ANNOUNCEMENT.finditer(text):
-        if not any(start < match.end() + 1 and match.start() < end for start, end in spans):
+        while end <= match.start():  # both go through the text from left to right
+            start, end = next(waiting, _NOWHERE)
+        if match.end() < start:
             skipped.append(SkippedBox(match.group().strip(), "no four numbers x1, y1, x2, y2 follow"))
     return ParsedBoxes(boxes, skipped)
 
@@ -210,11 +219,12 @@ def _reason_to_skip(sides: list[float], grid: tuple[int, int]) -> str | None:
 
 def _json_label(text: str, start: int, end: int) -> str | None:
     """The `label` of the JSON object around `text[start:end]`; the object may be cut off at the end of the text."""
-    opening = text.rfind("{", 0, start)
+    limit = min(end + _LONGEST_LABEL, len(text))
+    opening = text.rfind("{", max(0, start - _LONGEST_LABEL), start)
     if opening < 0 or "}" in text[opening:start]:
         return None
-    closing = text.find("}", end)
-    match = _JSON_LABEL.search(text, opening, closing if closing >= 0 else len(text))
+    closing = text.find("}", end, limit)
+    match = _JSON_LABEL.search(text, opening, closing if closing >= 0 else limit)
     if match is None:
         return None
     try:

@@ -56,9 +56,8 @@ class Links:
                 return data
             if others_are_served:  # and were before this last try, so it is no outage that has just ended
                 raise failure
-            others_are_served = bool(tries.failed(unseen=False)) and await self._are_others_served(
-                url, start, max_bytes
-            )
+            if tries.failed(unseen=False):
+                others_are_served = await self._are_others_served(url, start, max_bytes)
             self._check_patience(url, failure, start)
             await tries.wait(failure.retry_after)
 
@@ -93,9 +92,9 @@ class Links:
         last = max(start, self._answered.get(host, ("", start))[1])
         if time.monotonic() - last >= self._patience:
             raise StopRun(
-                f"ingest.allow_urls: nothing was heard of {host[:100]} for {self._patience:g} s ({failure}), nor of "
-                "another host that would show that the network works. Run the same command again when it does; take "
-                "links that are gone for good out of the input."
+                f"ingest.allow_urls: nothing came from {host[:100]} for {self._patience:g} s ({failure}). This may be "
+                "an outage: the host was there before, or no other link is answered either. Run the same command "
+                "again when it is over; take links that are gone for good out of the input."
             )
 
 

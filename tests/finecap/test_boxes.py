@@ -1,6 +1,7 @@
 """Boxes to text and back."""
 
 import json
+import time
 
 import pytest
 from hypothesis import assume, example, given
@@ -164,6 +165,32 @@ class TestReading:
         for (x1, y1, x2, y2), _ in parse_boxes(text, width, height).boxes:
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
+
+
+LONG = 2**16
+HOSTILE = {
+    "an open quotation mark before many boxes": '{"label": "' + "[1,2,3,4]" * (LONG // 9),
+    "backslashes in a label that does not end": '{"label": "' + "\\\\" * (LONG // 4) + "[1,2,3,4]" * (LONG // 18),
+    "many announcements before many boxes": '"bbox":' * (LONG // 14) + "[1,2,3,4]" * (LONG // 18),
+    "one brace before many boxes": "{" + "[1,2,3,4]" * (LONG // 9),
+    "digits without end": "[" + "9" * LONG,
+    "spaces without end": "[1," + " " * LONG,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_long_answer_takes_time_in_proportion_to_its_length(name):
+    """The longest that is kept of a captioner; searched anew for each box, the first one took 20 s."""
+    start = time.process_time()
+    parse_boxes(HOSTILE[name], 640, 480)
+    assert time.process_time() - start < 3
+
+
+def test_announcements_without_a_box_are_told_from_those_with_one_wherever_they_stand():
+    good, bad = "<|box_start|>(100,200),(300,500)<|box_end|>", '{"bbox_2d": null}'
+    for pieces in ([good, bad, good], [bad, good, bad], [bad, bad, good, good, bad], [good, good], [bad]):
+        boxes, skipped = parse_boxes(" and ".join(pieces), 640, 480)
+        assert (len(boxes), len(skipped)) == (pieces.count(good), pieces.count(bad))
 
 
 FOREIGN = ("thousandths", "pixels")

@@ -95,6 +95,7 @@ class _State:
     """What this process knows of a captioner."""
 
     endpoints: Endpoints
+    key: ApiKey
     answered: bool = False
     refused: int = 0
 
@@ -109,14 +110,13 @@ class _Call:
     images: Sequence[bytes]
     body: bytes
     max_tokens: int
-    key: ApiKey
     counters: Counter[str]
     tries: Tries
     failed_at: Endpoint | None = None
 
     def clean(self, text: str) -> str:
         """A server's text without the key, which some echo, and cut to what fits into a reason."""
-        return " ".join(self.key.hidden(text, LONGEST_SEARCHED).split())[:LONGEST_REASON]
+        return " ".join(self.state.key.hidden(text, LONGEST_SEARCHED).split())[:LONGEST_REASON]
 
 
 class ChatClient:
@@ -163,8 +163,7 @@ class ChatClient:
             return Answer(**known)
         body = chat_body(captioner, prompt, images, max_tokens, temperature)
         tries = Tries(captioner.max_attempts, captioner.patience_s)
-        state, secret = self._state(captioner), ApiKey.of(captioner)
-        call = _Call(captioner, state, prompt, images, body, max_tokens, secret, counters, tries)
+        call = _Call(captioner, self._state(captioner), prompt, images, body, max_tokens, counters, tries)
         if journal is not self._journal:  # another shard: what stopped the last one is over
             self._journal, self._stop = journal, None
         try:
@@ -186,7 +185,7 @@ class ChatClient:
     def _state(self, captioner: Captioner) -> _State:
         if captioner not in self._states:
             endpoints = Endpoints(captioner.name, captioner.endpoints, captioner.patience_s)
-            self._states[captioner] = _State(endpoints)
+            self._states[captioner] = _State(endpoints, ApiKey.of(captioner))
         return self._states[captioner]
 
     async def _try(self, call: _Call) -> Answer | _Failed:
@@ -242,7 +241,7 @@ class ChatClient:
         async with self._connections().post(
             f"{endpoint.url}/chat/completions",
             data=io.BytesIO(call.body) if len(call.body) > STREAM_BYTES else call.body,
-            headers={"Content-Type": "application/json", **call.key.headers()},
+            headers={"Content-Type": "application/json", **call.state.key.headers()},
             timeout=timeout(call.captioner.timeout_s),
             allow_redirects=False,  # the key goes nowhere else
         ) as response:
@@ -276,7 +275,7 @@ class ChatClient:
             call.counters["answers cut: far beyond max_tokens"] += 1
             reason = "length"
         reason = None if reason is None else call.clean(reason)
-        return Answer(call.key.hidden(read.text, longest), *paid, call.captioner.name, reason)
+        return Answer(call.state.key.hidden(read.text, longest), *paid, call.captioner.name, reason)
 
     def _pay_unanswered(self, call: _Call) -> None:
         """A server may have worked on the request to the end, and bill it, though no answer arrived."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.captioners.endpoints import Endpoint, Endpoints
@@ -19,6 +19,8 @@ from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer
 
 # As of captioners (`Captioner`): seconds for one request, tries, and seconds to wait for a server that is down.
 TIMEOUT_S, MAX_ATTEMPTS, PATIENCE_S = 120.0, 6, 600.0
+# Grounding DINO finds at most 900 in one text; comparing far more with one another would hold the worker up.
+MOST_DETECTIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Reply:
     """Body of an answer, to /detect; that to /health has no `detections`."""
 
     detector: str
-    detections: tuple[Detection, ...] = ()
+    detections: Annotated[tuple[Detection, ...], Field(max_length=MOST_DETECTIONS)] = ()
 
 
 class _Failed(Exception):
@@ -115,7 +117,8 @@ class ServedDetector:
             try:
                 content = await read_answer(response)
             except BodyTooLarge:
-                raise _Failed(f"{response.status} and a body too large to be an answer") from None
+                unseen = response.status in UNSEEN
+                raise _Failed(f"{response.status} and a body too large to be an answer", unseen) from None
         text = f"{response.status} {content[:300].decode('utf-8', 'replace')}"
         if response.status >= 500 or response.status in (408, 429):
             raise _Failed(text, unseen=response.status in UNSEEN)

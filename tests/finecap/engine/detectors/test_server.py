@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import threading
@@ -64,15 +65,16 @@ def served(app) -> Iterator[str]:
 
 
 def faulty(answers):
-    """A server that gives these answers to /detect in turn, the last one for ever: (status, body)."""
+    """A server that gives these answers to /detect in turn, the last one for ever: (status, body), and headers."""
     waiting, asked = list(answers), []
 
     async def detect(request):
         asked.append(await request.json())
-        status, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        status, body, *headers = waiting.pop(0) if len(waiting) > 1 else waiting[0]
         if status is None:
             request.transport.abort()
-        return web.Response(status=status or 200, text=body)
+        raw = body.encode() if isinstance(body, str) else body
+        return web.Response(status=status or 200, body=raw, headers=headers[0] if headers else {})
 
     async def health(request):
         return web.json_response({"detector": "faulty 1"})
@@ -143,7 +145,41 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded(local, picture, monkeypatc
         asyncio.run(ask(url, picture))
 
 
-@pytest.mark.parametrize("fault", [(500, "oh"), (503, "busy"), (429, ""), (None, ""), (200, "<html>"), (200, "{}")])
+def answering(**changes):
+    found = {"bbox": [1, 2, 3, 4], "phrase": 1, "score": 0.5} | changes
+    return 200, json.dumps({"detector": "faulty 1", "detections": [found]})
+
+
+GZIP = {"Content-Encoding": "gzip"}
+BOMB = gzip.compress(json.dumps({"detector": "faulty 1", "filler": "x" * 10**8}).encode())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (500, "oh"),
+        (502, "no server"),
+        (503, "busy"),
+        (504, "slow"),
+        (429, ""),
+        (None, ""),
+        (200, "<html>"),
+        (200, "{}"),
+        (200, "x" * 5_000_000),
+        (500, "x" * 5_000_000),
+        (200, BOMB, GZIP),
+        (200, b"no gzip", GZIP),
+        answering(score=float("nan")),
+        answering(score=float("inf")),
+        answering(score=1.5),
+        answering(score=-0.5),
+        answering(bbox=[1, float("nan"), 3, 4]),
+        answering(bbox=[1, 2, float("inf"), 4]),
+        answering(bbox=[1, 2, 3]),
+        answering(bbox="1234"),
+        (200, json.dumps({"detector": "faulty 1", "detections": [[[1, 2, 3, 4], 0, None]] * 10_001})),
+    ],
+)
 def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
     monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
     app, asked = faulty([fault, fault, GOOD])
@@ -169,6 +205,26 @@ def test_a_picture_that_fails_for_good_has_a_reason(picture, monkeypatch, answer
     with served(app) as url, pytest.raises(DetectionFailed, match=message):
         asyncio.run(ask(url, picture))
     assert len(asked) == asked_times
+
+
+def test_an_answer_that_a_proxy_compressed_unasked_is_read(picture):
+    app, _ = faulty([(200, gzip.compress(GOOD[1].encode()), GZIP)])
+    with served(app) as url:
+        assert len(asyncio.run(ask(url, picture))) == 1
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_an_outage_behind_a_gateway_stops_the_run_and_no_picture_fails(picture, monkeypatch, status):
+    """More failures than tries: the picture is found when the server is back, and else the run stops."""
+    monkeypatch.setattr(web_module, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("finecap.engine.captioners.endpoints.LONGEST_PAUSE", 0.01)
+    app, asked = faulty([(status, "gone")] * 15 + [GOOD])
+    with served(app) as url:
+        assert len(asyncio.run(ask(url, picture))) == 1
+    assert len(asked) == 16
+    app, _ = faulty([(status, "gone")])
+    with served(app) as url, pytest.raises(StopRun, match=r"boxes\.url.*gone"):
+        asyncio.run(ask(url, picture, patience_s=0.5))
 
 
 def test_without_a_server_the_run_stops_and_says_so(picture, monkeypatch):

@@ -298,9 +298,9 @@ def test_links_that_nobody_answers_stop_the_run_instead_of_being_rejected(image_
     """The server is gone; so is every picture, for now."""
     monkeypatch.setattr(links, "Links", functools.partial(links.Links, patience_s=0.5, allowed=lambda address: True))
     options = Options(source="s", license="l", allow_urls=True)
-    with pytest.raises(StopRun, match=r"nothing was heard of 127\.0\.0\.1"):
+    with pytest.raises(StopRun, match=r"nothing came from 127\.0\.0\.1"):
         ingested(*[{"url": f"http://127.0.0.1:1/{number}"} for number in range(20)], options=options)
-    with pytest.raises(StopRun, match=r"nothing was heard of nobody\.invalid"):
+    with pytest.raises(StopRun, match=r"nothing came from nobody\.invalid"):
         ingested(*[{"url": f"http://nobody.invalid/{number}"} for number in range(20)], options=options)
 
 
