@@ -1,7 +1,7 @@
 """The caption engine's ingest against a bare decode of the same files, and its search for duplicates in little memory.
 
-    python benchmarks/engine_ingest.py                    # 120 pictures, and 1,000,000 hashes under 512 MB
-    python benchmarks/engine_ingest.py --pictures 40 --hashes 0
+    python -m benchmarks.engine.ingest                    # 120 pictures, and 1,000,000 hashes under 512 MB
+    python -m benchmarks.engine.ingest --pictures 40 --hashes 0
 
 Pictures are crops and enlargements of photographs that scikit-image and scikit-learn ship, 0.3 to 3 megapixels, nine
 in ten as JPEG (quality 90), the rest as PNG. In turns within one process: Pillow's decode to RGB alone (`bare`), the
@@ -18,14 +18,9 @@ import argparse
 import io
 import json
 import multiprocessing
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.measuring import add_out, conditions, progress, timed, write_figures
 from finecap.engine.contract import Context
 from finecap.engine.passes import dedup, ingest
 from finecap.engine.recipe import recipe_from
@@ -44,6 +40,7 @@ from finecap.pictures import encoded
 from finecap.shards.plan import plan_shards
 
 RECIPE = {"ingest": {"source": "scikit-image", "license": "see package"}}
+PACKAGES = ("pillow", "imagehash", "pyarrow", "duckdb")
 HASHES_PER_SHARD = 50_000
 PLANTED_SHARE = 0.02
 
@@ -106,11 +103,11 @@ def measure(steps: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, 
     seconds: dict[str, dict[str, list[float]]] = {name: {"wall_s": [], "cpu_s": []} for name in steps}
     for repeat in range(repeats + 1):
         for name, step in steps.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            step()
+            took = timed(step)
+            progress(f"turn {repeat} of {repeats}{'' if repeat else ' (warm-up)'}, {name}: {took.wall:.1f} s")
             if repeat:
-                seconds[name]["wall_s"].append(time.perf_counter() - start)
-                seconds[name]["cpu_s"].append(time.process_time() - cpu_start)
+                seconds[name]["wall_s"].append(took.wall)
+                seconds[name]["cpu_s"].append(took.cpu)
     return seconds
 
 
@@ -121,6 +118,7 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
         scratch.mkdir()
         paths = write_pictures(folder, args.pictures, args.seed)
         contents = [path.read_bytes() for path in paths]
+        progress(f"{len(paths)} pictures are written")
         steps = {
             "bare": lambda: bare(contents),
             "ingest": lambda: ingest_pass(contents, scratch),
@@ -176,16 +174,9 @@ def _peak_rss_mb() -> float:
 
 
 def _search(outputs: dict[str, list[Path]], memory: str, out: Path, pipe: Any) -> None:
-    before, cpu_before, start = _peak_rss_mb(), time.process_time(), time.perf_counter()
-    dedup.reduce(outputs, dedup.Options(memory=memory), out)
-    pipe.send(
-        {
-            "wall_s": time.perf_counter() - start,
-            "cpu_s": time.process_time() - cpu_before,
-            "peak_rss_mb": _peak_rss_mb(),
-            "peak_rss_before_mb": before,
-        }
-    )
+    before = _peak_rss_mb()
+    took = timed(lambda: dedup.reduce(outputs, dedup.Options(memory=memory), out))
+    pipe.send({"wall_s": took.wall, "cpu_s": took.cpu, "peak_rss_mb": _peak_rss_mb(), "peak_rss_before_mb": before})
 
 
 def duplicates(count: int, memory: str, seed: int = 0) -> dict[str, Any]:
@@ -196,6 +187,7 @@ def duplicates(count: int, memory: str, seed: int = 0) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as name:
         outputs, planted = write_hashes(Path(name), count, seed)
+        progress(f"{count} hashes are written, {planted} of them near duplicates; searching")
         out = Path(name, "dedup", "reduced.parquet")
         out.parent.mkdir()
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -209,15 +201,6 @@ def duplicates(count: int, memory: str, seed: int = 0) -> dict[str, Any]:
     return {"hashes": count, "planted": planted, "duckdb_memory": memory, "found": found, **measured}
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("pillow", "imagehash", "pyarrow", "duckdb")},
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-    }
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=120)
@@ -225,15 +208,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hashes", type=int, default=1_000_000, help="0 leaves the duplicates out")
     parser.add_argument("--memory", default="512MB", help="what DuckDB may use")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine_ingest_cpu.json")
+    add_out(parser, "engine_ingest")
     args = parser.parse_args(argv)
-    report: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    report: dict[str, Any] = conditions(PACKAGES)
     report["setting"] = {"pictures": args.pictures, "repeats": args.repeats, "seed": args.seed}
     report["ingest"] = decoding(args)
     if args.hashes:
         report["duplicates"] = duplicates(args.hashes, args.memory, args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_figures(report, args.out)
     shown = {name: value for name, value in report["ingest"].items() if name != "seconds"}
     print(json.dumps({"ingest": shown, "duplicates": report.get("duplicates")}, indent=2))
 

@@ -1,6 +1,6 @@
 """What a request costs a client, by library: the reason why the caption engine's client is aiohttp.
 
-    python benchmarks/engine_http.py        # 64 at once, bodies of 35 KB, answers after 50 ms; writes no file
+    python -m benchmarks.engine.clients     # 64 at once, bodies of 35 KB, answers after 50 ms
 
 Each library sends the same chat request with a picture as a data URL to a server in another process, the libraries in
 turns; CPU time is this process's alone.
@@ -8,6 +8,7 @@ turns; CPU time is this process's alone.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import json
@@ -19,7 +20,8 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
-from engine_server import served
+from benchmarks.engine.server import served
+from benchmarks.measuring import add_out, conditions, progress, write_figures
 
 IN_FLIGHT, BODY_BYTES, LATENCY_MS = 64, 35_000, 50
 PROMPT = "Describe this image in detail."
@@ -122,9 +124,10 @@ def compare(requests: int, repeats: int) -> dict[str, Any]:
     """Median over the turns, and each turn."""
     turns: dict[str, list[Any]] = {name: [] for name in LIBRARIES}
     with served(LATENCY_MS) as server:
-        for _ in range(repeats):
+        for turn in range(repeats):
             for name, make in LIBRARIES.items():
                 turns[name].append(asyncio.run(measure(make, server, requests)))
+                progress(f"turn {turn + 1} of {repeats}, {name}: {turns[name][-1]['cpu_ms']:.2f} CPU-ms a request")
     return {
         "setting": {"in_flight": IN_FLIGHT, "body_bytes": len(json.dumps(REQUEST)), "latency_ms": LATENCY_MS}
         | {"requests": requests, "turns": repeats},
@@ -146,5 +149,16 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name:16s}{found['version']:10s}{figures}")
 
 
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=640, help="of each library in a turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of the libraries")
+    add_out(parser, "engine_clients")
+    args = parser.parse_args(argv)
+    report = {**conditions(()), **compare(args.requests, args.repeats)}
+    write_figures(report, args.out)
+    show(report)
+
+
 if __name__ == "__main__":
-    show(compare(requests=640, repeats=3))
+    main()

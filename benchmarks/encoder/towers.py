@@ -1,34 +1,32 @@
 """FineViT against the vision towers of Qwen2.5-VL and SigLIP 2 (NaFlex): same width and depth, same batch.
 
-    python benchmarks/encoder.py                            # ragged mix of 196 to 1600 patches on the CPU, fp32
-    python benchmarks/encoder.py --device cuda --size full  # bf16, TFLOP/s against a measured matrix product
-    python benchmarks/encoder.py --device cuda --size full --preset uniform448
+    python -m benchmarks.encoder.towers                     # ragged mix of 196 to 1600 patches, fp32, half a minute
+    python -m benchmarks.encoder.towers --size base         # all layers of a size: minutes on a CPU
+    python -m benchmarks.encoder.towers --device cuda --size full  # bf16, TFLOP/s against a measured matrix product
+    python -m benchmarks.encoder.towers --device cuda --size full --preset uniform448
 
 All models have random weights, the same hidden size, depth, heads and MLP width (SigLIP 2's MLP is ungated: it has a
 third fewer MLP weights), attend over whole images, and run in turns within one process, so that a change of the
 machine's load meets all of them. Qwen gets its two temporal frames per patch, SigLIP 2 is padded to the longest image,
-as their processors do. Prints images/s and the ratios; writes JSON with versions and machine to benchmarks/results/.
-On a machine that others use too, wall-clock says little: `ratios_cpu_time` compares the CPU seconds of this process.
+as their processors do. Without --size, the first two layers of the size small are measured on a CPU, and all of base
+on a GPU. Prints images/s and the ratios, and writes them as JSON with versions and machine. On a machine that others
+use too, wall-clock says little: `ratios_cpu_time` compares the CPU seconds of this process.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import PreTrainedModel, Siglip2VisionConfig, Siglip2VisionModel
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from finevit_training.loop.speed import matmul_flops_per_second, timed
+from benchmarks.measuring import Seconds, add_out, conditions, progress, timed, write_figures
+from finevit_training.loop.speed import matmul_flops_per_second
 from modeling_finevit import FINEVIT_SIZES, FineViTConfig, FineViTModel
 
 # Rows and columns of patches, 196 to 1600 a picture: portraits, landscapes and squares, 6,292 patches in all.
@@ -37,6 +35,7 @@ PRESETS = {
     "uniform448": [(32, 32)] * 8,
 }
 Step = Callable[[], torch.Tensor]
+PACKAGES = ("torch", "transformers")
 
 
 def finevit_step(config: FineViTConfig, grid: torch.Tensor, args: argparse.Namespace) -> tuple[PreTrainedModel, Step]:
@@ -81,6 +80,17 @@ def siglip_step(config: FineViTConfig, grid: torch.Tensor, args: argparse.Namesp
     return model, lambda: model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
 
 
+def synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def finished(action: Callable[[], Any], device: str) -> Seconds:
+    """How long one call took until the device was done with it."""
+    synchronise(device)
+    return timed(lambda: (action(), synchronise(device)))
+
+
 def forward(step: Step) -> None:
     with torch.no_grad():
         step()
@@ -92,21 +102,27 @@ def forward_backward(model: PreTrainedModel, step: Step) -> None:
 
 
 def measure(models: dict[str, tuple[PreTrainedModel, Step]], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Seconds per model and direction, the models in turns after one warm-up each."""
-    seconds: dict[str, dict[str, list[tuple[float, float]]]] = {
-        name: {"forward": [], "forward_backward": []} for name in models
-    }
-    for repeat in range(args.repeats + args.warmup):
+    """Seconds per model and direction, the models in turns after a warm-up, until repeats or budget are used up."""
+    seconds: dict[str, dict[str, list[Seconds]]] = {name: {"forward": [], "forward_backward": []} for name in models}
+    turns, start = args.repeats + args.warmup, time.monotonic()
+    for turn in range(turns):
+        if turn > args.warmup and time.monotonic() - start > args.budget:
+            progress(f"{args.budget:g} s are over after {turn - args.warmup} of {args.repeats} turns")
+            break
+        said = []
         for name, (model, step) in models.items():
-            once = timed(lambda step=step: forward(step), args.device)
-            both = timed(lambda model=model, step=step: forward_backward(model, step), args.device)
-            if repeat >= args.warmup:
+            once = finished(lambda step=step: forward(step), args.device)
+            both = finished(lambda model=model, step=step: forward_backward(model, step), args.device)
+            said.append(f"{name} {once.wall:.2f} s, with backward {both.wall:.2f} s")
+            if turn >= args.warmup:
                 seconds[name]["forward"].append(once)
                 seconds[name]["forward_backward"].append(both)
+        warm = " (warm-up)" if turn < args.warmup else ""
+        progress(f"turn {turn + 1} of {turns}{warm}: {'; '.join(said)}")
     return {name: {kind: summary(runs) for kind, runs in by.items()} for name, by in seconds.items()}
 
 
-def summary(runs: list[tuple[float, float]]) -> dict[str, Any]:
+def summary(runs: list[Seconds]) -> dict[str, Any]:
     wall, cpu = (list(clock) for clock in zip(*runs, strict=True))
     return {"min_s": min(wall), "median_s": statistics.median(wall), "wall_s": wall, "cpu_s": cpu}
 
@@ -133,7 +149,7 @@ def encoder_flops(config: FineViTConfig, grid: torch.Tensor) -> int:
 
 def utilisation(results: dict[str, Any], config: FineViTConfig, grid: torch.Tensor, args: argparse.Namespace) -> dict:
     """Achieved FLOP/s of FineViT, and as a share of the measured matrix product; a backward counts as two forwards."""
-    ceiling = matmul_flops_per_second(args.device, args.dtype)
+    ceiling = matmul_flops_per_second(torch.device(args.device), args.dtype)
     flops = encoder_flops(config, grid)
     report: dict[str, Any] = {"matmul_tflops": ceiling / 1e12}
     for kind, passes in (("forward", 1), ("forward_backward", 3)):
@@ -142,38 +158,24 @@ def utilisation(results: dict[str, Any], config: FineViTConfig, grid: torch.Tens
     return report
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
-    }
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--size", choices=list(FINEVIT_SIZES), default="base")
+    parser.add_argument("--size", choices=list(FINEVIT_SIZES), help="all its layers")
     parser.add_argument("--layers", type=int, help="fewer layers of the same width, where time is short")
     parser.add_argument("--preset", choices=list(PRESETS), default="ragged")
     parser.add_argument("--attn-implementation", help="default: torch_varlen on cuda, sdpa on cpu")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="turns of the models")
+    parser.add_argument("--budget", type=float, default=45, help="seconds after which no turn begins but the first")
+    parser.add_argument("--warmup", type=int, default=1, help="turns before the first that counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    add_out(parser, "encoder_towers")
     args = parser.parse_args(argv)
-    args.device = torch.device(args.device)
-    args.dtype = torch.bfloat16 if args.device.type == "cuda" else torch.float32
-    args.attn_implementation = args.attn_implementation or ("torch_varlen" if args.device.type == "cuda" else "sdpa")
+    if args.size is None:
+        args.size = "base" if args.device == "cuda" else "small"
+        args.layers = args.layers or (None if args.device == "cuda" else 2)
+    args.dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    args.attn_implementation = args.attn_implementation or ("torch_varlen" if args.device == "cuda" else "sdpa")
     return args
 
 
@@ -185,10 +187,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     config = FineViTConfig.from_size(args.size, **({"num_hidden_layers": args.layers} if args.layers else {}))
     builders = {"finevit": finevit_step, "qwen2_5_vl": qwen_step, "siglip2": siglip_step}
     models = {name: build(config, grid, args) for name, build in builders.items()}
+    progress(f"{len(models)} models of {config.num_hidden_layers} layers of width {config.hidden_size} are built")
     results = measure(models, args)
     report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(args.device),
+        **conditions(PACKAGES),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
         "setting": {key: str(value) for key, value in vars(args).items() if key != "out"}
         | {"images": len(grid), "patches": int(grid.prod(-1).sum()), "layers": config.num_hidden_layers},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()},
@@ -196,19 +200,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "ratios": {peer: ratios(results, peer, "wall_s") for peer in ("qwen2_5_vl", "siglip2")},
         "ratios_cpu_time": {peer: ratios(results, peer, "cpu_s") for peer in ("qwen2_5_vl", "siglip2")},
     }
-    if args.device.type == "cuda":
+    if args.device == "cuda":
         report["utilisation"] = utilisation(results, config, grid, args)
-    write(report, args)
+    write_figures(report, args.out)
     show(report, len(grid))
     return report
-
-
-def write(report: dict[str, Any], args: argparse.Namespace) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"encoder_{args.device}_{args.size}_{args.preset}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(report, indent=2) + "\n")
-    aside.replace(path)
 
 
 def show(report: dict[str, Any], images: int) -> None:

@@ -1,42 +1,36 @@
 """The caption engine against the least that could do the work, in one run.
 
-    python benchmarks/engine.py             # some nine minutes on two cores; writes results/engine_cpu.json
-    python benchmarks/engine.py --quick     # a smoke test; writes to --out only
+    python -m benchmarks.engine.captions            # a few rows of everything, to see where it stands
+    python -m benchmarks.engine.captions --long     # the published figures: some nine minutes on two cores
 
 1. recaption: rows/s of the pass, committed and journalled, against a bare asyncio + aiohttp loop that decodes, scales,
    encodes and posts the same pictures in the same way to the same server, in turns (goal: at least 95 %);
-2. clients: CPU-ms per request by HTTP library (engine_http.py);
+2. clients: CPU-ms per request by HTTP library (clients.py);
 3. workers: one, two and four local workers, waiting for a server and decoding pictures; and the same tasks on Ray;
-4. million: status, balance and dedup over a million rows (engine_synthetic.py), seconds and peak memory.
+4. million: status, balance and dedup over a million rows (synthetic.py), seconds and peak memory.
 
-The fake captioner runs in its own process on the same cores. Ingest against a bare decode is engine_ingest.py, the
-quality of OCR, boxes and verification engine_quality.py. On a machine that others use too wall-clock says little, so
-CPU time stands beside it.
+The fake captioner runs in its own process on the same cores. Ingest against a bare decode is ingest.py. On a machine
+that others use too wall-clock says little, so CPU time stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import engine_http
-import engine_synthetic
-from engine_bare import bare_loop
-from engine_server import served
-
+from benchmarks.engine import clients, synthetic
+from benchmarks.engine.bare import bare_loop
+from benchmarks.engine.server import served
+from benchmarks.measuring import add_out, conditions, progress, timed, write_figures
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.executors.local import run_locally
 from finecap.engine.running.one_shard import Run, read_stats, run_shard
@@ -45,6 +39,7 @@ from finecap.engine.running.opening import open_run
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "immunohistochemistry", "retina")
 # Width and height of the pictures, and the longer side that a captioner gets.
 SIZE, MAX_SIDE = (640, 480), 448
+PACKAGES = ("aiohttp", "duckdb", "pillow", "pyarrow", "ray")
 IN_FLIGHT = 64
 WORKERS_SHARD = 16
 PASSES_BEFORE = ("ingest", "filter", "dedup")
@@ -99,7 +94,10 @@ def recaption(folder: Path, latency_ms: float, repeats: int) -> dict[str, Any]:
         for turn in range(repeats + 1):  # the first one opens connections and fills caches
             output.unlink(missing_ok=True)
             names = list(both) if turn % 2 else list(both)[::-1]
-            turns.append({name: timed(both[name]) for name in names})
+            seconds = {name: timed(both[name]) for name in names}
+            turns.append({name: {"wall_s": took.wall, "cpu_s": took.cpu} for name, took in seconds.items()})
+            said = ", ".join(f"{name} {took.wall:.1f} s" for name, took in seconds.items())
+            progress(f"recaption at {latency_ms:g} ms, turn {turn + 1} of {repeats + 1}: {said}")
         del turns[0]
     rows = read_stats(output).rows
     return {
@@ -127,7 +125,11 @@ def workers(folder: Path, counts: tuple[int, ...], latency_ms: float) -> dict[st
 def _tasks(folder: Path, name: str, server: str, carry_out: Callable[..., Any], count: int) -> dict[str, Any]:
     run = begin(folder, name, server, rows_per_shard=WORKERS_SHARD, in_flight=2)
     only = {"ingest (cores)": ("ingest",), "filter, dedup": ("filter", "dedup"), "recaption (waiting)": ("recaption",)}
-    return {kind: paced(run, carry_out, count, passes) for kind, passes in only.items()}
+    found = {}
+    for kind, passes in only.items():
+        found[kind] = paced(run, carry_out, count, passes)
+        progress(f"{name}, {kind}: {found[kind]['wall_s']:.1f} s")
+    return found
 
 
 @contextmanager
@@ -171,10 +173,11 @@ def million(folder: Path, shards: int, rows: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, count in (("tenth", max(1, shards // 10)), ("whole", shards)):
         start = time.perf_counter()
-        out = engine_synthetic.build(folder / name, count, rows, os.cpu_count() or 1)
+        out = synthetic.build(folder / name, count, rows, os.cpu_count() or 1)
         seconds = time.perf_counter() - start
         found[name] = {"rows": count * rows, "shards": count, "written_in_s": seconds}
-        found[name] |= engine_synthetic.measure(out)
+        progress(f"{count * rows} rows written in {seconds:.0f} s")
+        found[name] |= synthetic.measure(out)
         shutil.rmtree(folder / name)
     return found
 
@@ -184,66 +187,41 @@ def finish(run: Run, schedule: Any, only: tuple[str, ...]) -> None:
         raise RuntimeError(f"{run.store.out}: {only} failed: {schedule.set_aside or 'tasks were left'}")
 
 
-def timed(action: Callable[[], Any]) -> dict[str, float]:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    action()
-    return {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu_start}
-
-
 def middle(values: Any) -> float:
     return statistics.median(values)
 
 
-def machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    libraries = {name: version(name) for name in ("aiohttp", "duckdb", "pillow", "pyarrow", "ray")}
-    return {"python": platform.python_version(), **libraries, "cpu": cpu, "cores": os.cpu_count()}
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few rows of everything, to see that it runs")
+    parser.add_argument("--long", action="store_true", help="as many rows and turns as the published figures")
     parser.add_argument("--only", nargs="+", choices=("recaption", "clients", "workers", "million"))
-    parser.add_argument("--repeats", type=int, default=16, help="turns of engine and bare loop")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine_cpu.json")
+    parser.add_argument("--repeats", type=int, help="turns of engine and bare loop; 2, and 16 with --long")
+    add_out(parser, "engine_captions")
     args = parser.parse_args(argv)
     args.only = args.only or ["recaption", "clients", "workers", "million"]
+    args.repeats = args.repeats or (16 if args.long else 2)
     return args
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
-    repeats = 1 if args.quick else args.repeats
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "load_average": {"before": os.getloadavg()[0]},
-    }
+    report: dict[str, Any] = conditions(PACKAGES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder / "in", 48 if args.quick else 512)
+        write_pictures(folder / "in", 512 if args.long else 48)
+        progress("pictures are written")
         if "recaption" in args.only:
-            report["recaption"] = {f"{ms} ms": recaption(folder, ms, repeats) for ms in (50, 10)}
+            report["recaption"] = {f"{ms} ms": recaption(folder, ms, args.repeats) for ms in (50, 10)}
         if "clients" in args.only:
-            report["clients"] = engine_http.compare(*((64, 1) if args.quick else (640, 3)))
+            report["clients"] = clients.compare(*((640, 3) if args.long else (64, 1)))
         if "workers" in args.only:
-            report["workers"] = workers(folder, (1, 2) if args.quick else (1, 2, 4), latency_ms=200)
+            report["workers"] = workers(folder, (1, 2, 4) if args.long else (1, 2), latency_ms=200)
         if "million" in args.only:
-            report["million"] = million(folder, 10 if args.quick else 1000, 100 if args.quick else 1000)
-    report["load_average"]["after"] = os.getloadavg()[0]
-    write(report, args.out)
+            report["million"] = million(folder, 1000 if args.long else 10, 1000 if args.long else 100)
+    report["load_average_after"] = os.getloadavg()[0]
+    write_figures(report, args.out)
     show(report)
     return report
-
-
-def write(report: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(report, indent=2) + "\n")
-    aside.replace(path)
 
 
 def show(report: dict[str, Any]) -> None:
@@ -252,14 +230,14 @@ def show(report: dict[str, Any]) -> None:
         rates = f"engine {found['engine_rows_per_s']:.0f} rows/s, bare {found['bare_rows_per_s']:.0f} rows/s"
         print(f"recaption, {name}: {rates}: {shares}")
     if "clients" in report:
-        engine_http.show(report["clients"])
+        clients.show(report["clients"])
     for kind in ("local", "ray"):
         for count, passes in report.get("workers", {}).get(kind, {}).items():
             for name, pace in passes.items():
                 rate = f"{pace['rows_per_s_after_start']:.0f} rows/s after {pace['until_first_s']:.1f} s"
                 print(f"{count} {kind} workers, {name}: {pace['wall_s']:.1f} s, {rate}")
     for found in report.get("million", {}).values():
-        for program in engine_synthetic.PROGRAMS:
+        for program in synthetic.PROGRAMS:
             figures = f"{found[program]['seconds']:.1f} s, {found[program]['peak_rss_mb']:.0f} MB"
             print(f"{found['rows']} rows, {program}: {figures}")
 

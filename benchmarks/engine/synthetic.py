@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measuring import progress
 from finecap.engine.contract import Context, Row
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.executors.local import run_locally
@@ -27,16 +28,16 @@ CLASSES = 20_000
 # One picture in so many is a copy of the one before; another one differs from it in three bits of its hash.
 COPIES = 50
 RECIPE = {
-    "ingest": {"source": "synthetic", "license": "CC0-1.0", "function": "engine_synthetic:ingest"},
-    "filter": {"function": "engine_synthetic:filtered"},
-    "recaption": {"function": "engine_synthetic:captioned"},
-    "phrases": {"function": "engine_synthetic:phrased"},
-    "boxes": {"url": "http://127.0.0.1:9", "function": "engine_synthetic:boxed"},
+    "ingest": {"source": "synthetic", "license": "CC0-1.0", "function": "benchmarks.engine.synthetic:ingest"},
+    "filter": {"function": "benchmarks.engine.synthetic:filtered"},
+    "recaption": {"function": "benchmarks.engine.synthetic:captioned"},
+    "phrases": {"function": "benchmarks.engine.synthetic:phrased"},
+    "boxes": {"url": "http://127.0.0.1:9", "function": "benchmarks.engine.synthetic:boxed"},
     "balance": {"cap": 1000, "whole_below": 100},
     "captioners": [{"name": "none", "model": "none", "endpoints": ["http://127.0.0.1:9/v1"]}],
 }
 WRITTEN = ("ingest", "filter", "dedup", "recaption", "phrases", "boxes")
-PARENT = str(Path(__file__).resolve().parent)
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def ingest(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
@@ -125,12 +126,16 @@ _PEAK = "\nprint(next(line for line in open('/proc/self/status') if line.startsw
 
 def measure(out: Path) -> dict[str, Any]:
     """Seconds and peak memory of each program, each in a process of its own (Linux)."""
-    return {name: _run(program, out) for name, program in PROGRAMS.items()}
+    found = {}
+    for name, program in PROGRAMS.items():
+        found[name] = _run(program, out)
+        progress(f"{name}: {found[name]['seconds']:.1f} s, {found[name]['peak_rss_mb']:.0f} MB")
+    return found
 
 
 def _run(program: str, out: Path) -> dict[str, float]:
     command = [sys.executable, "-c", f"import sys\n{program}{_PEAK}", str(out)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([PARENT, os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])}
     start = time.perf_counter()
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
     seconds = time.perf_counter() - start
