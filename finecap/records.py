@@ -12,8 +12,9 @@ from typing import Any, TypedDict
 
 from datasets import Features, Image, List, Value
 
+from finecap.shards.layout import SPLITS
+
 REGION_KINDS = ("object", "text", "document_text", "chart")
-SPLITS = ("train", "validation", "test")
 
 FINECAP_FEATURES = Features(
     {
@@ -114,6 +115,41 @@ class Record(TypedDict):
     qa: list[QA]
     captions: list[Caption]
     provenance: Provenance | None
+
+
+def new_record(
+    name: str,
+    image: bytes,
+    size: tuple[int, int],
+    source: str,
+    license: str,
+    split: str,
+    regions: list[Region],
+    qa: list[QA],
+    global_caption: str | None = None,
+) -> Record:
+    """A record that is exact by construction: its caption is by the generator, `source`.
+
+    Args:
+        name: its `id`.
+        image: encoded picture.
+        size: width and height in pixels.
+    """
+    return {
+        "id": name,
+        "image": {"bytes": image, "path": None},
+        "width": size[0],
+        "height": size[1],
+        "source": source,
+        "license": license,
+        "split": split,
+        "global_caption": global_caption,
+        "captioner": source if global_caption else None,
+        "regions": regions,
+        "qa": qa,
+        "captions": [],
+        "provenance": None,
+    }
 
 
 def region(

@@ -252,7 +252,6 @@ LEVELS = {
         rows_per_shard=100,
     ),
 }
-DIFFICULTIES = tuple(LEVELS)
 
 
 def level_of(difficulty: str) -> Level:

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, Value
 from datasets import Sequence as SequenceFeature
 
+from finecap.shards.layout import needed_split_files
+
 TEXT = Value("string")
 FEATURES: dict[str, Features] = {
     "doc": Features(
@@ -96,11 +98,7 @@ def build_tasks(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown or not kinds:
         raise ValueError(f"Unknown task kinds {unknown}; expected some of {', '.join(KINDS)}.")
-    shards = sorted((data_dir / "data").glob(f"{split}-*.parquet"))
-    if not shards:
-        raise ValueError(
-            f"{data_dir} holds no data/{split}-*.parquet; give a folder that `finevit corpus build` wrote."
-        )
+    shards = needed_split_files(data_dir, split)
     out.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     counts = {kind: _build_kind(kind, shards, out, split, limit, seed, skipped) for kind in kinds}

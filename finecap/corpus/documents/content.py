@@ -46,11 +46,6 @@ def dollars(cents: int) -> str:
     return f"${cents // 100:,}.{cents % 100:02d}"
 
 
-def in_cents(amount: str) -> int:
-    """The reverse of `dollars`."""
-    return int(amount.replace("$", "").replace(",", "").replace(".", ""))
-
-
 def ask(question: str, answer: str) -> QA:
     """A question in DocVQA's manner: an amount is also right without its currency sign."""
     answers = [answer, answer[1:]] if answer.startswith("$") else [answer]

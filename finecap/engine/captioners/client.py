@@ -27,6 +27,7 @@ from finecap.engine.captioners.endpoints import Endpoint, Endpoints
 from finecap.engine.captioners.ensemble import Budget, Captioner
 from finecap.engine.captioners.spend import Ledger, price
 from finecap.engine.contract import Context
+from finecap.engine.counters import COMPLETION_TOKENS, PROMPT_TOKENS
 from finecap.engine.running.journal import Journal
 from finecap.errors import StopRun
 
@@ -276,8 +277,8 @@ class ChatClient:
     def _pay(self, call: _Call, prompt_tokens: int, completion_tokens: int) -> None:
         spend = price(call.captioner, prompt_tokens, completion_tokens)
         self._ledger.pay(spend)
-        call.counters["prompt tokens"] += prompt_tokens
-        call.counters["completion tokens"] += completion_tokens
+        call.counters[PROMPT_TOKENS] += prompt_tokens
+        call.counters[COMPLETION_TOKENS] += completion_tokens
         microdollars, self._nanodollars = divmod(self._nanodollars + spend.nanodollars, 1000)
         if microdollars:
             call.counters["microdollars"] += microdollars

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
+from finecap.engine.counters import NOTHING_TO_SAY
 from finecap.engine.passes.verify import OBEYS
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ COLUMNS = pa.schema(
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _features()}})},
 )
-# What `context.counters` calls a live row that becomes no record; status and card count it among the rejects.
-NOTHING_TO_SAY = "rejected: nothing to say"
 # The verify pass's check when it read all lines of a picture a second time, and how its flag of a line begins that
 # was read otherwise: 'read back: NAME reads "..." for "the line's text" (0.5 alike)'.
 READ_BACK = "read back"

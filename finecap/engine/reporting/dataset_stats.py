@@ -151,10 +151,10 @@ def _categories(base: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 def _distribution(base: duckdb.DuckDBPyConnection, value: str, source: str) -> dict[str, Any] | None:
     found = _rows(base, f"SELECT {value} AS v, count(*) FROM {source} GROUP BY v ORDER BY v")
-    return summarize_counts(found) if found else None
+    return summarise_counts(found) if found else None
 
 
-def summarize_counts(counted: Sequence[tuple[float, int]]) -> dict[str, Any]:
+def summarise_counts(counted: Sequence[tuple[float, int]]) -> dict[str, Any]:
     """Mean, quantiles and a histogram of counted values.
 
     Args:
@@ -181,7 +181,7 @@ def summarize_counts(counted: Sequence[tuple[float, int]]) -> dict[str, Any]:
 
 
 def _bins(counted: Sequence[tuple[float, int]], last: float) -> list[list[float]]:
-    """Bins as `summarize_counts` returns them; their edges are round numbers."""
+    """Bins as `summarise_counts` returns them; their edges are round numbers."""
     step = _round_step((last - counted[0][0]) / BINS)
     histogram: dict[int, int] = {}
     above = 0

@@ -15,6 +15,8 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+from finecap.shards.layout import needed_split_files
+
 MEGABATCH = 16  # global batches that are sorted by length together, as transformers' LengthGroupedSampler does with 50
 
 
@@ -162,10 +164,7 @@ def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
     """
     parts = []
     for path in paths:
-        if not sorted(Path(path).glob(f"data/{split}-*.parquet")):
-            raise ValueError(
-                f"{path} holds no data/{split}-*.parquet; build a corpus with `finevit corpus build --out {path}`"
-            )
+        needed_split_files(Path(path), split)
         parts.append(datasets.load_dataset(str(path), split=split))
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 

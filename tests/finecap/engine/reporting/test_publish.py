@@ -29,7 +29,7 @@ from PIL import Image
 from finecap.engine.passes.pack import COLUMNS
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting import publish as publish_module
-from finecap.engine.reporting.dataset_stats import summarize_counts
+from finecap.engine.reporting.dataset_stats import summarise_counts
 from finecap.engine.reporting.gallery import write_gallery
 from finecap.engine.reporting.publish import publish, push, record_writer
 from finecap.engine.reporting.templates import table_cell
@@ -276,7 +276,7 @@ def test_every_image_is_in_the_figures_once(published):
 
 def test_quantiles_and_bins_are_those_of_the_values_one_by_one():
     values = np.random.default_rng(0).lognormal(3, 1, 5000).astype(int)
-    figures = summarize_counts(sorted(Counter(values.tolist()).items()))
+    figures = summarise_counts(sorted(Counter(values.tolist()).items()))
     for name, share in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
         assert figures[name] == np.quantile(values, share, method="inverted_cdf")
     assert figures["mean"] == pytest.approx(values.mean(), abs=1e-3)
