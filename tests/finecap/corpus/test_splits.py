@@ -5,6 +5,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from PIL import Image
@@ -271,3 +272,18 @@ def test_a_split_owns_its_share_of_keys():
 def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="expected one of nano, small, base, full"):
         level_of("tiny")
+
+
+def test_a_document_does_not_depend_on_the_day_on_which_it_is_made(monkeypatch):
+    def made() -> list:
+        return [generate("doc", index, 1, "train", "small")["qa"] for index in range(12)]
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=400)
+
+    before = made()
+    assert any("date" in question["question"] for asked in before for question in asked)
+    monkeypatch.setattr("faker.providers.date_time.datetime", Later)
+    assert made() == before

@@ -268,6 +268,24 @@ def test_the_figures_are_those_that_counting_the_records_gives(published):
     assert aspect["bins"][0][:2] == [1, 2]
 
 
+def test_more_files_than_a_process_may_open_are_counted(tmp_path):
+    """In a process of its own, with 128 open files at most."""
+    files = [tmp_path / f"{number:03}.parquet" for number in range(200)]
+    records = many_records()
+    for number, path in enumerate(files):
+        with record_writer(path) as writer:
+            writer.write_table(records.slice(number, 1))
+    script = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from finecap.engine.reporting.dataset_stats import dataset_stats\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "found = dataset_stats(sorted(Path(sys.argv[1]).glob('*.parquet')), Path(sys.argv[1], 'scratch'))\n"
+        "print(sum(split['records'] for split in found['splits'].values()))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+    assert found.stdout.strip() == "200", found.stderr[-500:]
+
+
 def test_every_image_is_in_the_figures_once(published):
     images = json.loads((published / "stats.json").read_text())["images"]
     assert (images["images"], images["records"]) == (14, 10)
