@@ -271,10 +271,10 @@ def test_the_figures_are_those_that_counting_the_records_gives(published):
 def test_more_files_than_a_process_may_open_are_counted(tmp_path):
     """In a process of its own, with 128 open files at most."""
     files = [tmp_path / f"{number:03}.parquet" for number in range(200)]
-    records = many_records()
-    for number, path in enumerate(files):
+    record = {**dict.fromkeys(COLUMNS.names), "split": "train", "width": 4, "height": 3}
+    for path in files:
         with record_writer(path) as writer:
-            writer.write_table(records.slice(number, 1))
+            writer.write_table(pa.Table.from_pylist([record], COLUMNS))
     script = (
         "import resource, sys\nfrom pathlib import Path\n"
         "from finecap.engine.reporting.dataset_stats import dataset_stats\n"
