@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+from finecap.shards.layout import SPLITS
 from finecap.verdicts import REFUTED, VERDICTS, VERIFIED, Verdict
 
 REGION_KINDS = ("object", "text", "document_text", "chart")
 TEXT_KINDS = ("text", "document_text")  # regions that hold writing: in a photograph, on a page
-SPLITS = ("train", "validation", "test")
 
 
 class Region(TypedDict):
@@ -82,6 +82,41 @@ class Record(TypedDict):
     qa: list[QA]
     captions: list[Caption]
     provenance: Provenance | None
+
+
+def new_record(
+    name: str,
+    image: bytes,
+    size: tuple[int, int],
+    source: str,
+    license: str,
+    split: str,
+    regions: list[Region],
+    qa: list[QA],
+    global_caption: str | None = None,
+) -> Record:
+    """A record that is exact by construction: its caption is by the generator, `source`.
+
+    Args:
+        name: its `id`.
+        image: encoded picture.
+        size: width and height in pixels.
+    """
+    return {
+        "id": name,
+        "image": {"bytes": image, "path": None},
+        "width": size[0],
+        "height": size[1],
+        "source": source,
+        "license": license,
+        "split": split,
+        "global_caption": global_caption,
+        "captioner": source if global_caption else None,
+        "regions": regions,
+        "qa": qa,
+        "captions": [],
+        "provenance": None,
+    }
 
 
 def region(

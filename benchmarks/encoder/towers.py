@@ -16,6 +16,7 @@ use too, wall-clock says little: `ratios_cpu_time` compares the CPU seconds of t
 import argparse
 import os
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.measuring import progress
 from finecap.engine.contract import Context, Row
+from finecap.engine.counters import COMPLETION_TOKENS, PROMPT_TOKENS
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.executors.local import run_locally
 from finecap.engine.running.opening import open_run
@@ -71,8 +72,8 @@ def filtered(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Ro
 
 def captioned(rows: Iterator[Row], options: Any, context: Context) -> Iterable[Row]:
     for row in rows:
-        context.counters["prompt tokens"] += 1000
-        context.counters["completion tokens"] += 200
+        context.counters[PROMPT_TOKENS] += 1000
+        context.counters[COMPLETION_TOKENS] += 200
         yield {"key": row["key"], "global_caption": f"What {row['key']} shows.", "captioner": "none"}
 
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from PIL import Image
 
 from finecap.corpus.drawing.raster import encode_png
-from finecap.records import QA, Record
+from finecap.records import QA, Record, new_record
 
 CAPACITY = {"train": 3800, "validation": 200, "test": 1000}
 UPSCALED_SIDE = {"nano": 84, "small": 112, "base": 224, "full": 448}
@@ -52,18 +52,5 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     side = UPSCALED_SIDE[difficulty]
     with Image.open(_paths(published)[number]) as picture:
         image = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    return {
-        "id": f"easy-vqa/{published}-{number}",
-        "image": {"bytes": encode_png(image), "path": None},
-        "width": side,
-        "height": side,
-        "source": "easy-vqa",
-        "license": "MIT",
-        "split": split,
-        "global_caption": None,
-        "captioner": None,
-        "regions": [],
-        "qa": _questions(published)[number],
-        "captions": [],
-        "provenance": None,
-    }
+    name, questions = f"easy-vqa/{published}-{number}", _questions(published)[number]
+    return new_record(name, encode_png(image), image.size, "easy-vqa", "MIT", split, [], questions)

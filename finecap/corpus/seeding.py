@@ -33,17 +33,3 @@ def split_of(namespace: str, key: str) -> str:
         if position < edge:
             return split
     return SPLITS[-1]
-
-
-def owned(namespace: str, keys: list[str], split: str) -> list[str]:
-    """The keys of a list that `split` owns, in order.
-
-    Raises:
-        ValueError: if it owns none, since a generator could then not go on.
-    """
-    kept = [key for key in keys if split_of(namespace, key) == split]
-    if not kept:
-        raise ValueError(
-            f"split {split!r} owns none of the {len(keys)} keys of {namespace!r}; the list is too short to be split"
-        )
-    return kept

@@ -9,13 +9,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from opcode import opmap
 from pathlib import Path
 
 from finecap.corpus.levels import DIFFICULTIES
+from finecap.errors import StopRun
 from finevit_cli.recipes import add_recipes
 from finevit_eval.suite import EVALUATIONS
 
 DEVICE = "for instance cpu or cuda:0; the GPU where there is one by default"
+OURS = ("finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit", "finevit_cli")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -24,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError`). Anything else
-        is a bug or a broken run and raises, which ends the process with 1.
+        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError` that our code
+        raises). Anything else is a bug or a broken run and raises, which ends the process with 1.
     """
     arguments, rest = _parser().parse_known_args(argv)
     if rest and arguments.run is not _serve:
@@ -34,11 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except ValueError as error:
+        if not _is_for_the_user(error):
+            raise
         print(f"finevit: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("finevit: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _is_for_the_user(error: ValueError) -> bool:
+    """Did a `raise` of ours make it? One that a library or a built-in function raises (`int("x")`) is a bug."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    if isinstance(error, StopRun) or place is None:
+        return True
+    package = str(place.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    return package in OURS and place.tb_frame.f_code.co_code[place.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 def _parser() -> argparse.ArgumentParser:

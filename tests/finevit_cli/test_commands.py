@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finevit_cli import _read_curve, main
+from finevit_cli import _is_for_the_user, _read_curve, main
 
 
 @pytest.mark.parametrize("command", [[], ["corpus", "build"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]])
@@ -83,3 +83,30 @@ def test_demo_runs_where_it_is_told(monkeypatch):
     monkeypatch.setattr(demo, "run_demo", lambda out: seen.append(out) or 3)
     assert main(["demo", "--out", "somewhere"]) == 3
     assert seen == [Path("somewhere")]
+
+
+def test_a_mistake_of_the_users_is_one_line_and_a_bug_is_a_traceback(tmp_path, capsys, monkeypatch):
+    def build_corpus(*_):
+        return int("no number")  # a ValueError, but none that anybody wrote for a user
+
+    assert main(["corpus", "build", "--out", str(tmp_path), "--size", "5"]) == 2
+    assert capsys.readouterr().err.startswith("finevit: size is 5, too small")
+    monkeypatch.setattr("finecap.corpus.build.build_corpus", build_corpus)
+    with pytest.raises(ValueError, match="no number"):
+        main(["corpus", "build", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("raise ValueError(\n    'give a folder'\n)", True),
+        ("import json\njson.loads('{')", False),
+        ("[].index(3)", False),
+        ("try:\n    int('x')\nexcept ValueError as error:\n    raise ValueError('a number') from error", True),
+    ],
+)
+@pytest.mark.parametrize("module", ["finecap.files", "finevit_eval.suite", "some_library"])
+def test_only_what_our_code_raises_is_for_the_user(code, shown, module):
+    with pytest.raises(ValueError) as raised:
+        exec(compile(code, "code", "exec"), {"__name__": module})
+    assert _is_for_the_user(raised.value) == (shown and module != "some_library")

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from finecap.files import committed, write_text
+from finecap.shards.layout import needed_split_files
 from finevit_eval.questions.kinds import KINDS
 
 READ_COLUMNS = ("id", "image", "width", "height", "qa")
@@ -65,11 +66,7 @@ def build_tasks(
     Raises:
         ValueError: The folder holds no such split, or a kind has no usable question.
     """
-    shards = sorted((data_dir / "data").glob(f"{split}-*.parquet"))
-    if not shards:
-        raise ValueError(
-            f"{data_dir} holds no data/{split}-*.parquet; give a folder that `finevit corpus build` wrote."
-        )
+    shards = needed_split_files(data_dir, split)
     out.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     counts = {kind: _build_kind(kind, shards, out, split, limit, seed, skipped) for kind in kinds}

@@ -17,10 +17,10 @@ from finecap.corpus.charts.draw import Part, draw_chart
 from finecap.corpus.charts.questions import questions
 from finecap.corpus.charts.spec import ChartSpec, choose_spec, number
 from finecap.corpus.drawing import degrade
-from finecap.corpus.drawing.raster import encode_jpeg, encode_png
+from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import ChartLevel, level_of
 from finecap.corpus.seeding import rng_for
-from finecap.records import Record, Region, region
+from finecap.records import Record, Region, new_record, region
 
 SOURCE = "finevit-charts"
 FONT_LICENSE = "fonts: DejaVu (Bitstream Vera licence)"
@@ -34,21 +34,17 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     spec, image, parts = draw_owned(rng, level, split)
     asked = questions(rng, spec, level.questions)
     image, quality = degrade.photograph(rng, image, level.degradation)
-    return {
-        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{spec.key}",
-        "image": {"bytes": encode_jpeg(image, quality) if quality else encode_png(image), "path": None},
-        "width": image.width,
-        "height": image.height,
-        "source": SOURCE,
-        "license": f"{spec.license}; {FONT_LICENSE}",
-        "split": split,
-        "global_caption": caption(spec),
-        "captioner": SOURCE,
-        "regions": [as_region(part, spec) for part in parts],
-        "qa": asked,
-        "captions": [],
-        "provenance": None,
-    }
+    return new_record(
+        f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{spec.key}",
+        encode_picture(image, quality),
+        image.size,
+        SOURCE,
+        f"{spec.license}; {FONT_LICENSE}",
+        split,
+        [as_region(part, spec) for part in parts],
+        asked,
+        caption(spec),
+    )
 
 
 def draw_owned(rng: random.Random, level: ChartLevel, split: str) -> tuple[ChartSpec, Image.Image, list[Part]]:

@@ -30,8 +30,8 @@ GENERATED = "values: generated here"
 @dataclass(frozen=True)
 class ChartSpec:
     """`series`: name to one value per row, None-named series have the empty name; `colors`: one colour word per
-    series, or one per row where there is a single series of bars or wedges; `decimals`: how many digits every number
-    is written with at most.
+    series, or one per row where there is a single series of bars or wedges; `value_labels`: whether each value is
+    written beside its bar.
     """
 
     type: str

@@ -9,11 +9,15 @@ import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from faker import Faker
 
 from finecap.corpus.seeding import split_of
 from finecap.records import QA
+
+# Faker's own is today, and then a record would depend on the day on which it is made.
+LAST_DATE = datetime(2026, 1, 1)
 
 
 @functools.cache
@@ -46,11 +50,6 @@ def dollars(cents: int) -> str:
     return f"${cents // 100:,}.{cents % 100:02d}"
 
 
-def in_cents(amount: str) -> int:
-    """The reverse of `dollars`."""
-    return int(amount.replace("$", "").replace(",", "").replace(".", ""))
-
-
 def ask(question: str, answer: str) -> QA:
     """A question in DocVQA's manner: an amount is also right without its currency sign."""
     answers = [answer, answer[1:]] if answer.startswith("$") else [answer]
@@ -73,7 +72,7 @@ def entries(rng: random.Random, split: str, count: int) -> list[Entry]:
         "Name": ("What is the name?", fake.name),
         "City": ("Which city is given?", fake.city),
         "Company": ("What is the company?", fake.company),
-        "Date": ("What is the date?", lambda: fake.date("%d %b %Y")),
+        "Date": ("What is the date?", lambda: fake.date("%d %b %Y", end_datetime=LAST_DATE)),
         "Phone": ("What is the phone number?", lambda: fake.numerify("###-###-####")),
         "Order No": ("What is the order number?", lambda: fake.bothify("??-####").upper()),
         "Total": ("What is the total?", lambda: money(rng, 5, 999)),
@@ -84,7 +83,7 @@ def entries(rng: random.Random, split: str, count: int) -> list[Entry]:
         "Street": ("What is the street address?", fake.street_address),
         "ZIP": ("What is the ZIP code?", fake.postcode),
         "Country": ("Which country is given?", fake.country),
-        "Due": ("When is it due?", lambda: fake.date("%d.%m.%Y")),
+        "Due": ("When is it due?", lambda: fake.date("%d.%m.%Y", end_datetime=LAST_DATE)),
         "Room": ("What is the room?", lambda: fake.bothify("?##").upper()),
     }
     chosen = rng.sample(sorted(makers), min(count, len(makers)))

@@ -3,9 +3,10 @@ block.
 
 What is held out: every answer is a value that one split owns as a string (`finecap.corpus.seeding.split_of`): a name,
 a number or a date that is an answer in the test split is never an answer in train. In the typed forms of the smallest
-level words come from a closed list, and there the pair of field name and word is owned (see `doc_typed`); all values
-on such a form belong to its split, so transcriptions do not leak either. On whole pages the prose between the values,
-which no question asks for, is the same kind of random English in every split.
+level words come from a closed list, and there the pair of field name and word is owned (see
+`finecap.corpus.documents.typed`); all values on such a form belong to its split, so transcriptions do not leak either.
+On whole pages the prose between the values, which no question asks for, is the same kind of random English in every
+split.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from finecap.corpus.documents.page import Page, Style
 from finecap.corpus.documents.page_kinds import TEMPLATES
 from finecap.corpus.documents.typed import INKS, PAPERS, typed_form
 from finecap.corpus.drawing import degrade
-from finecap.corpus.drawing.raster import encode_jpeg, encode_png
+from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import DocLevel, level_of
 from finecap.corpus.seeding import rng_for
-from finecap.records import QA, Record, Region
+from finecap.records import QA, Record, Region, new_record
 
 SOURCE = "finevit-docs"
 LICENSE = "text: generated here and by Faker (MIT); fonts: DejaVu (Bitstream Vera licence)"
@@ -34,21 +35,17 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     drawn = typed_form(rng, level, split) if level.cell else whole_page(rng, level, split)
     image, regions, questions, caption, key = drawn
     image, quality = degrade.photograph(rng, image, level.degradation)
-    return {
-        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{key}",
-        "image": {"bytes": encode_jpeg(image, quality) if quality else encode_png(image), "path": None},
-        "width": image.width,
-        "height": image.height,
-        "source": SOURCE,
-        "license": LICENSE,
-        "split": split,
-        "global_caption": caption,
-        "captioner": SOURCE,
-        "regions": regions,
-        "qa": questions[: level.questions],
-        "captions": [],
-        "provenance": None,
-    }
+    return new_record(
+        f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{key}",
+        encode_picture(image, quality),
+        image.size,
+        SOURCE,
+        LICENSE,
+        split,
+        regions,
+        questions[: level.questions],
+        caption,
+    )
 
 
 def whole_page(

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 from finecap.corpus.documents import content as doc_content
-from finecap.corpus.documents.content import ask, dollars, faker_for, owned_value
+from finecap.corpus.documents.content import LAST_DATE, ask, dollars, faker_for, owned_value
 from finecap.corpus.documents.page import Page, Style
 from finecap.corpus.drawing.raster import text_width
 from finecap.records import QA
@@ -106,7 +106,7 @@ def invoice(rng: random.Random, page: Page, style: Style, split: str) -> tuple[l
     fake = faker_for(rng)
     seller, buyer = owned_value(fake.company, split), owned_value(fake.name, split)
     number = owned_value(lambda: fake.bothify("INV-####-??").upper(), split)
-    date = owned_value(lambda: fake.date("%d %B %Y"), split)
+    date = owned_value(lambda: fake.date("%d %B %Y", end_datetime=LAST_DATE), split)
     y = heading(page, style, seller)
     for name, value in (("Invoice", number), ("Date", date), ("Bill to", buyer)):
         page.line(page.block("field"), f"{name}: {value}", style, left, y + style.size)
@@ -142,7 +142,7 @@ def letter(rng: random.Random, page: Page, style: Style, split: str) -> tuple[li
     fake = faker_for(rng)
     sender, recipient = owned_value(fake.name, split), owned_value(fake.name, split)
     street, city = owned_value(fake.street_address, split), owned_value(fake.city, split)
-    date = owned_value(lambda: fake.date("%d %B %Y"), split)
+    date = owned_value(lambda: fake.date("%d %B %Y", end_datetime=LAST_DATE), split)
     reference = owned_value(lambda: fake.bothify("??/####").upper(), split)
     y = top
     for text in (sender, street, city):

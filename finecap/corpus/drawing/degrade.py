@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 Affine = tuple[float, float, float, float, float, float]
-IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def photograph(rng: random.Random, image: Image.Image, strength: float) -> tuple[Image.Image, int]:

@@ -96,6 +96,11 @@ def encode_jpeg(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def encode_picture(image: Image.Image, quality: int) -> bytes:
+    """JPEG bytes of this quality; PNG if it is 0."""
+    return encode_jpeg(image, quality) if quality else encode_png(image)
+
+
 @functools.lru_cache(maxsize=16384)
 def ink_outline(face: str, size: int, text: str) -> np.ndarray:
     """Corners of the topmost and lowest ink pixel of each column, relative to the origin on the baseline; (n, 2)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import random
 
 from finecap.corpus.drawing import degrade
-from finecap.corpus.drawing.raster import encode_jpeg, encode_png
+from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import SceneLevel, level_of
 from finecap.corpus.scenes import backgrounds, placing, referring, sprites
 from finecap.corpus.scenes.placing import Placed
 from finecap.corpus.seeding import rng_for, split_of
-from finecap.records import Record, region
+from finecap.records import Record, new_record, region
 
 SOURCE = "finevit-scenes"
 LICENSE = f"{sprites.LICENSE}; {backgrounds.LICENSE}"
@@ -36,23 +36,17 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     image = backgrounds.crop_background(rng, split, photo, size, level.fade)
     image = placing.compose(image, placed)
     image, quality = degrade.photograph(rng, image, level.degradation)
-    return {
-        "id": f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{arrangement(placed, size)}@{photo}",
-        "image": {"bytes": encode_jpeg(image, quality) if quality else encode_png(image), "path": None},
-        "width": size[0],
-        "height": size[1],
-        "source": SOURCE,
-        "license": LICENSE,
-        "split": split,
-        "global_caption": caption(placed, size),
-        "captioner": SOURCE,
-        "regions": [
-            region(item.box, "object", item.sprite.noun, caption=describe(item, size), text=None) for item in placed
-        ],
-        "qa": referring.questions(rng, level, placed),
-        "captions": [],
-        "provenance": None,
-    }
+    return new_record(
+        f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{arrangement(placed, size)}@{photo}",
+        encode_picture(image, quality),
+        size,
+        SOURCE,
+        LICENSE,
+        split,
+        [region(item.box, "object", item.sprite.noun, caption=describe(item, size), text=None) for item in placed],
+        referring.questions(rng, level, placed),
+        caption(placed, size),
+    )
 
 
 def place_owned(

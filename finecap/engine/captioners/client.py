@@ -26,6 +26,7 @@ from finecap.engine.captioners.ensemble import Budget, Captioner
 from finecap.engine.captioners.spend import Ledger, price
 from finecap.engine.captioners.tokens import prompt_tokens, text_tokens
 from finecap.engine.contract import Context
+from finecap.engine.counters import COMPLETION_TOKENS, PROMPT_TOKENS
 from finecap.engine.running.journal import Journal
 from finecap.errors import StopRun
 from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer, retry_after, session, timeout
@@ -297,8 +298,8 @@ class ChatClient:
             call.counters["requests without usage: tokens estimated"] += 1
         spend = price(call.captioner, prompt, completion)
         self._ledger.pay(spend, estimated)
-        call.counters["prompt tokens"] += prompt
-        call.counters["completion tokens"] += completion
+        call.counters[PROMPT_TOKENS] += prompt
+        call.counters[COMPLETION_TOKENS] += completion
         microdollars, self._nanodollars = divmod(self._nanodollars + spend.nanodollars, 1000)
         if microdollars:
             call.counters["microdollars"] += microdollars

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from finecap.engine.contract import Context, Row
 from finecap.engine.running.concurrency import event_loop, map_bounded
 from finecap.metadata import without_metadata
 from finecap.pictures import JPEGS, ORIENTATION, BadPicture, encoded, opened, thumbnail_grey, upright_rgb
+from finecap.shards.layout import SPLITS, Split
 
 COLUMNS = pa.schema(
     [
@@ -38,7 +38,6 @@ COLUMNS = pa.schema(
         ("split", pa.string()),
     ]
 )
-SPLITS = ("train", "validation", "test")
 HASH_SIDE = 16
 HASHED_SIDE = 4 * HASH_SIDE  # what imagehash shrinks a picture to
 JPEG_QUALITY = 95
@@ -60,7 +59,7 @@ class Options:
 
     source: str = Field(min_length=1)  # a record must name both
     license: str = Field(min_length=1)
-    split: Literal["train", "validation", "test"] = "train"
+    split: Split = "train"
     max_pixels: int = 100_000_000
     max_bytes: int = 50_000_000
     allow_urls: bool = False

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
+from finecap.engine.counters import NOTHING_TO_SAY
 from finecap.verdicts import REFUTED
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ COLUMNS = pa.schema(
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _features()}})},
 )
-# What `context.counters` calls a live row that becomes no record; status and card count it among the rejects.
-NOTHING_TO_SAY = "rejected: nothing to say"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finecap.engine.passes.pack import COLUMNS, NOTHING_TO_SAY
+from finecap.engine.passes.pack import COLUMNS
 from finecap.engine.reporting.card import write_card
 from finecap.engine.reporting.dataset_stats import dataset_stats
 from finecap.engine.reporting.filter_report import write_filter_report
@@ -202,8 +202,6 @@ def image_stats(run: Run) -> dict[str, Any]:
     summary = summarise(run)
     rejects = {one.name: dict(one.rejects) for one in summary.passes}
     counters = {one.name: dict(one.counters) for one in summary.passes}
-    if silent := counters["pack"].pop(NOTHING_TO_SAY, 0):
-        rejects["pack"][NOTHING_TO_SAY.removeprefix("rejected: ")] = silent
     return {
         "images": summary.images,
         "records": summary.records,

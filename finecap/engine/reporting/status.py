@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from finecap.engine.captioners.spend import spent
 from finecap.engine.contract import Pass
-from finecap.engine.passes.pack import NOTHING_TO_SAY
+from finecap.engine.counters import COMPLETION_TOKENS, NOTHING_TO_SAY, PROMPT_TOKENS
 from finecap.engine.running.one_shard import STATS_KEY, Run, ShardStats
 from finecap.engine.running.opening import left_out
 
@@ -77,8 +77,9 @@ class Summary:
         problems: shards whose passes do not add up; empty unless somebody touched the files.
         left_out: shards that were left out for good; their images are counted nowhere.
         requests, prompt_tokens, completion_tokens, dollars: paid for, answers of lost work included.
-        seconds_left: for the shards left of passes that finished one, at the recent number of workers; None if
-            nothing was finished yet. Waiting for looks at the whole collection is not in it.
+        seconds_left: estimated seconds that remain: shards left, times the mean time of a shard, over the recent
+            number of workers. Only passes with a finished shard count. Time spent waiting for `reduce` steps is not
+            included. None before the first shard is finished.
         unknown_left: passes with shards left and none finished, so that `seconds_left` is without them.
         idle_seconds: since the last shard was finished.
     """
@@ -187,12 +188,12 @@ def _summarise_pass(run: Run, step: Pass, outputs: dict[str, _Output]) -> PassSu
         counters.update(one.stats.counters)
         summary.tracebacks = one.stats.tracebacks | summary.tracebacks
     if silent := counters.pop(NOTHING_TO_SAY, 0):
-        rejects["nothing to say"] += silent
+        rejects[NOTHING_TO_SAY.removeprefix("rejected: ")] += silent
     summary.rejects, summary.counters = dict(rejects.most_common()), dict(sorted(counters.items()))
     summary.wall_seconds = _union((one.committed - one.stats.seconds, one.committed) for one in outputs.values())
     if summary.wall_seconds > 0:
         summary.rows_per_second = summary.rows / summary.wall_seconds
-        tokens = counters["prompt tokens"] + counters["completion tokens"]
+        tokens = counters[PROMPT_TOKENS] + counters[COMPLETION_TOKENS]
         summary.tokens_per_second = tokens / summary.wall_seconds
     # A worker that dies right after a commit leaves such files of a shard that is done; others are of shards left out.
     waiting = {shard.name for shard in run.shards}.difference(outputs) | ({"reduced"} if reduced is False else set())

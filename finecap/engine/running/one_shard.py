@@ -125,7 +125,8 @@ def _run_claimed(run: Run, step: Pass, shard: Shard, models: dict[str, Any], out
         with ExitStack() as files, committed(output) as aside:
             keys, alive, rows = _live_rows(run, step, shard, files)
             results = surviving(step, run.recipe.passes[step.name], context, rows.open)
-            if step.aligned:
+            # A function in place of ingest may make rows of its own.
+            if step.aligned and (step.parents or step.name not in run.recipe.functions):
                 results = _aligned(step, keys, alive, rows, results)
             with _Writer(aside, step, RowFailures(context)) as writer:
                 for result in results:

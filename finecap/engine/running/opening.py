@@ -126,9 +126,9 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def leave_out(run: Run, names: list[str]) -> Run:
-    """The run without shards that failed for good, now and whenever it is started again; their images are in neither
-    the records nor the rejects. What an earlier look at the whole collection saw of them stays: a picture that was
-    dropped as the duplicate of one of theirs stays dropped.
+    """The run without shards that failed for good, now and whenever it is started again. Their images are counted
+    neither as records nor as rejects. Deduplication is not repeated: an image that was dropped as a duplicate of one
+    in a left-out shard stays dropped, although its original is gone too.
 
     Raises:
         StopRun: no shard would be left.

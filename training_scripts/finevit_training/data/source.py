@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import datasets
 from torch.utils.data import Dataset
 
+from finecap.shards.layout import needed_split_files
 from finecap.tasks.length import rough_tokens
 from finevit_training.data.order import SampleKey
 
@@ -59,10 +60,7 @@ def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
     """
     parts = []
     for path in paths:
-        if not sorted(Path(path).glob(f"data/{split}-*.parquet")):
-            raise ValueError(
-                f"{path} holds no data/{split}-*.parquet; build a corpus with `finevit corpus build --out {path}`"
-            )
+        needed_split_files(Path(path), split)
         parts.append(datasets.load_dataset(str(path), split=split))
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from finecap.engine.counters import NOTHING_TO_SAY
 from finecap.engine.passes import pack
-from finecap.engine.passes.pack import NOTHING_TO_SAY, Options, as_record
+from finecap.engine.passes.pack import Options, as_record
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting.status import summarise
 from finecap.engine.running import one_shard as runner

@@ -29,7 +29,7 @@ from PIL import Image
 from finecap.engine.passes.pack import COLUMNS
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting import publish as publish_module
-from finecap.engine.reporting.dataset_stats import summarize_counts
+from finecap.engine.reporting.dataset_stats import summarise_counts
 from finecap.engine.reporting.gallery import write_gallery
 from finecap.engine.reporting.publish import publish, push, record_writer
 from finecap.engine.reporting.templates import table_cell
@@ -268,6 +268,24 @@ def test_the_figures_are_those_that_counting_the_records_gives(published):
     assert aspect["bins"][0][:2] == [1, 2]
 
 
+def test_more_files_than_a_process_may_open_are_counted(tmp_path):
+    """In a process of its own, with 128 open files at most."""
+    files = [tmp_path / f"{number:03}.parquet" for number in range(200)]
+    record = {**dict.fromkeys(COLUMNS.names), "split": "train", "width": 4, "height": 3}
+    for path in files:
+        with record_writer(path) as writer:
+            writer.write_table(pa.Table.from_pylist([record], COLUMNS))
+    script = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from finecap.engine.reporting.dataset_stats import dataset_stats\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "found = dataset_stats(sorted(Path(sys.argv[1]).glob('*.parquet')), Path(sys.argv[1], 'scratch'))\n"
+        "print(sum(split['records'] for split in found['splits'].values()))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+    assert found.stdout.strip() == "200", found.stderr[-500:]
+
+
 def test_every_image_is_in_the_figures_once(published):
     images = json.loads((published / "stats.json").read_text())["images"]
     assert (images["images"], images["records"]) == (14, 10)
@@ -276,7 +294,7 @@ def test_every_image_is_in_the_figures_once(published):
 
 def test_quantiles_and_bins_are_those_of_the_values_one_by_one():
     values = np.random.default_rng(0).lognormal(3, 1, 5000).astype(int)
-    figures = summarize_counts(sorted(Counter(values.tolist()).items()))
+    figures = summarise_counts(sorted(Counter(values.tolist()).items()))
     for name, share in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
         assert figures[name] == np.quantile(values, share, method="inverted_cdf")
     assert figures["mean"] == pytest.approx(values.mean(), abs=1e-3)

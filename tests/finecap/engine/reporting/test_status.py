@@ -10,7 +10,7 @@ import pytest
 
 from finecap.engine import pipeline, recipe
 from finecap.engine.captioners.spend import Ledger, Spend
-from finecap.engine.passes.pack import NOTHING_TO_SAY
+from finecap.engine.counters import NOTHING_TO_SAY
 from finecap.engine.recipe import recipe_from
 from finecap.engine.reporting.status import PassSummary, format_status, seconds_left, summarise
 from finecap.engine.running.one_shard import STATS_KEY, Run, ShardStats

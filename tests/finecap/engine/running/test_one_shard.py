@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,6 +85,24 @@ def test_a_pass_that_loses_doubles_swaps_or_does_not_name_rows_commits_nothing(r
     with pytest.raises(RuntimeError, match="filter returned"):
         run_shard(run, "filter", SHARD, {})
     assert [path.name for path in run.output("filter", "x").parent.iterdir()] == []
+
+
+@pytest.mark.parametrize("fault", ["lost", "doubled", "swapped", "unread", "cut short"])
+def test_ingest_is_compared_with_the_input_as_well(run, monkeypatch, fault):
+    def broken(rows, options, context):
+        if fault == "unread":
+            return
+        results = [{"key": row["key"]} for row in (islice(rows, 2) if fault == "cut short" else rows)]
+        doubled = [*results, results[-1]]
+        yield from {"lost": results[:1], "doubled": doubled, "swapped": results[::-1]}.get(fault, results)
+
+    original = Recipe.step
+    step = dataclasses.replace(original(run.recipe, "ingest"), run=broken)
+    monkeypatch.setattr(Recipe, "step", lambda self, name: step if name == "ingest" else original(self, name))
+    plain = Run(dataclasses.replace(run.recipe, functions={}), run.store, run.shards)
+    with pytest.raises(RuntimeError, match="ingest returned"):
+        run_shard(plain, "ingest", SHARD, {})
+    assert [path.name for path in plain.output("ingest", "x").parent.iterdir()] == []
 
 
 def test_large_pictures_are_not_held_by_the_dozen(run, monkeypatch):
