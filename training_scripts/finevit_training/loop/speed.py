@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finevit_vl.losses import IGNORE_INDEX
+
 
 class FlopCounter:
     """FLOPs of one forward and backward pass of a FineViT-VL on a given batch.
@@ -50,7 +52,7 @@ class FlopCounter:
         vision = 2 * num_patches * self.vision_weights + self.vision_score * squares
         projector = 2 * num_patches / self.merge * self.projector_weights
         text = 2 * float(lengths.sum()) * self.text_weights + self.text_score * float(lengths.square().sum())
-        supervised = float((batch["labels"] != -100).sum())
+        supervised = float((batch["labels"] != IGNORE_INDEX).sum())
         text += 2 * supervised * self.head_weights
         return self.vision_passes * vision + self.projector_passes * projector + self.text_passes * text
 

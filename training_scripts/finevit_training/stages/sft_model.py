@@ -20,6 +20,8 @@ from finevit_vl import (
     build_qwen_tokenizer,
     generation_config_for,
 )
+from finevit_vl.configuration_finevit_vl import num_ranks
+from finevit_vl.processing_finevit_vl import set_pixel_budget
 
 # Every linear layer of the language model, after QLoRA (Dettmers et al. 2023), section 4.
 _LLM_LORA = r".*language_model\..*\.(q|k|v|o|gate|up|down)_proj"
@@ -36,15 +38,11 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
     else:
         name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
         image_processor = getattr(modeling_finevit, name)()
-        tokenizer = build_qwen_tokenizer(_num_ranks(args))
+        tokenizer = build_qwen_tokenizer(args.vocab_size or num_ranks(str(args.size)))
         if args.prompt_tokens:
             tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])
         processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)
-    size = processor.image_processor.size
-    processor.image_processor.size = {
-        "shortest_edge": args.min_pixels or size["shortest_edge"],
-        "longest_edge": args.max_pixels or size["longest_edge"],
-    }
+    set_pixel_budget(processor.image_processor, args.min_pixels, args.max_pixels)
     return processor
 
 
@@ -99,12 +97,6 @@ def lora_config(args: ModelArguments) -> LoraConfig | None:
         modules_to_save=["multi_modal_projector"] if args.train_projector else None,
         task_type="CAUSAL_LM",
     )
-
-
-def _num_ranks(args: ModelArguments) -> int | None:
-    if args.vocab_size is not None or args.size in ("large", "full"):
-        return args.vocab_size
-    return 8192  # FineViTVLConfig.from_size's own choice for the small sizes
 
 
 def _folder(path: str | None, name: str) -> str:
