@@ -323,7 +323,7 @@ class FineViTModel(FineViTPreTrainedModel):
             row, column = row[layout.order], column[layout.order]
         layout.rotation = self.rotary_emb(row, column)
         if self.config._attn_implementation == "flex_attention":
-            layout.block_mask = flex_block_mask(layout.cu_seqlens)
+            layout.block_mask = flex_block_mask(layout.cu_seqlens, len(row))
         return layout
 
 
