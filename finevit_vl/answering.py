@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from finevit_vl.processing_finevit_vl import set_pixel_budget
+
 Conversation = list[dict[str, Any]]
 """Messages as `processor.apply_chat_template` takes them; images are `{"type": "image", "image": PIL.Image}`."""
 
@@ -73,7 +75,7 @@ class AnswerGenerator:
         except OSError as error:
             raise ValueError(f"{folder} cannot be loaded: {error}") from error
         if max_pixels is not None:
-            set_max_pixels(processor, max_pixels)
+            set_pixel_budget(processor.image_processor, max_pixels=max_pixels)
         return cls(model, processor)
 
     @torch.inference_mode()
@@ -86,13 +88,14 @@ class AnswerGenerator:
         """
         template = self.processor.apply_chat_template
         prompts = [template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
-        images = [conversation_images(c) for c in conversations]
-        inputs = self.processor(
-            text=prompts,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="left",
+        # The template's own tokenization: a BOS token comes once, whether the template or the tokenizer writes it.
+        inputs = template(
+            list(conversations),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
             return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(self.model.device, dtype=self.model.dtype)
         output = self.model.generate(**inputs, pad_token_id=self._pad_token_id(), **generation_kwargs)
         new_ids = output[:, inputs["input_ids"].shape[1] :].tolist()
@@ -134,17 +137,6 @@ def _usable(device: str) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device} cannot be used on this machine: {reason}") from error
     return device
-
-
-def set_max_pixels(processor: Any, max_pixels: int) -> None:
-    """Give the processor another area budget (pixels); `ValueError` where it lies under its smallest area."""
-    size = dict(processor.image_processor.size)
-    if max_pixels < size["shortest_edge"]:
-        raise ValueError(
-            f"max_pixels={max_pixels} is under the processor's smallest area of {size['shortest_edge']} pixels; "
-            "give a larger max_pixels."
-        )
-    processor.image_processor.size = type(processor.image_processor.size)(**{**size, "longest_edge": max_pixels})
 
 
 def conversation_images(conversation: Conversation) -> list[Image.Image]:

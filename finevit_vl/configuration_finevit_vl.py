@@ -137,7 +137,8 @@ def _text_fields(size: str) -> dict[str, Any]:
     }
 
 
-def _num_ranks(size: str) -> int:
+def num_ranks(size: str) -> int:
+    """Merge ranks of Qwen's tokenizer that a model of this size has, unless it is given a tokenizer of its own."""
     return QWEN_NUM_RANKS if size in ("large", "full") else _SMALL_VOCAB_RANKS
 
 
@@ -149,7 +150,7 @@ def _vocab_fields(size: str, tokenizer: PreTrainedTokenizerBase | None) -> dict[
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         }
-    ranks = _num_ranks(size)
+    ranks = num_ranks(size)
     entries = ranks + len(SPECIAL_TOKENS) + len(PLAIN_ADDED_TOKENS)
     return {
         "vocab_size": _QWEN3_EMBEDDING_ROWS if ranks == QWEN_NUM_RANKS else entries,
@@ -161,7 +162,7 @@ def _vocab_fields(size: str, tokenizer: PreTrainedTokenizerBase | None) -> dict[
 
 def _token_id(token: str, size: str, tokenizer: PreTrainedTokenizerBase | None) -> int:
     if tokenizer is None:
-        return _num_ranks(size) + SPECIAL_TOKENS.index(token)
+        return num_ranks(size) + SPECIAL_TOKENS.index(token)
     token_id = tokenizer.get_vocab().get(token)
     if token_id is None:
         raise ValueError(

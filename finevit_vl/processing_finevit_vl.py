@@ -20,6 +20,29 @@ def load_chat_template() -> str:
     return resources.files("finevit_vl").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
+def set_pixel_budget(image_processor: Any, min_pixels: int | None = None, max_pixels: int | None = None) -> None:
+    """Give an image processor of the Qwen family (ours among them) another budget for the area of a resized picture.
+
+    Args:
+        image_processor: changed in place.
+        min_pixels, max_pixels: areas in pixels; None keeps the processor's own.
+
+    Raises:
+        ValueError: the smallest area is above the largest.
+    """
+    size = dict(image_processor.size)
+    areas = {
+        "shortest_edge": size["shortest_edge"] if min_pixels is None else min_pixels,
+        "longest_edge": size["longest_edge"] if max_pixels is None else max_pixels,
+    }
+    if areas["longest_edge"] < areas["shortest_edge"]:
+        raise ValueError(
+            f"max_pixels={areas['longest_edge']} is under the processor's smallest area of {areas['shortest_edge']} "
+            "pixels; give a larger max_pixels, or a smaller min_pixels."
+        )
+    image_processor.size = type(image_processor.size)(**{**size, **areas})
+
+
 class FineViTVLProcessor(ProcessorMixin):
     r"""
     Wraps a [`FineViTImageProcessor`] and a tokenizer. Every `<|image_pad|>` in the text stands for one picture and is

@@ -74,12 +74,12 @@ _SPLIT_PATTERN = (
 )
 
 
-def build_qwen_tokenizer(vocab_size: int | None = None) -> PreTrainedTokenizerFast:
+def build_qwen_tokenizer(num_ranks: int | None = None) -> PreTrainedTokenizerFast:
     """Build Qwen's byte-level BPE tokenizer from the ranks in the `dashscope` package (about 3 s for all of them).
 
     Args:
-        vocab_size: number of lowest merge ranks to keep, 256 to 151,643; the 26 added tokens follow them, so the
-            tokenizer has `vocab_size + 26` entries. Ranks are ordered by merge, so any prefix is itself a lossless
+        num_ranks: number of lowest merge ranks to keep, 256 to 151,643; the 26 added tokens follow them, so the
+            tokenizer has `num_ranks + 26` entries. Ranks are ordered by merge, so any prefix is itself a lossless
             byte-level BPE. `None` keeps all and reproduces the ids of Qwen2.5 and Qwen3.
 
     Returns:
@@ -87,16 +87,16 @@ def build_qwen_tokenizer(vocab_size: int | None = None) -> PreTrainedTokenizerFa
         `input_ids` and `attention_mask`.
 
     Raises:
-        ValueError: `vocab_size` is out of range.
+        ValueError: `num_ranks` is out of range.
         ImportError: `dashscope` is not installed.
     """
-    vocab_size = QWEN_NUM_RANKS if vocab_size is None else vocab_size
-    if not NUM_BYTES <= vocab_size <= QWEN_NUM_RANKS:
+    num_ranks = QWEN_NUM_RANKS if num_ranks is None else num_ranks
+    if not NUM_BYTES <= num_ranks <= QWEN_NUM_RANKS:
         raise ValueError(
-            f"vocab_size={vocab_size} is not possible: a lossless byte-level vocabulary needs between {NUM_BYTES} "
+            f"num_ranks={num_ranks} is not possible: a lossless byte-level vocabulary needs between {NUM_BYTES} "
             f"(the single bytes) and {QWEN_NUM_RANKS} (all of Qwen's ranks) entries."
         )
-    ranks = _read_ranks(vocab_size)
+    ranks = _read_ranks(num_ranks)
     to_unicode = _bytes_to_unicode()
 
     def as_text(token: bytes) -> str:
@@ -149,7 +149,7 @@ def add_missing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return missing
 
 
-def _read_ranks(vocab_size: int) -> dict[bytes, int]:
+def _read_ranks(num_ranks: int) -> dict[bytes, int]:
     # The package itself is not imported: that would pull in an HTTP client for one data file.
     spec = importlib.util.find_spec("dashscope")
     if spec is None or not spec.submodule_search_locations:
@@ -159,7 +159,7 @@ def _read_ranks(vocab_size: int) -> dict[bytes, int]:
     with path.open("rb") as lines:
         for line in lines:
             token, rank = line.split()
-            if int(rank) >= vocab_size:
+            if int(rank) >= num_ranks:
                 break
             ranks[base64.b64decode(token)] = int(rank)
     return ranks

@@ -128,7 +128,7 @@ def attend_packed(
 
 
 def takes_packed(config: FineViTConfig, states: torch.Tensor) -> bool:
-    """Whether the configured implementation takes a whole ragged batch in one call for these states."""
+    """Whether the configured implementation takes a whole ragged batch of such states `(T, H, D)` in one call."""
     if config._attn_implementation == "torch_varlen":
         return has_varlen_kernel(states)
     if config._attn_implementation == "flex_attention":

@@ -53,10 +53,16 @@ class FineViTImageProcessing:
         kwargs["size"] = dict(self.size) | dict(kwargs.get("size") or {})
         super().__init__(**kwargs)
 
-    def _standardize_kwargs(
-        self, size: Any = None, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
-    ) -> dict:
-        """A `size` that is given in part, or as `min_pixels` and `max_pixels`, keeps the processor's other edge."""
+    def pixel_budget(
+        self, size: Any = None, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> dict[str, int]:
+        """`{"shortest_edge": min_pixels, "longest_edge": max_pixels}`, areas in pixels.
+
+        Each is the processor's own unless it is given, in `size` or by its other name.
+
+        Raises:
+            ValueError: `size` holds something else, or the smallest area is above the largest.
+        """
         edges = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         areas = dict(self.size)
         for given in (dict(size or {}), edges):
@@ -67,7 +73,13 @@ class FineViTImageProcessing:
                 "size must hold areas in pixels, {'shortest_edge': min_pixels, 'longest_edge': max_pixels} with "
                 f"min_pixels <= max_pixels; got {areas}."
             )
-        return super()._standardize_kwargs(size=SizeDict(**{key: areas[key] for key in edges}), **kwargs)  # ty: ignore
+        return {key: areas[key] for key in edges}
+
+    def _standardize_kwargs(
+        self, size: Any = None, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
+    ) -> dict:
+        areas = self.pixel_budget(size, min_pixels, max_pixels)
+        return super()._standardize_kwargs(size=SizeDict(**areas), **kwargs)  # ty: ignore
 
     def _to_backend(self, rgb: torch.Tensor, device: Any) -> Any:
         """`(3, H, W)` uint8 as the backend wants it."""
@@ -115,16 +127,10 @@ class FineViTImageProcessing:
         `merge_size`.
         """
         images_kwargs = images_kwargs or {}
-        size = dict(self.size) | dict(images_kwargs.get("size") or {})
+        areas = self.pixel_budget(*(images_kwargs.get(name) for name in ("size", "min_pixels", "max_pixels")))
         patch_size = images_kwargs.get("patch_size", self.patch_size)
-        rows, columns = fit_size(
-            height,
-            width,
-            patch_size * images_kwargs.get("merge_size", self.merge_size),
-            patch_size,
-            images_kwargs.get("min_pixels") or size["shortest_edge"],
-            images_kwargs.get("max_pixels") or size["longest_edge"],
-        )
+        unit = patch_size * images_kwargs.get("merge_size", self.merge_size)
+        rows, columns = fit_size(height, width, unit, patch_size, areas["shortest_edge"], areas["longest_edge"])
         return (rows // patch_size) * (columns // patch_size)
 
 

@@ -48,7 +48,12 @@ class AttentionLayout:
 
 
 def image_layout(sizes: torch.Tensor, by_length: bool) -> AttentionLayout:
-    """One sequence per image (per frame of a clip); `by_length` brings equally long ones together."""
+    """One sequence per image (per frame of a clip).
+
+    Args:
+        sizes (`torch.LongTensor` of shape `(num_frames, 2)`): rows and columns of patches of each frame.
+        by_length (`bool`): bring equally long sequences together.
+    """
     lengths = sizes.prod(-1)
     return _layout(torch.repeat_interleave(lengths), lengths, by_length)
 
@@ -56,7 +61,13 @@ def image_layout(sizes: torch.Tensor, by_length: bool) -> AttentionLayout:
 def window_layout(sizes: torch.Tensor, merge_size: int, window: int, by_length: bool) -> AttentionLayout:
     """One sequence per window of `window` x `window` patches; windows at the right and bottom edge are smaller.
 
-    Same windows as Qwen2.5-VL's `get_vision_window_index`; `by_length` brings equally long ones together.
+    Same windows as Qwen2.5-VL's `get_vision_window_index`.
+
+    Args:
+        sizes (`torch.LongTensor` of shape `(num_frames, 2)`): rows and columns of patches of each frame.
+        merge_size (`int`): side of a merge block in patches.
+        window (`int`): side of a window in patches.
+        by_length (`bool`): bring equally long sequences together.
     """
     row, column, frames = patch_positions(sizes, merge_size)
     windows_per_frame = (-(-sizes // window)).prod(-1)
@@ -67,7 +78,8 @@ def window_layout(sizes: torch.Tensor, merge_size: int, window: int, by_length: 
 
 
 def _layout(sequences: torch.Tensor, lengths: torch.Tensor, by_length: bool) -> AttentionLayout:
-    """Layout of patches that belong to `sequences`, if wanted sorted by length where that makes longer runs."""
+    """Layout of patches that belong to `sequences` `(sum_patches,)` of these `lengths` `(num_sequences,)` in patches,
+    if wanted sorted by length where that makes longer runs."""
     run_lengths, run_counts = torch.unique_consecutive(lengths, return_counts=True)
     ranks = torch.arange(len(lengths))
     if by_length and len(run_lengths) > len(torch.unique(run_lengths)):
@@ -85,36 +97,40 @@ def _layout(sequences: torch.Tensor, lengths: torch.Tensor, by_length: bool) -> 
     return AttentionLayout(order, inverse, cu_seqlens, int(lengths.max()) if runs else 0, runs, ranks.tolist())
 
 
-def flex_block_mask(cu_seqlens: torch.Tensor, block_size: int = 128) -> BlockMask:
+def flex_block_mask(cu_seqlens: torch.Tensor, num_patches: int, block_size: int = 128) -> BlockMask:
     """The block-diagonal `BlockMask` of `flex_attention`, without ever making a patch-by-patch mask.
 
     The sequences lie one behind the other, so a block of queries meets a block of keys exactly where the ranges of
     sequences that they hold overlap.
-    """
-    total = int(cu_seqlens[-1])
-    sequences = torch.repeat_interleave(cu_seqlens.diff().long())
-    first = torch.arange(0, total, block_size, device=cu_seqlens.device)
-    low, high = sequences[first], sequences[(first + block_size - 1).clamp(max=total - 1)]
-    overlap = (low[:, None] <= high[None]) & (low[None] <= high[:, None])
-    whole = first + block_size <= total
-    same = (low == high) & whole
-    full = overlap & same[:, None] & same[None]
 
-    def listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        counts = blocks.sum(-1).to(torch.int32)
-        return counts[None, None], torch.argsort(blocks.int(), descending=True, stable=True).to(torch.int32)[
-            None, None
-        ]
+    Args:
+        cu_seqlens (`torch.IntTensor` of shape `(num_sequences + 1,)`): sequence boundaries in patches.
+        num_patches (`int`): the last of them, known on the host: reading it off a GPU would wait for it.
+        block_size (`int`): side of a block in patches.
+    """
+    sequences = torch.repeat_interleave(cu_seqlens.diff().long(), output_size=num_patches)
+    first_B = torch.arange(0, num_patches, block_size, device=cu_seqlens.device)
+    low_B, high_B = sequences[first_B], sequences[(first_B + block_size - 1).clamp(max=num_patches - 1)]
+    overlap_BB = (low_B[:, None] <= high_B[None]) & (low_B[None] <= high_B[:, None])
+    whole_B = first_B + block_size <= num_patches
+    same_B = (low_B == high_B) & whole_B
+    full_BB = overlap_BB & same_B[:, None] & same_B[None]
+
+    def listed(blocks_BB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many blocks of keys each block of queries meets, and which, as `BlockMask` lists them."""
+        counts_B = blocks_BB.sum(-1).to(torch.int32)
+        which_BB = torch.argsort(blocks_BB.int(), descending=True, stable=True).to(torch.int32)
+        return counts_B[None, None], which_BB[None, None]
 
     def same_sequence(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return sequences[query] == sequences[key]
 
     return BlockMask.from_kv_blocks(
-        *listed(overlap & ~full),
-        *listed(full),
+        *listed(overlap_BB & ~full_BB),
+        *listed(full_BB),
         BLOCK_SIZE=block_size,
         mask_mod=same_sequence,
-        seq_lengths=(total, total),
+        seq_lengths=(num_patches, num_patches),
     )
 
 

@@ -216,7 +216,7 @@ class FineViTModel(FineViTPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers; of a FineViT-VL's folder it takes the encoder."""
+        """As in transformers; of a FineViT-VL's folder it loads the encoder's weights."""
         kwargs.setdefault("key_mapping", {_VISION_TOWER: ""})
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         forget_key_mapping(loaded[0] if isinstance(loaded, tuple) else loaded)
@@ -286,7 +286,7 @@ class FineViTModel(FineViTPreTrainedModel):
         grid_thw = self._checked_grid(image_grid_thw, len(inputs_embeds))
         sizes = frame_sizes(grid_thw)
         row, column, _ = patch_positions(sizes, config.spatial_merge_size)
-        by_length = not takes_packed(config, inputs_embeds)
+        by_length = not takes_packed(config, inputs_embeds.unflatten(-1, (config.num_attention_heads, -1)))
         full_layers = config.fullatt_block_indexes
         if full_layers is None:
             full_layers = range(config.num_hidden_layers)
@@ -323,7 +323,7 @@ class FineViTModel(FineViTPreTrainedModel):
             row, column = row[layout.order], column[layout.order]
         layout.rotation = self.rotary_emb(row, column)
         if self.config._attn_implementation == "flex_attention":
-            layout.block_mask = flex_block_mask(layout.cu_seqlens)
+            layout.block_mask = flex_block_mask(layout.cu_seqlens, len(row))
         return layout
 
 

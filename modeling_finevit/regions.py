@@ -64,7 +64,15 @@ def region_features(
 def _taps(
     start: torch.Tensor, end: torch.Tensor, size: torch.Tensor, points: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two neighbours `(K, 2S)` of each sampling point along one axis, and their share of the mean.
+    """The two neighbours of each sampling point along one axis, and their share of the mean.
+
+    Args:
+        start, end (`torch.FloatTensor` of shape `(K,)`): a box's two borders along this axis, in patches.
+        size (`torch.LongTensor` of shape `(K,)`): patches of its image along this axis.
+        points (`int`): S.
+
+    Returns:
+        Indices of rows (or columns) and weights, both `(K, 2S)`.
 
     torchvision's borders: a point beyond one patch outside counts as zero, one closer takes the border's value.
     """

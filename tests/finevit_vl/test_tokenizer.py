@@ -111,10 +111,10 @@ def test_save_and_load_keep_ids_and_settings(tokenizer, tmp_path):
         assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
-@pytest.mark.parametrize("vocab_size", [255, 151_644])
-def test_an_impossible_size_is_refused(vocab_size):
+@pytest.mark.parametrize("num_ranks", [255, 151_644])
+def test_an_impossible_size_is_refused(num_ranks):
     with pytest.raises(ValueError, match="between 256"):
-        build_qwen_tokenizer(vocab_size)
+        build_qwen_tokenizer(num_ranks)
 
 
 def test_a_foreign_tokenizer_gets_what_it_lacks_once():

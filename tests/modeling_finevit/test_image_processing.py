@@ -209,7 +209,9 @@ def test_number_of_patches_is_that_of_the_output(processor_class):
     for width, height in [(112, 84), (301, 222), (1500, 900), (30, 20), (50, 640)]:
         outputs = processor(picture(width, height), return_tensors="pt")
         assert processor.get_number_of_image_patches(height, width) == len(outputs["pixel_values"])
-    assert processor.get_number_of_image_patches(560, 560, {"max_pixels": 784}) == 4
+    assert processor.get_number_of_image_patches(560, 560, {"min_pixels": 784, "max_pixels": 784}) == 4
+    with pytest.raises(ValueError, match="min_pixels <= max_pixels"):  # as the call itself would
+        processor.get_number_of_image_patches(560, 560, {"max_pixels": 784})
     assert processor.get_number_of_image_patches(560, 560, {"size": {"longest_edge": 784, "shortest_edge": 784}}) == 4
 
 

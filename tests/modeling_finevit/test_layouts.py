@@ -64,7 +64,7 @@ def test_layouts_are_permutations_in_few_runs(grid):
 def test_block_mask_equals_the_dense_mask(grid):
     layout = image_layout(frame_sizes(grid), False)
     total = int(layout.cu_seqlens[-1])
-    block_mask = flex_block_mask(layout.cu_seqlens, block_size=16)
+    block_mask = flex_block_mask(layout.cu_seqlens, total, block_size=16)
     sequence = torch.repeat_interleave(layout.cu_seqlens.diff().long())
     dense = sequence[:, None] == sequence[None]
     assert torch.equal(create_mask(block_mask.mask_mod, 1, 1, total, total, device="cpu")[0, 0], dense)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from finevit_training.loop.parts import split_parameters
+from finevit_vl.losses import IGNORE_INDEX
 
 
 class FlopCounter:
@@ -65,7 +66,7 @@ class FlopCounter:
         vision = 2 * patches * self.vision_weights + self.score * scores
         projector = 2 * patches / self.merge * self.projector_weights
         text = 2 * float(lengths.sum()) * self.text_weights + self.text_score * float(lengths.square().sum())
-        supervised = float((batch["labels"] != -100).sum())
+        supervised = float((batch["labels"] != IGNORE_INDEX).sum())
         text += 2 * supervised * self.head_weights
         vision_passes, projector_passes, text_passes = self.passes()
         return vision_passes * vision + projector_passes * projector + text_passes * text

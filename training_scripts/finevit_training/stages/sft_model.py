@@ -22,6 +22,8 @@ from finevit_vl import (
     build_qwen_tokenizer,
     generation_config_for,
 )
+from finevit_vl.configuration_finevit_vl import num_ranks
+from finevit_vl.processing_finevit_vl import set_pixel_budget
 
 # Written beside an encoder by a conversion: the projector's state dict (linear_1.weight ...).
 PROJECTOR_FILE = "projector.safetensors"
@@ -42,15 +44,11 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
     else:
         name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
         image_processor = getattr(modeling_finevit, name)()
-        tokenizer = build_qwen_tokenizer(_num_ranks(args))
+        tokenizer = build_qwen_tokenizer(args.vocab_size or num_ranks(str(args.size)))
         if args.prompt_tokens:
             tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])
         processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)
-    size = processor.image_processor.size
-    processor.image_processor.size = {
-        "shortest_edge": args.min_pixels or size["shortest_edge"],
-        "longest_edge": args.max_pixels or size["longest_edge"],
-    }
+    set_pixel_budget(processor.image_processor, args.min_pixels, args.max_pixels)
     return processor
 
 
@@ -158,9 +156,3 @@ def _image_processor(vision: str) -> Any:
             f"`vision` is {vision!r}, which holds no image processor; write the one that the tower was trained with, "
             f'such as modeling_finevit.FineViTImageProcessor().save_pretrained("{vision}")'
         ) from error
-
-
-def _num_ranks(args: ModelArguments) -> int | None:
-    if args.vocab_size is not None or args.size in ("large", "full"):
-        return args.vocab_size
-    return 8192  # FineViTVLConfig.from_size's own choice for the small sizes
