@@ -31,7 +31,7 @@ from finecap.engine.draws import uniform
 from finecap.engine.language.caption_checks import clean, normalised, obeys_instruction
 from finecap.engine.language.text_checks import Written, contradicted_numbers, contradicted_quotes
 from finecap.engine.reading.evidence import judge_caption
-from finecap.engine.running.concurrency import event_loop, map_bounded
+from finecap.engine.running.concurrency import map_rows, rejected
 from finecap.pictures import ANY_SIZE, BadPicture, encoded, open_rgb
 from finecap.verdicts import REFUTED, SELF_CONSISTENT, VERIFIED, Verdict
 
@@ -129,7 +129,7 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
         detector=load_detector(settings.options["boxes"], context) if own_boxes else None,
         client=chat_client(context) if settings.captioners and options.read_back_share > 0 else None,
     )
-    return map_bounded(partial(_verify, tools=tools), rows, options.in_flight, event_loop(context))
+    return map_rows(partial(_verify, tools=tools), rows, options.in_flight, context, rejected)
 
 
 async def _verify(row: Row, tools: _Tools) -> Row:

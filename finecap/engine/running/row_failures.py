@@ -16,10 +16,10 @@ from typing import Any
 from finecap.engine.contract import Context, Pass, Row
 from finecap.errors import StopRun
 
-# A shard fails when so many rows failed with one type of exception and these are more than half of all. Fewer than
-# that may be one stranger's pictures in a small last shard.
-ALIKE = 10
-# It fails at once when so many fail in a row with one type: nobody has to wait, or pay, for the rest.
+# A shard fails when all of its rows, and at least three, failed with one type of exception; and when at least ten, and
+# more than half, did. Fewer than that may be one stranger's pictures in a small last shard.
+ALL_ALIKE, MOST_ALIKE = 3, 10
+# It fails at once when so many in a row fail with one type: nobody has to wait, or pay, for the rest.
 IN_A_ROW = 50
 REASON_CHARACTERS = 300
 TRACEBACK_CHARACTERS = 4000
@@ -43,6 +43,7 @@ class RowFailures:
         self.passed = 0
         self._context = context
         self._failed: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
         self._passed_before, self._in_a_row = 0, Counter[str]()
 
     def reason(self, key: str, error: Exception) -> str:
@@ -54,9 +55,11 @@ class RowFailures:
         """
         raise_if_shared(error)
         kind = type(error).__name__
+        text = _writable(" ".join(f"{kind}: {error}".split()))[:REASON_CHARACTERS].rstrip(": ")
+        self._first.setdefault(kind, text)
         if kind not in self._context.tracebacks:
-            text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
-            self._context.tracebacks[kind] = _writable(f"row {key!r}\n{text}")
+            lines = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+            self._context.tracebacks[kind] = _writable(f"row {key!r}\n{lines}")
         self._context.counters[f"failed: {kind}"] += 1
         self._failed[kind] += 1
         if self.passed != self._passed_before:
@@ -64,23 +67,23 @@ class RowFailures:
         self._in_a_row[kind] += 1
         if self._in_a_row[kind] >= IN_A_ROW:
             raise self._many(kind, self._in_a_row[kind], self._in_a_row.total())
-        return _writable(" ".join(f"failed: {kind}: {error}".split()))[:REASON_CHARACTERS].rstrip(": ")
+        return f"failed: {text}"
 
     def check(self) -> None:
         """Call it when all rows were tried.
 
         Raises:
-            ManyRowsFailed: at least `ALIKE` of them, and more than half, failed alike.
+            ManyRowsFailed: all, or most, of them failed alike.
         """
         tried = self.passed + self._failed.total()
         for kind, count in self._failed.items():
-            if count >= ALIKE and 2 * count > tried:
+            if (count >= ALL_ALIKE and count == tried) or (count >= MOST_ALIKE and 2 * count > tried):
                 raise self._many(kind, count, tried)
 
     def _many(self, kind: str, count: int, tried: int) -> ManyRowsFailed:
         return ManyRowsFailed(
-            f"the first one:\n{self._context.tracebacks[kind].strip()}\n"
-            f"{count} of {tried} rows failed with {kind}, so it is taken for a bug and not for bad rows"
+            "so many rows failed alike that it is taken for a bug and not for bad rows; the first was\n"
+            f"{self._context.tracebacks[kind].strip()}\n{count} of {tried} rows failed alike: {self._first[kind]}"
         )
 
 

@@ -24,9 +24,8 @@ from finevit_vl import (
 )
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.processing_finevit_vl import set_pixel_budget
+from modeling_finevit.conversion import PROJECTOR_FILE
 
-# Written beside an encoder by a conversion: the projector's state dict (linear_1.weight ...).
-PROJECTOR_FILE = "projector.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

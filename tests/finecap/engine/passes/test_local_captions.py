@@ -113,6 +113,37 @@ def test_a_box_that_numbers_cannot_tell_from_nothing_is_left_out_and_counted(tmp
     assert len(server.asked) == 6
 
 
+def nameless(rows, options, context):
+    for row in rows:
+        second = {"label": None, "phrase": None} if row["key"] == KEYS[1] else {}
+        yield {"key": row["key"], "objects": [OBJECTS[0], OBJECTS[1] | second, OBJECTS[2]]}
+
+
+def test_an_object_on_which_the_pass_raises_costs_that_one(tmp_path, monkeypatch):
+    boxes = {"detector": "x", "function": f"{__name__}:nameless"}
+    with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
+        run = local_run(monkeypatch, tmp_path, server, boxes=boxes)
+        stats = run_pass(run, "local_captions")
+
+    assert [[entry["object"] for entry in row] for row in entries_of(run)] == [[0, 1, 2], [0, 2], *[[0, 1, 2]] * 4]
+    assert stats.rejects == {}
+    assert stats.counters["local captions dropped: failed"] == stats.counters["failed: TypeError"] == 1
+    assert "_ask" in stats.tracebacks["TypeError"]
+
+
+def endless(rows, options, context):
+    for row in rows:
+        yield {"key": row["key"], "global_caption": "A red square. " * 70_000, "captioner": "a"}
+
+
+def test_of_an_endless_caption_the_captioner_is_told_the_beginning(tmp_path, monkeypatch):
+    with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
+        run = local_run(monkeypatch, tmp_path, server, recaption={"function": f"{__name__}:endless"})
+        run_pass(run, "local_captions")
+    assert {"A red square. A red" in asked.prompt for asked in server.asked} == {True}
+    assert max(len(asked.prompt) for asked in server.asked) < 6000
+
+
 def test_the_captioner_is_that_of_the_image(tmp_path, monkeypatch):
     with FaultyServer(reply=lambda asked: CAPTION.format(asked.identity[:6])) as server:
         run = local_run(monkeypatch, tmp_path, server)

@@ -13,7 +13,7 @@ from finecap.engine.contract import Context
 from finecap.engine.passes import ocr
 from finecap.engine.reading.ink import ink_mask, is_likely, tight, words_in_ink
 from finecap.engine.reading.reader import Line, Piece, Reader, upright_box, words_of_lines
-from finecap.engine.running.row_failures import ALIKE, ManyRowsFailed
+from finecap.engine.running.row_failures import ALL_ALIKE, ManyRowsFailed
 from finecap.pictures import encoded
 
 TEXT = ["Sports Centre", "Open 9.30 daily", "KH-5203"]
@@ -237,4 +237,4 @@ def test_models_that_fail_on_every_picture_fail_the_shard(context, monkeypatch):
     monkeypatch.setattr(context.models["ocr"], "read", fail)
     data = encoded(Image.new("RGB", (8, 8)), "PNG")
     with pytest.raises(ManyRowsFailed, match="no kernel"):
-        list(ocr.run(iter([{"key": str(n), "image": data} for n in range(ALIKE)]), ocr.Options(), context))
+        list(ocr.run(iter([{"key": str(n), "image": data} for n in range(ALL_ALIKE)]), ocr.Options(), context))

@@ -1,6 +1,7 @@
 """Global captions: every picture ends as captions or as one reason, nothing is paid twice, texts are fenced."""
 
 import hashlib
+import time
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from finecap import web
 from finecap.boxes import format_box
 from finecap.engine.captioners.prompts import fence_marker, load_templates, local_prompt
+from finecap.engine.passes import recaption
 from finecap.engine.recipe import recipe_from
+from finecap.engine.running.concurrency import DECODERS
 from finecap.engine.running.one_shard import read_stats
 from finecap.errors import StopRun
 from finecap.recipe_files import shipped_recipes
@@ -79,6 +82,30 @@ def test_captions_that_are_none_are_dropped_with_their_reason(tmp_path, monkeypa
     assert stats.counters["captions dropped: refusal"] == 1
     # No short caption is paid for where there is no dense one: 3 pictures with one request, 3 with two.
     assert stats.counters["requests"] == 9
+
+
+def test_an_answer_that_is_far_too_long_is_no_caption(tmp_path, monkeypatch):
+    with FaultyServer(reply=by_picture(["".join(f"A {number}th square. " for number in range(60_000))])) as server:
+        run = captioned_run(monkeypatch, tmp_path, server, KEYS[:2], recaption={"in_flight": 1})
+        run_pass(run, "recaption")
+    assert [row["reject"] for row in rows_of(run)] == ["no caption: too long", None]
+
+
+def test_few_pictures_are_decoded_at_once_however_many_requests_are_in_flight(tmp_path, monkeypatch):
+    decoding, most, whole = [], [], recaption._picture
+
+    def slowly(*args):
+        decoding.append(1)
+        most.append(len(decoding))
+        time.sleep(0.02)
+        decoding.pop()
+        return whole(*args)
+
+    monkeypatch.setattr(recaption, "_picture", slowly)
+    with FaultyServer() as server:
+        run = captioned_run(monkeypatch, tmp_path, server, KEYS[:24], recaption={"in_flight": 24})
+        assert run_pass(run, "recaption").rejects == {}
+    assert 1 < max(most) <= DECODERS
 
 
 def test_of_equal_captions_the_first_stays(tmp_path, monkeypatch):
