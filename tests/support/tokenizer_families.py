@@ -17,7 +17,7 @@ TEXT = [
     "Locate the text. What is written in the box? Describe the image. Transcribe all text in reading order.",
     "a red cat, a blue dog and 12 green birds at the top left of the picture: 0 1 2 3 4 5 6 7 8 9",
 ] * 4
-LLAMA_3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3_SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
