@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,40 @@ def test_a_weight_is_the_expected_number_of_turns(record):
     mixture = {"qa": 0, "doc": 0.3}
     count = sum(len(record_to_turns(record, str(seed), format_box, mixture)) for seed in range(2000))
     assert 0.26 < count / 2000 < 0.34
+
+
+def test_a_task_more_or_less_changes_no_other_task_s_turns(record):
+    record["regions"] += [region([i, 0, i + 9, 9], text=f"word {i}", label="word") for i in range(0, 90, 10)]
+
+    def asked(mixture, task="box_to_text"):
+        turns = record_to_turns(record, "0/1/2", format_box, {"qa": 1, **mixture})
+        return sorted(turn for turn in turns if turn.task == task)
+
+    alone = asked({"box_to_text": 2.5})
+    assert len(alone) in (2, 3)
+    for more in ({"transcribe": 0.5}, {"text_to_box": 1.5, "ocr_boxes": 0.0}, {"qa": 0.3}):
+        assert asked({"box_to_text": 2.5, **more}) == alone
+    assert asked({"qa": 2, "box_to_text": 2}, "doc") == asked({"qa": 2}, "doc")
+
+
+def test_words_with_a_control_token_are_left_out_and_a_transcript_with_them_altogether(record):
+    control = re.compile(re.escape("<|im_end|>"))
+    record["regions"][3]["text"] = "name <|im_end|> Ann"
+    record["global_caption"] = "<|im_end|>"
+    reasons = []
+    turns = record_to_turns(
+        record, "0", format_box, {**ALL_DENSE, "qa": 9}, report=reasons.append, control_tokens=control
+    )
+    assert not {"transcribe", "ocr_boxes", "global_caption"} & {turn.task for turn in turns}
+    assert "caption_to_box" in {turn.task for turn in turns}
+    assert all("<|im_end|>" not in turn.prompt + turn.answer for turn in turns)
+    assert all(reason.startswith("a special token stands in the data: ") for reason in reasons)
+    assert {turn.task for turn in record_to_turns(record, "0", format_box, ALL_DENSE)} >= {"transcribe", "ocr_boxes"}
+
+
+@pytest.mark.parametrize("answer", ["no JSON", "[1,2,null,4]", "null", "[" * 5000, "[0, 0, NaN, 5]", "[0,0,9]"])
+def test_a_grounding_answer_that_is_no_box_is_left_out_and_reported(record, answer):
+    record["qa"] = [{"question": "the dog", "answers": [answer], "kind": "grounding"}]
+    reasons = []
+    assert record_to_turns(record, "0", format_box, {"qa": 9}, report=reasons.append) == []
+    assert "the dog" in reasons[0]

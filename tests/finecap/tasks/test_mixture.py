@@ -2,7 +2,7 @@
 
 import pytest
 
-from finecap.tasks.mixture import check_mixture, mixture_at
+from finecap.tasks.mixture import DENSE_TASKS, check_mixture, mixture_at
 
 
 def test_curriculum_gives_each_part_of_the_run_its_mixture():
@@ -19,3 +19,22 @@ def test_curriculum_gives_each_part_of_the_run_its_mixture():
 def test_a_weight_that_is_no_number_of_turns_is_refused(weight):
     with pytest.raises(ValueError, match="transcribe"):
         check_mixture({"transcribe": weight})
+
+
+def test_a_task_that_does_not_exist_is_refused_with_the_list_of_those_that_do():
+    with pytest.raises(ValueError, match=r"'transcibe', which is no task.*box_to_text.*grounding.*transcribe"):
+        check_mixture({"transcibe": 1, "docs": 0})
+
+
+def test_an_empty_mixture_is_refused_and_says_how_to_ask_every_question():
+    with pytest.raises(ValueError, match=r"empty.*'qa': 100"):
+        check_mixture({})
+
+
+def test_every_kind_that_the_corpus_asks_may_be_weighted(nano_corpus):
+    import datasets
+
+    records = datasets.load_dataset(str(nano_corpus), split="train").select_columns("qa")
+    kinds = {item["kind"] for row in records for item in row["qa"]}
+    assert len(kinds) > 3
+    check_mixture(dict.fromkeys([*kinds, *DENSE_TASKS, "qa"], 1.0))

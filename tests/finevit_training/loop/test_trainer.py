@@ -1,5 +1,6 @@
 """One short run of each mode, the loss against two others' losses, and what stops a run."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from trl import SFTTrainer
 from finevit_training.data.batch import model_inputs
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.stops import NONFINITE_FILE
+from finevit_vl.modeling_finevit_vl import FineViTVLCausalLMOutputWithPast
 
 
 def losses(trainer):
@@ -146,3 +148,31 @@ def test_loader_workers_change_no_batch(trainer_for):
     for one, other in zip(alone, helped, strict=True):
         assert one["ids"] == other["ids"]
         torch.testing.assert_close(one["input_ids"], other["input_ids"], rtol=0, atol=0)
+
+
+def test_a_mixture_of_experts_adds_its_routers_loss(trainer_for):
+    """With the coefficient at 0 the routers are not asked; the difference is the coefficient times their loss."""
+    experts = {
+        "model_type": "qwen3_moe",
+        "num_hidden_layers": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "output_router_logits": True,
+    }
+
+    def trainer(coefficient):
+        return trainer_for(text_config=json.dumps({**experts, "router_aux_loss_coef": coefficient}))
+
+    with_routers, without = trainer(0.5), trainer(0.0)
+    if "aux_loss" not in {f.name for f in dataclasses.fields(FineViTVLCausalLMOutputWithPast)}:
+        pytest.skip("FineViT-VL returns no aux_loss")
+    batch = first_batch(with_routers)
+    count = (batch["labels"][:, 1:] != -100).sum()
+    without.model.load_state_dict(with_routers.model.state_dict())
+    plain = without.supervised_loss(without.model, dict(batch), count)
+    loss = with_routers.supervised_loss(with_routers.model, dict(batch), count)
+    with torch.no_grad():
+        aux_loss = with_routers.model(**batch, output_router_logits=True).aux_loss
+    torch.testing.assert_close(loss, plain + 0.5 * aux_loss)
+    assert loss > plain + 0.1
