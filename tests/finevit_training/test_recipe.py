@@ -8,7 +8,6 @@ import yaml
 from transformers import AutoConfig
 
 from finevit_training.arguments import has_bf16
-from finevit_training.loop.speed import FlopCounter, matmul_flops_per_second
 from finevit_training.recipe import asked_recipe, parse_recipe, read_recipe, resolved_recipe
 from finevit_vl import FineViTVLForConditionalGeneration
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
@@ -156,29 +155,3 @@ def test_full_recipe_builds_on_the_meta_device_and_fsdp_wraps_its_layers():
     wrapped = fsdp["fsdp_transformer_layer_cls_to_wrap"].split(",")
     classes = [type(module).__name__ for module in model.modules()]
     assert [classes.count(name) for name in wrapped] == [28, 28]
-
-
-def test_flops_are_six_per_weight_and_token_where_attention_is_short():
-    config = FineViTVLConfig.from_size("nano")
-    model = FineViTVLForConditionalGeneration(config)
-    count = FlopCounter(model)
-    batch = {
-        "image_grid_thw": torch.tensor([[1, 2, 2]]),
-        "lengths": torch.tensor([10]),
-        "labels": torch.tensor([[-100] * 7 + [1] * 3]),
-    }
-    matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" not in name}
-    vision = sum(n for name, n in matrices.items() if "vision_tower" in name)
-    projector = sum(n for name, n in matrices.items() if "projector" in name)
-    text = sum(n for name, n in matrices.items() if "language_model" in name)
-    head = config.text_config.vocab_size * config.text_config.hidden_size
-    expected = 6 * (4 * vision + projector + 10 * text + 3 * head)
-    assert count(batch) == pytest.approx(expected, rel=0.01)
-    for parameter in model.model.vision_tower.parameters():
-        parameter.requires_grad_(False)
-    frozen = 2 * 4 * vision + 4 * projector + 6 * (10 * text + 3 * head)
-    assert FlopCounter(model)(batch) == pytest.approx(frozen, rel=0.01)
-
-
-def test_a_matrix_product_has_a_measurable_peak():
-    assert matmul_flops_per_second(torch.device("cpu"), torch.float32, seconds=0.05) > 1e9

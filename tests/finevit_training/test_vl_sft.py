@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,32 +11,42 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from finevit_training.recipe import parse_recipe
-from tests.support.launching import finish, launch, losses
+from finevit_training.vl_sft import main
+from tests.support.launching import SMALLEST, finish, launch, losses
 from tests.support.paths import ROOT
 
 STEPS = 6
 
 
-def kill_after_step(process, step):
+def end_after_step(process, step, how):
+    """Sends the signal `how` to the run and its launcher, as a scheduler does, and returns what the run still says."""
     for line in process.stdout:
         if line.startswith(f"step {step} "):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, how)
             break
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL
+    rest = process.stdout.read()
+    process.wait()
+    return rest
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_sigkill_and_resumed_has_bit_identical_losses(nano_corpus, tmp_path):
-    flags = {"data": nano_corpus, "max_steps": STEPS, "save_strategy": "steps", "save_steps": 2}
+def test_a_run_ended_by_sigterm_and_by_sigkill_and_resumed_has_bit_identical_losses(nano_corpus, tmp_path):
+    flags = {"data": nano_corpus, "max_steps": STEPS}
     whole = tmp_path / "whole"
     finish(launch(**flags, output_dir=whole))
     assert len(losses(whole)) == STEPS
 
     broken = tmp_path / "broken"
-    kill_after_step(launch(**flags, output_dir=broken), 5)
+    process = launch(launcher=False, **flags, output_dir=broken)
+    assert "checkpoint" in end_after_step(process, 1, signal.SIGTERM)
+    assert process.returncode == 143
+    (saved,) = broken.glob("checkpoint-*")
+    assert int(saved.name.removeprefix("checkpoint-")) < STEPS
     assert not (broken / "config.json").exists()
-    half_written = broken / "checkpoint-5"
+
+    again = {**flags, "output_dir": broken, "save_strategy": "steps", "save_steps": 1}
+    end_after_step(launch(**again, resume_from_checkpoint="last"), 5, signal.SIGKILL)
+    half_written = broken / f"checkpoint-{STEPS}"
     half_written.mkdir(exist_ok=True)
     (half_written / "trainer_state.json").write_text('{"global_st')
     finish(launch(**flags, output_dir=broken, resume_from_checkpoint="last"))
@@ -46,7 +58,14 @@ def test_a_run_killed_with_sigkill_and_resumed_has_bit_identical_losses(nano_cor
 
 def assert_is_a_whole_model_folder(out, corpus):
     names = {path.name for path in out.iterdir()}
-    for name in ("model.safetensors", "processor_config.json", "generation_config.json", "recipe.yaml", "README.md"):
+    for name in (
+        "model.safetensors",
+        "processor_config.json",
+        "generation_config.json",
+        "recipe.yaml",
+        "receipt.json",
+        "README.md",
+    ):
         assert name in names
     assert (out / "training_curve.png").read_bytes()[:4] == b"\x89PNG"
     assert not [name for name in names if "incomplete" in name]
@@ -79,15 +98,27 @@ def assert_is_a_whole_model_folder(out, corpus):
         (["--size", "nano", "--data", "x", "--mixture", "{transcribe: 1"], "mixture must be JSON"),
         (["--size", "nano", "--data", "no/such/corpus", "--max_steps", "1"], "finevit corpus build"),
         (["--model", "no/such/model", "--data", "x"], "no model folder"),
+        (["--size", "nano", "--data", "x", "--loss_type", "dft"], "no effect"),
     ],
 )
-def test_what_cannot_be_trained_ends_with_one_clear_line(flags, word, monkeypatch, tmp_path):
-    import importlib.util
-
-    script = ROOT / "training_scripts" / "vl_sft.py"
-    spec = importlib.util.spec_from_file_location("vl_sft", script)
-    vl_sft = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(vl_sft)
-    monkeypatch.setattr("sys.argv", ["vl_sft.py", *flags, "--output_dir", str(tmp_path)])
+def test_what_cannot_be_trained_ends_with_one_clear_line(flags, word, tmp_path):
     with pytest.raises(SystemExit, match=word):
-        vl_sft.main()
+        main([*flags, "--output_dir", str(tmp_path)])
+
+
+def test_an_error_of_a_library_during_training_keeps_its_traceback(nano_corpus, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("deep inside a library")
+
+    monkeypatch.setattr("finevit_training.vl_sft.train", broken)
+    flags = {**SMALLEST, "data": nano_corpus, "output_dir": tmp_path, "max_steps": 1}
+    with pytest.raises(ValueError, match="deep inside"):
+        main([part for key, value in flags.items() for part in (f"--{key}", str(value))])
+
+
+def test_the_script_in_a_checkout_is_the_module():
+    script = ROOT / "training_scripts" / "vl_sft.py"
+    output = subprocess.run([sys.executable, str(script), "--data", "x"], capture_output=True, text=True, check=False)
+    assert output.returncode == 1
+    assert "exactly one of" in output.stderr
+    assert "Traceback" not in output.stderr

@@ -25,15 +25,23 @@ ENTRY = ("-m", "finevit_training.vl_sft")
 
 def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] = ENTRY, **flags) -> subprocess.Popen:
     """`accelerate launch -m finevit_training.vl_sft` with the smallest model and further flags, on one CPU thread;
-    without `launcher`, `python -m finevit_training.vl_sft`.
+    without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo.
     """
     command = [sys.executable]
-    if launcher:
-        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", str(processes)]
+    if processes > 1:  # on CPUs, which `accelerate launch` runs in several processes under MPI only
+        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
+    elif launcher:
+        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
         command += ["--num_cpu_threads_per_process", "1"]
     command += entry
     command += [part for key, value in {**SMALLEST, **flags}.items() for part in (f"--{key}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "ACCELERATE_USE_CPU": "1",
+    }
     # A session of its own, so that the launcher and the script it starts can be killed together.
     return subprocess.Popen(
         command,

@@ -31,7 +31,7 @@ def found(folder: Path, wanted: str) -> str | None:
 
 def main() -> None:
     out, corpus = Path(sys.argv[1]), sys.argv[2]
-    rank = PartialState().process_index
+    rank = PartialState(cpu=True).process_index
     seen = {}
     node = out / f"node{rank}"
     for step in (2, 4) if rank == 0 else (2,):
