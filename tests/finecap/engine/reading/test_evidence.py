@@ -129,3 +129,16 @@ def test_a_number_or_quote_counts_against_a_caption_only_where_its_own_box_was_r
     assert not reads_otherwise("a bus with the number 42", here, texts)
     assert not reads_otherwise('a bus near a sign that says "EXIT"', here, texts)
     assert not reads_otherwise("a bus with the number 24", elsewhere, texts)
+
+
+EDGES = st.floats(-50, 250) | st.sampled_from([0.0, 200.0, 160.0, float("nan"), float("inf")])
+SAYINGS = st.sampled_from(["the gray bar for May, 9.6", 'a bar that reads "May"', "bar", ", 7", "bar bar red bar 9"])
+
+
+@settings(deadline=None)
+@given(st.lists(EDGES, min_size=4, max_size=4), SAYINGS | st.text("bar 9.,\"'ABé", max_size=30))
+def test_whatever_the_box_and_the_caption_there_is_a_verdict_or_none(box, caption):
+    verdict, reason = judge_caption(caption, "bar", box, LYING, AT_LYING, 0.5)
+
+    assert (verdict is None) == (reason is None)
+    assert verdict in ("verified", "refuted", None)
