@@ -81,6 +81,7 @@ AT_LYING = read(
         ("the gray bar for Jul", ("refuted", "name")),
         ("the green bar for May, 9.6", ("refuted", "colour")),
         ("the gray bar of May among others", (None, None)),
+        ("the bar of May, 9.6, in green", (None, None)),  # its own colour or another's, who knows
         ("the gray bar", (None, None)),
         ("", (None, None)),
     ],
@@ -97,6 +98,16 @@ def test_a_name_that_is_an_article_too_is_read():
     wrong = judge_caption("the green bar for A, 12", "bar", [20, 60, 80, 110], image, texts, 0.5)
 
     assert (right[0], wrong[0]) == ("verified", "refuted")
+
+
+def test_numbers_at_a_bar_are_no_axis():
+    ladder = read(
+        *[(str(number), (30 + 22 * number // 10, 44, 48 + 22 * number // 10, 56)) for number in (10, 20, 30, 40)]
+    )
+    image = painted([((20, 60, 160, 110), "green")])
+
+    assert judge_caption("the green bar, 25", "bar", [20, 60, 160, 110], image, ladder, 0.5) == ("refuted", "number")
+    assert judge_caption("the green bar, 20", "bar", [20, 60, 160, 110], image, ladder, 0.5)[0] == "verified"
 
 
 def test_without_text_nothing_is_verified():
