@@ -15,6 +15,7 @@ from PIL import Image
 from finecap.corpus.build import generate
 from finecap.engine.contract import Row
 from finecap.engine.detectors.detector import Detection
+from finecap.verdicts import VERIFIED
 
 PLANTED = 0.2
 # The oracle of the regrounding: each edge is off by this standard deviation, in parts of the side; so often it points
@@ -125,7 +126,7 @@ class NanoGrounder:
     def __init__(self) -> None:
         from finevit.ask import load
 
-        self._generator = load(str(NANO), "cpu")
+        self.generator = load(str(NANO), "cpu")
 
     async def detect(self, image: Image.Image, phrases: Sequence[str]) -> list[Detection]:
         from finevit.ask import ground
@@ -133,7 +134,7 @@ class NanoGrounder:
         return [
             Detection(found.box, index, None)
             for index, phrase in enumerate(phrases)
-            for found in ground(self._generator, image, phrase, max_new_tokens=32)[0].boxes
+            for found in ground(self.generator, image, phrase, max_new_tokens=32)[0].boxes
         ]
 
 
@@ -196,7 +197,7 @@ def measure_regrounding(folder: Path, records: dict[str, Row], detector: Any, ex
             bbox = boxes["objects"][verdict["object"]]["bbox"]
             planted = next(item["planted"] for item in local if item["bbox"] == bbox)
             counts[planted][0] += 1
-            counts[planted][1] += not verdict["verified"]
+            counts[planted][1] += verdict["verdict"] != VERIFIED
     good, lost = counts.pop("none")
     wrong, caught = (sum(values[place] for values in counts.values()) for place in (0, 1))
     kept = good - lost + wrong - caught

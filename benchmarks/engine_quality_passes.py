@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 
 from finecap.boxes import box_ious
 from finecap.engine.contract import Context, Row
+from finecap.engine.passes.local_captions import thousandths
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.one_shard import Run, run_reduce, run_shard
 from finecap.engine.running.opening import open_run
 from finecap.files import write_json
+from finecap.pictures import ANY_SIZE, open_rgb
 
 # Nothing of the corpus is to be filtered: its small levels are below FineViT's limits.
 OPEN = {
@@ -46,6 +48,32 @@ def corpus_captions(rows: Iterator[Row], options: Any, context: Context) -> Iter
             "captioner": "corpus",
             "reject": None,
         }
+
+
+def given_boxes(rows: Iterator[Row], options: Any, context: Context) -> Iterator[Row]:
+    """In place of the boxes pass: the boxes of the truth."""
+    truth = truth_of(context)
+    for row in rows:
+        objects = [
+            {"bbox": said["bbox"], "label": said["label"], "phrase": said["label"], "score": None}
+            for said in truth[row["key"]]["local"]
+        ]
+        yield {"key": row["key"], "objects": objects, "detector": "corpus", "reject": None}
+
+
+def nano_local_captions(rows: Iterator[Row], options: Any, context: Context) -> Iterator[Row]:
+    """In place of the local captions pass: FineViT-VL nano, asked in the words of its training."""
+    from finevit.ask import ask
+
+    for row in rows:
+        image = open_rgb(row["image"], ANY_SIZE)
+        captions = []
+        for index in row["kept_objects"]:
+            box = thousandths(row["objects"][index]["bbox"], row["width"], row["height"])
+            question = "Describe <|box_start|>({},{}),({},{})<|box_end|>.".format(*box)
+            caption = ask(context.models["nano"], image, question, max_new_tokens=48)
+            captions.append({"object": index, "caption": caption, "text": None, "captioner": "finevit-vl-nano"})
+        yield {"key": row["key"], "local_captions": captions, "reject": None}
 
 
 def corpus_local_captions(rows: Iterator[Row], options: Any, context: Context) -> Iterator[Row]:

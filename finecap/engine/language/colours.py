@@ -93,14 +93,15 @@ def colours_said(caption: str, label: str) -> list[str]:
     colours of other things in the caption are left out, and so are those of nouns that go by a colour ("red wine").
 
     Args:
-        label: what the thing is called; its last word is looked for.
+        label: what the thing is called, as the caption calls it too.
     """
-    noun = (label.casefold().split() or [""])[-1]
+    name = [word.casefold() for word in _WORD.findall(label)]
     words = [word.casefold() for word in _WORD.findall(caption)]
-    if noun in KINDS or noun not in words:
+    places = [place for place in range(len(words)) if name and words[place : place + len(name)] == name]
+    if not places or name[-1] in KINDS:
         return []
     said = []
-    for word in reversed(words[: words.index(noun)][-_ADJECTIVE_LIMIT:]):
+    for word in reversed(words[: places[0]][-_ADJECTIVE_LIMIT:]):
         if word in _ENDS:
             break
         said.append(colour_of(word))

@@ -150,16 +150,19 @@ async def _verify(row: Row, tools: _Tools) -> Row:
         except BadPicture as error:
             return {**result, "reject": str(error)}
         if local:
-            result["verdicts"] = await _verdicts(image, row, local, tools)
-            result["checks"] += ["colours and bars", "regrounded" if tools.detector else NOT_REGROUNDED]
+            result["verdicts"], checks = await _verdicts(image, row, local, tools)
+            result["checks"] += checks
         if readable:
             await _read_back(image, row, lines, result, tools)
     tools.context.counters["flags"] += len(result["flags"])
     return result
 
 
-async def _verdicts(image: Image.Image, row: Row, local: dict[int, Row], tools: _Tools) -> list[Row]:
-    """One for each local caption. The detector is asked only about those that nothing else decides."""
+async def _verdicts(image: Image.Image, row: Row, local: dict[int, Row], tools: _Tools) -> tuple[list[Row], list[str]]:
+    """One for each local caption, and the checks that were made. The detector is asked only about captions that
+    nothing else decides.
+    """
+    checks = ["colours and bars"] if tools.detector else ["colours and bars", NOT_REGROUNDED]
     texts = row["texts"] or []
     lines = [item["text"] for item in texts if item["level"] == "line"]
     verdicts = {}
@@ -170,12 +173,13 @@ async def _verdicts(image: Image.Image, row: Row, local: dict[int, Row], tools: 
         seen = _looked_at(image, row, index, said, tools)
         if seen["verdict"] is None and tools.detector:
             seen = await _reground(image, said, row["objects"][index]["bbox"], tools)
+            checks = ["colours and bars", "regrounded"]
         verdicts[index] = seen
     _refute_repeated(verdicts, local)
     for item in verdicts.values():
         kind = (item["reason"] or "not decided").split(":")[0]
         tools.context.counters[f"local captions {item['verdict'] or 'without a verdict'}: {kind}"] += 1
-    return list(verdicts.values())
+    return list(verdicts.values()), checks
 
 
 def _looked_at(image: Image.Image, row: Row, index: int, said: Row, tools: _Tools) -> Row:

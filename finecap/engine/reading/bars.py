@@ -7,6 +7,7 @@ colour and its edges are in the pixels, and its name and its value are text, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
@@ -177,7 +178,8 @@ def judge_bar(
     )
     unread = _unread(names, numbers, caption, ends)
     if not unread:
-        sure = bool(names or numbers) and all(is_called(bar.paint, name) for name in said)
+        everywhere = [name for word in words_of(caption) if (name := colour_of(word))]
+        sure = bool(names or numbers) and all(is_called(bar.paint, name) for name in everywhere)
         return (VERIFIED, "read at the bar") if sure else (None, None)
     there = {word for text in ends for word in words_of(text)}
     if any(token in numbers for token in unread) and _another_number(numbers, caption, ends):
@@ -205,7 +207,8 @@ def _names(caption: str) -> list[str]:
 def _unread(names: Sequence[str], numbers: Sequence[str], caption: str, ends: Sequence[str]) -> list[str]:
     there = {_folded(word) for text in ends for word in words_of(text)}
     missing = [name for name in names if _folded(name) not in there]
-    return missing + contradicted_numbers(caption, Written.of(ends))
+    # What is written at one bar is no axis, on which values could be read that are not written.
+    return missing + contradicted_numbers(caption, replace(Written.of(ends), axes=()))
 
 
 def _another_number(numbers: Sequence[str], caption: str, ends: Sequence[str]) -> bool:

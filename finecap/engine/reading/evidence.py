@@ -36,15 +36,19 @@ def judge_caption(
     Args:
         caption: of the box.
         label: what the thing is called.
-        box: x1, y1, x2, y2 in pixels.
+        box: x1, y1, x2, y2 in pixels; nothing is said of one without a pixel inside the picture.
         image: RGB, the whole picture.
         texts: lines and words of the ocr pass, of the whole picture.
         min_iou: a caption is verified only if its box hits the bar, as the pixels have it, at least so well.
     """
+    inside = np.clip(box, 0, [*image.size, *image.size])
+    if not (inside[2:] - inside[:2] >= 1).all():
+        return None, None
+    box = inside.tolist()
     bar = bar_at(image, box) if is_called_bar(label) else None
     if bar is not None:
         judgement, reason = judge_bar(caption, label, bar, texts)
-        on_it = box_ious(np.array(bar.box), np.array(box))[0] >= min_iou
+        on_it = box_ious(inside, np.array(bar.box))[0] >= min_iou
         if judgement is not None and (judgement == REFUTED or on_it):
             return judgement, reason
     elif is_other_colour(caption, label, box, image):
