@@ -89,7 +89,7 @@ def test_bad_input_is_said_plainly(recipe, pictures, tmp_path, capsys):
         ([recipe, "--in", tmp_path / "nowhere", "--out", tmp_path / "o"], "no such file or folder"),
         ([recipe, "--in", tmp_path / "none", "--out", tmp_path / "o"], "no pictures"),
         ([recipe, "--in", pictures], "--out"),
-        ([tmp_path / "no.yaml", "--in", pictures, "--out", tmp_path / "o"], "no such file"),
+        ([tmp_path / "no.yaml", "--in", pictures, "--out", tmp_path / "o"], "does not exist"),
         ([tmp_path / "list.yaml", "--in", pictures, "--out", tmp_path / "o"], "expected a mapping"),
         ([recipe, "--in", pictures, "--out", tmp_path / "o", "--only", "boxes"], "runs no pass 'boxes'"),
         (["status"], "Give its folder"),
