@@ -153,3 +153,12 @@ def test_a_million_boxes_are_counted_in_bounded_memory(tmp_path):
     )
     assert (few["boxes"], many["boxes"]) == (50_000, 1_000_000)
     assert many["mib"] < few["mib"] + 256
+
+
+def test_what_a_killed_count_spilled_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".balance-spill").mkdir()
+    (tmp_path / ".balance-spill" / "duckdb_temp_block-1.block").write_bytes(b"half")
+    boxes = tmp_path / "boxes.parquet"
+    pq.write_table(pa.table({"objects": [[{"label": "dog"}]], "reject": pa.nulls(1, pa.string())}), boxes)
+    balance.reduce({"boxes": [boxes]}, balance.Options(), tmp_path / "reduced.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.parquet", "reduced.parquet"]
