@@ -15,7 +15,7 @@ from finevit_training.vl_sft import main
 from tests.support.launching import SMALLEST, finish, launch, losses
 from tests.support.paths import ROOT
 
-STEPS = 6
+STEPS = 12
 
 
 def end_after_step(process, step, how):
@@ -45,7 +45,7 @@ def test_a_run_ended_by_sigterm_and_by_sigkill_and_resumed_has_bit_identical_los
     assert not (broken / "config.json").exists()
 
     again = {**flags, "output_dir": broken, "save_strategy": "steps", "save_steps": 1}
-    end_after_step(launch(**again, resume_from_checkpoint="last"), 5, signal.SIGKILL)
+    end_after_step(launch(**again, resume_from_checkpoint="last"), 8, signal.SIGKILL)
     half_written = broken / f"checkpoint-{STEPS}"
     half_written.mkdir(exist_ok=True)
     (half_written / "trainer_state.json").write_text('{"global_st')
