@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from finecap.boxes import box_ious
+from finecap.boxes import box_ious, format_box
 from finecap.engine.contract import Context, Row
-from finecap.engine.passes.local_captions import thousandths
 from finecap.engine.recipe import recipe_from
 from finecap.engine.running.one_shard import Run, run_reduce, run_shard
 from finecap.engine.running.opening import open_run
@@ -69,8 +68,8 @@ def nano_local_captions(rows: Iterator[Row], options: Any, context: Context) -> 
         image = open_rgb(row["image"], ANY_SIZE)
         captions = []
         for index in row["kept_objects"]:
-            box = thousandths(row["objects"][index]["bbox"], row["width"], row["height"])
-            question = "Describe <|box_start|>({},{}),({},{})<|box_end|>.".format(*box)
+            box = format_box(row["objects"][index]["bbox"], row["width"], row["height"])
+            question = f"Describe {box}."
             caption = ask(context.models["nano"], image, question, max_new_tokens=48)
             captions.append({"object": index, "caption": caption, "text": None, "captioner": "finevit-vl-nano"})
         yield {"key": row["key"], "local_captions": captions, "reject": None}
