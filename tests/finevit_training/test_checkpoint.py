@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import subprocess
 
 import pytest
 import yaml
 
+from finecap.versions import source_commit
 from finevit_training.checkpoint import find_checkpoint
-from finevit_training.receipt import commit_of
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import prepare_run, train
-from tests.support.paths import ROOT
 
 
 def checkpoint(out, name, state="{}"):
@@ -80,7 +78,7 @@ def test_the_receipt_says_what_was_asked_what_became_of_it_and_on_what(finished)
     assert receipt["trained"]["steps"] == 3
     assert receipt["hardware"]["threads"] >= 1
     assert receipt["versions"]["trl"]
-    assert receipt["commit"] == commit_of(ROOT / "training_scripts" / "finevit_training")
+    assert receipt["commit"] == source_commit()
 
 
 def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
@@ -104,9 +102,3 @@ def test_the_best_evaluated_weights_are_the_finished_ones(finished):
     assert (trained["best_step"], trained["best_eval_loss"]) == (best["step"], best["loss"])
     kept = hashlib.sha256((out / f"checkpoint-{best['step']}" / "model.safetensors").read_bytes()).hexdigest()
     assert json.loads((out / "receipt.json").read_text())["weights_sha256"]["model.safetensors"] == kept
-
-
-def test_outside_of_its_checkout_a_package_has_no_commit(tmp_path):
-    (tmp_path / "receipt.py").write_text("")
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    assert commit_of(tmp_path) is None

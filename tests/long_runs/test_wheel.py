@@ -10,7 +10,6 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -144,7 +143,6 @@ def test_lmms_eval_finds_the_plugin(finevit):
     assert finevit("-c", code, program="python").splitlines()[-1] == "finevit_eval.questions.adapter"
 
 
-@pytest.mark.skipif(find_spec("finevit_training.vl_sft") is None, reason="finevit_training.vl_sft is not there yet")
 def test_a_model_is_trained_by_the_name_of_its_recipe(finevit, corpus, tmp_path):
     launch = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "-m", "finevit_training.vl_sft")
     options = ("--model", str(NANO), "--data", str(corpus), "--output_dir", str(tmp_path / "model"))

@@ -4,10 +4,8 @@ import hashlib
 import os
 import platform
 import string
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, TrainerState
 
+from finecap.versions import cpu_name, package_versions, source_commit
 from finevit_training.process import command_line
 from finevit_training.recipe import Recipe, asked_recipe, resolved_recipe
 
@@ -40,8 +39,8 @@ def training_receipt(
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
-        "commit": commit_of(Path(__file__).parent),
-        "versions": package_versions(),
+        "commit": source_commit(),
+        "versions": package_versions(PACKAGES),
         "hardware": hardware() | {"processes": processes},
         "recipe": {"asked": asked_recipe(recipe), "resolved": resolved_recipe(recipe)},
         "trained": {
@@ -70,45 +69,15 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def package_versions() -> dict[str, str | None]:
-    """The installed versions and Python's; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def hardware() -> dict[str, Any]:
     """The machine, as seen by this process: system, CPU, cores it may use, threads, GPUs of this node."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())],
     }
-
-
-def commit_of(folder: Path) -> dict[str, Any] | None:
-    """The commit of the checkout that `folder` lies in and whether files differ from it; None outside of one."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
-
-    try:
-        # A package that is installed inside somebody else's checkout is not of their commit.
-        git("ls-files", "--error-unmatch", "receipt.py")
-        return {"id": git("rev-parse", "HEAD").strip(), "changed": bool(git("status", "--porcelain", "-uno").strip())}
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def weights_sha256(folder: Path) -> dict[str, str]:
@@ -145,5 +114,5 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         device=device,
         recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),
         versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
-        commit="" if commit is None else f", commit {commit['id'][:12]}{' with changes' if commit['changed'] else ''}",
+        commit="" if commit is None else f", commit {commit}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ConfigDict
@@ -13,10 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from finecap.engine.contract import Context, Row
 from finecap.engine.counters import NOTHING_TO_SAY
+from finecap.records import Provenance, Record, Region, validate_record
 from finecap.verdicts import REFUTED
-
-if TYPE_CHECKING:
-    from finecap.records import Provenance, Record, Region
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 
@@ -112,8 +110,6 @@ def run(rows: Iterator[Row], options: Options, context: Context) -> Iterable[Row
     Raises:
         ValueError: a record breaks the schema's rules, which is a bug of an earlier pass.
     """
-    from finecap.records import validate_record
-
     for row in rows:
         record = as_record(row, context.counters)
         if not record["global_caption"] and not record["captions"] and not record["regions"]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from finecap.engine.reporting.templates import render, shortened
 from finecap.engine.running.one_shard import Run
 from finecap.files import write_text
 from finecap.shards.layout import split_pattern
+from finecap.versions import package_versions
 
 # Identifiers of the Hub's list; whatever else the records say becomes "other", and the card lists it.
 HUB_LICENSES = {
@@ -59,7 +58,7 @@ def write_card(run: Run, stats: Mapping[str, Any], folder: Path) -> None:
         charts=charts,
         recipe=yaml.safe_dump(_public(mapping_of(run.recipe)), sort_keys=False, allow_unicode=True),
         recipe_hash=run.recipe.pass_key("pack"),
-        versions=_versions(),
+        versions={name: number for name, number in package_versions(PACKAGES).items() if number},
     )
     write_text(folder / "README.md", text)
 
@@ -97,16 +96,6 @@ def _public(value: Any) -> Any:
     if isinstance(value, list):
         return [_public(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def chart_svg(title: str, distribution: Mapping[str, Any]) -> str:
