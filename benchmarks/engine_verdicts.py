@@ -1,6 +1,6 @@
 """How true is what the caption engine calls verified? Measured on the embedded corpus, whose truth is known.
 
-    python benchmarks/engine_verdicts.py                 # some five minutes on one core
+    OMP_NUM_THREADS=1 python benchmarks/engine_verdicts.py     # some five minutes on one free core
 
 Everything goes through the passes themselves (`run_shard`), from a folder of pictures.
 
