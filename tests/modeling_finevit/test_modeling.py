@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, pipeline
 
 from modeling_finevit import FineViTImageProcessorPil, FineViTModel
-from modeling_finevit.modeling_finevit import apply_rotary
+from modeling_finevit.rotary import apply_rotary
 from tests.support.encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
 
 pytestmark = pytest.mark.model

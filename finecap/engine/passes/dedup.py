@@ -127,9 +127,9 @@ def _fill(database: DuckDBPyConnection, outputs: dict[str, list[Path]]) -> None:
         "w0 UBIGINT, w1 UBIGINT, w2 UBIGINT, w3 UBIGINT)"
     )
     waiting: list[pa.Table] = []
-    for shard, (ingested, filtered) in enumerate(zip(outputs["ingest"], outputs["filter"], strict=True)):
+    for shard, ingested in enumerate(outputs["ingest"]):
         database.execute("INSERT INTO shards VALUES (?, ?)", [shard, ingested.stem])
-        waiting.append(_pictures(shard, ingested, filtered))
+        waiting.append(_pictures(shard, {name: paths[shard] for name, paths in outputs.items()}))
         if sum(table.num_rows for table in waiting) >= INSERT_ROWS:
             _insert(database, waiting)
     _insert(database, waiting)
@@ -143,12 +143,14 @@ def _insert(database: DuckDBPyConnection, waiting: list[pa.Table]) -> None:
         waiting.clear()
 
 
-def _pictures(shard: int, ingested: Path, filtered: Path) -> pa.Table:
-    table = pq.read_table(ingested, columns=["key", "reject", "sha256", "phash"])
-    verdicts = pq.read_table(filtered, columns=["reject", "branch"])
-    alive = table["reject"].is_null().to_numpy() & verdicts["reject"].is_null().to_numpy()
+def _pictures(shard: int, outputs: dict[str, Path]) -> pa.Table:
+    """The pictures of a shard that none of the passes rejected."""
+    rejects = [pq.read_table(path, columns=["reject"])["reject"].is_null().to_numpy() for path in outputs.values()]
+    table = pq.read_table(outputs["ingest"], columns=["key", "sha256", "phash"])
+    branches = pq.read_table(outputs["filter"], columns=["branch"])["branch"]
     numbers = pa.array(np.arange(table.num_rows, dtype=np.int64) + (shard << SHARD_BITS))
-    table = table.append_column("number", numbers).append_column("branch", verdicts["branch"]).filter(pa.array(alive))
+    table = table.append_column("number", numbers).append_column("branch", branches)
+    table = table.filter(pa.array(np.logical_and.reduce(rejects)))
     hashes = b"".join(table["phash"].to_pylist())
     words = np.frombuffer(hashes, dtype=">u8").astype(np.uint64).reshape(-1, 4)
     columns = {

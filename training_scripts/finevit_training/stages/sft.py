@@ -1,4 +1,4 @@
-"""Stage III, supervised fine-tuning: from a recipe to a finished model folder."""
+"""Supervised fine-tuning: from a recipe to a finished model folder."""
 
 import hashlib
 from pathlib import Path
