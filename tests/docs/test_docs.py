@@ -31,7 +31,7 @@ def check_finevit(words):
     arguments, rest = finevit_cli._parser().parse_known_args([word for word in words if word != "&"])
     assert not rest or arguments.command == "serve"
     recipe = getattr(arguments, "recipe", None)
-    if arguments.command == "caption" and recipe not in ("status", "RECIPE"):
+    if arguments.command == "caption" and recipe not in ("status", "RECIPE") and not recipe.startswith("outputs/"):
         find_recipe(recipe, "finecap.engine")
 
 
@@ -58,12 +58,12 @@ def test_a_command_is_understood(page, words):
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        assert program in ("python", "source", "pip", "vllm", "hf"), words
+        assert program in ("python", "source", "pip", "vllm", "hf", "cat", "cp", "mkdir"), words
 
 
 def test_every_page_has_been_read():
     assert len(COMMANDS) > 15
-    assert len(PYTHON) > 4
+    assert len(PYTHON) >= 4
 
 
 @pytest.fixture

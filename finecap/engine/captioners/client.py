@@ -24,7 +24,7 @@ from finecap.engine.captioners.chat_format import Completion, chat_body, error_t
 from finecap.engine.captioners.endpoints import Endpoint, Endpoints
 from finecap.engine.captioners.ensemble import Budget, Captioner
 from finecap.engine.captioners.spend import Ledger, price
-from finecap.engine.captioners.tokens import prompt_tokens, text_tokens
+from finecap.engine.captioners.tokens import MOST_CHARACTERS_PER_TOKEN, prompt_tokens, text_tokens
 from finecap.engine.contract import Context
 from finecap.engine.counters import COMPLETION_TOKENS, PROMPT_TOKENS
 from finecap.engine.running.journal import Journal
@@ -35,9 +35,6 @@ from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer
 REFUSED_TO_STOP = 20
 # Bodies above this go to aiohttp as a stream: it would copy and send larger bytes in one piece.
 STREAM_BYTES = 2**20
-# An answer is cut at so many characters for each token of `max_tokens`, about four times what English takes: who
-# writes more does not mind the limit, and a caption of a megabyte would be checked, kept and shown.
-CHARACTERS_PER_TOKEN = 16
 LONGEST_REASON, LONGEST_SEARCHED = 300, 20_000
 # The gateway gave up on a server that was at work on the request, which may be billed.
 GATEWAY_TIMEOUTS = (504, 524)
@@ -271,7 +268,7 @@ class ChatClient:
         paid = self._pay(call, read, text_tokens(read.text))
         call.state.answered = True
         call.state.endpoints.succeeded(endpoint)
-        longest, reason = CHARACTERS_PER_TOKEN * call.max_tokens, read.finish_reason
+        longest, reason = MOST_CHARACTERS_PER_TOKEN * call.max_tokens, read.finish_reason
         if len(read.text) > longest:
             call.counters["answers cut: far beyond max_tokens"] += 1
             reason = "length"

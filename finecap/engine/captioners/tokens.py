@@ -12,6 +12,10 @@ PIXELS_PER_TOKEN = 28 * 28
 # Measured: the prompts that ship, in the tokens of Qwen's own tokenizer; ASCII, whose characters are bytes. The three
 # bytes of a Chinese character are a token or a little less as well.
 BYTES_PER_TOKEN = 3.85
+# An answer with so many characters for each token of `max_tokens` is cut there and is no caption: English has about
+# four, other languages fewer. Who writes more does not mind the limit (or writes rows of dashes), and a caption of a
+# megabyte would be checked, kept and shown.
+MOST_CHARACTERS_PER_TOKEN = 16
 # Of a picture whose header cannot be read; FineViT's third stage is trained at about 1000 x 1000.
 TYPICAL_PIXELS = 1_000_000
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finecap.engine.captioners.tokens import MOST_CHARACTERS_PER_TOKEN
+
 # A CJK character is a word of its own: those scripts put no spaces between words.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]*|[。！？][”’」』）]*")
@@ -34,9 +36,6 @@ MAX_COMPRESSION = 10.0
 ENDLESS_WORD = 40
 # A caption cut back to its last full sentence must keep so much of what there was.
 MIN_KEPT = 0.5
-# English has four characters a token, other languages fewer; what has more (rows of dashes, spaces)
-# is no caption.
-MOST_CHARACTERS = 16
 
 
 class Checked(NamedTuple):
@@ -56,13 +55,13 @@ class Checked(NamedTuple):
 def check_caption(answer: str | None, finish_reason: str | None = None, max_tokens: int | None = None) -> Checked:
     """Clean an answer and say whether it is a caption.
 
-    One with more than `MOST_CHARACTERS` for each of the `max_tokens` that were asked for is "too long", and nothing
-    else is asked about it: a server may send any amount.
+    One with `MOST_CHARACTERS_PER_TOKEN` or more for each of the `max_tokens` that were asked for is "too
+    long", and nothing else is asked about it: a server may send any amount.
 
     An answer that was cut off by its length limit (`finish_reason` "length") is cut back to its last full sentence,
     and dropped as "truncated" if that would lose more than half of it.
     """
-    if max_tokens is not None and len(answer or "") > MOST_CHARACTERS * max_tokens:
+    if max_tokens is not None and len(answer or "") >= MOST_CHARACTERS_PER_TOKEN * max_tokens:
         return Checked(None, "too long", ())
     text, mended = clean(answer or "")
     problem = "empty" if is_empty(text) else "refusal" if is_refusal(text) else None
