@@ -61,6 +61,18 @@ def distance(one: bytes, other: bytes) -> int:
     return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).bit_count()
 
 
+def test_what_any_pass_of_reduces_rejected_is_nobodys_original(tmp_path):
+    same = bytes(32)
+    outputs = write_outputs(tmp_path, [[picture("a", same, "s"), picture("b", same, "s"), picture("c", same, "s")]])
+    added = tmp_path / "added" / "00000-x.parquet"
+    added.parent.mkdir()
+    pq.write_table(pa.table({"key": ["a", "b", "c"], "reject": ["watermark: x", None, None]}), added)
+    for more, originals in (({}, {"b": "a", "c": "a"}), ({"added": [added]}, {"c": "b"})):
+        dedup.reduce(outputs | more, dedup.Options(), tmp_path / "out.parquet")
+        found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+        assert {row["key"]: row["of"] for row in found} == originals
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), bands=st.sampled_from([4, 8, 16, 32]), documents=st.sampled_from(["exact", "near"]))
 def test_what_brute_force_finds_is_found_and_nothing_else(tmp_path_factory, seed, bands, documents):
