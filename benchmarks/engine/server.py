@@ -1,6 +1,6 @@
 """A captioner for measuring with: any chat request is answered after a fixed time, in a process of its own.
 
-    python benchmarks/engine/server.py 50      # milliseconds; prints its base URL
+    python -m benchmarks.engine.server 50      # milliseconds; prints its base URL
 
 No body is parsed, so that the server costs as little as it can of the cores that it shares with what is measured.
 """

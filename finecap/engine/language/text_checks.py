@@ -3,7 +3,7 @@
 Only numbers that claim to be read from the picture are checked. Not checked: counts ("3 dogs", "a 4-column table"),
 estimates ("about 50"), ordinals, decades, grids ("2x3"), shares of the picture, numbers in words, and, for charts
 without value labels, any number within the axis range, because it can be read off the axis without being printed. The
-false alarms and what is missed are measured by benchmarks/engine_quality.py.
+false alarms and what is missed are measured by benchmarks/engine/quality.py.
 
 Captions and texts come from strangers: nothing here may take a time that grows with the square of their length.
 """
