@@ -6,12 +6,8 @@ import math
 from collections.abc import Sequence
 
 from finecap.pictures import ANY_SIZE, BadPicture, opened
+from finecap.tasks.length import BYTES_PER_TOKEN, PIXELS_PER_TOKEN
 
-# Patches of 14 pixels, 2x2 of them a token: Qwen2.5-VL, FineViT-VL. Qwen3-VL's are 16 (1024), a quarter fewer tokens.
-PIXELS_PER_TOKEN = 28 * 28
-# Measured: the prompts that ship, in the tokens of Qwen's own tokenizer; ASCII, whose characters are bytes. The three
-# bytes of a Chinese character are a token or a little less as well.
-BYTES_PER_TOKEN = 3.85
 # Of a picture whose header cannot be read; FineViT's third stage is trained at about 1000 x 1000.
 TYPICAL_PIXELS = 1_000_000
 
