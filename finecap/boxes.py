@@ -1,4 +1,3 @@
-# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Boxes in pixels, and as the numbers that models read and write: the only place where such numbers exist.
 
 Pixels are `(x1, y1, x2, y2)` with the origin at the top left. Which numbers a model uses for a box is its `Notation`.

@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Batched answers from a FineViT-VL: conversations in, texts out; for the lmms-eval adapter and the command line.
 
 Needs torch and transformers only, so that `finevit ask` runs where lmms-eval is not installed.

@@ -192,7 +192,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         self,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
-        image_outputs: BaseModelOutputWithPooling | None,
+        image_outputs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(batch, length, text width)` with the pictures in their places, and `(image tokens, text width)`."""
         if inputs_embeds is None:
@@ -270,24 +270,21 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         output_router_logits: bool | None = None,
         **kwargs: Any,
     ) -> FineViTVLCausalLMOutputWithPast:
-        r"""[`FineViTVLModel.forward`], then logits and, given `labels`, the mean cross-entropy.
+        r"""[`FineViTVLModel.forward`], then logits and, given labels, the mean cross-entropy.
 
         Args:
-            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): next-token targets aligned with
-                `input_ids`; positions with `IGNORE_INDEX` (-100) carry no loss.
-            shift_labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the same, already shifted.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): `input_ids` where there is loss,
+                `IGNORE_INDEX` (-100) elsewhere. `shift_labels` are the same, already shifted.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): the positions that get logits and loss, see
                 [`finevit_vl.losses.slice_positions`]; by default all.
-            output_router_logits (`bool`, *optional*): return the routers' logits of a mixture-of-experts language
-                model and add its load-balancing loss; by default what its config says.
+            output_router_logits (`bool`, *optional*): add the load-balancing loss; by default as the config says.
 
         Raises:
-            ValueError: router logits of a language model that has no experts; see also [`FineViTVLModel.forward`].
+            ValueError: a language model without experts has no router logits; else see [`FineViTVLModel.forward`].
         """
         if output_router_logits is None:
             output_router_logits = getattr(self.config.text_config, "output_router_logits", False)
-        if output_router_logits:
-            kwargs["output_router_logits"] = True
+        kwargs |= {"output_router_logits": True} if output_router_logits else {}
         if use_cache is None and (labels is not None or shift_labels is not None):
             use_cache = False
         outputs = self.model(
@@ -303,15 +300,9 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
             **kwargs,
         )
         logits = self.lm_head(slice_positions(outputs.last_hidden_state, logits_to_keep))
-        if shift_labels is None and labels is not None:
-            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        loss = aux_loss = None
-        if shift_labels is not None:
-            loss = self._cross_entropy(logits, slice_positions(shift_labels, logits_to_keep), **kwargs)
+        loss, aux_loss = self._cross_entropy(logits, labels, shift_labels, logits_to_keep, **kwargs), None
         if output_router_logits:
-            aux_loss = load_balancing_loss(outputs.router_logits, self.config.text_config, attention_mask)
-            if loss is not None:
-                loss = loss + self.config.text_config.router_aux_loss_coef * aux_loss.to(loss.device)
+            loss, aux_loss = self._with_balance(loss, outputs.router_logits, attention_mask)
         return FineViTVLCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -323,12 +314,31 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
             image_pooler_output=outputs.image_pooler_output,
         )
 
-    def _cross_entropy(self, logits: torch.Tensor, shift_labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def _cross_entropy(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor | None,
+        shift_labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor | None:
+        """The mean over the kept positions; None without labels."""
+        if shift_labels is None and labels is not None:
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if shift_labels is None:
+            return None
+        kept = slice_positions(shift_labels, logits_to_keep).contiguous()
         vocab_size = self.config.text_config.vocab_size
-        shift_labels = shift_labels.contiguous()
-        return self.loss_function(
-            logits=logits, labels=None, vocab_size=vocab_size, shift_labels=shift_labels, **kwargs
-        )
+        return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=kept, **kwargs)
+
+    def _with_balance(
+        self, loss: torch.Tensor | None, router_logits: Any, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """`loss` with the weighted load-balancing loss added, and that loss alone."""
+        balance = load_balancing_loss(router_logits, self.config.text_config, attention_mask)
+        if loss is not None:
+            loss = loss + self.config.text_config.router_aux_loss_coef * balance.to(loss.device)
+        return loss, balance
 
     def _expand_inputs_for_generation(
         self,

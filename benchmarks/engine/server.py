@@ -24,7 +24,7 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 30, "total_tokens": 1030}
 
 @contextmanager
 def served(milliseconds: float) -> Generator[str]:
-    """Starts a server that takes so long for an answer; yields its base URL."""
+    """Starts a server that takes `milliseconds` for an answer; yields its base URL."""
     command = [sys.executable, str(Path(__file__).resolve()), str(milliseconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

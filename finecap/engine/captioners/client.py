@@ -35,7 +35,7 @@ from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer
 REFUSED_TO_STOP = 20
 # Bodies above this go to aiohttp as a stream: it would copy and send larger bytes in one piece.
 STREAM_BYTES = 2**20
-# An answer is cut at so many characters for each token of `max_tokens`, about four times what English takes: who
+# Characters an answer may have for each token of `max_tokens`, about four times what English takes: who
 # writes more does not mind the limit, and a caption of a megabyte would be checked, kept and shown.
 CHARACTERS_PER_TOKEN = 16
 LONGEST_REASON, LONGEST_SEARCHED = 300, 20_000
@@ -361,7 +361,7 @@ def _connection_failure(call: _Call, error: Exception) -> _Failed:
 
 
 def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Exception:
-    """What to raise for a status that no second try mends."""
+    """What to raise for a status that would come again."""
     captioner = call.captioner
     who = f"captioner {captioner.name}, model {captioner.model!r} at {endpoint.url}"
     if status in HOPELESS and not (status == HTTPStatus.FORBIDDEN and FLAGGED.search(text)):

@@ -1,4 +1,4 @@
-"""Archives of strangers: every member ends as a row or as its problem, and no header raises or costs time."""
+"""Untrusted archives: every member ends as a row or as its problem, and no header raises or costs time."""
 
 import io
 import tarfile

@@ -228,5 +228,5 @@ def test_a_changed_or_dropped_caption_leaves_most_of_a_file_as_it_was(tmp_path):
     dropped = many_records(dropped=1000)
     assert share_kept(written(many_records()), written(many_records(changed=1000))) > 0.85
     assert share_kept(written(many_records()), written(dropped)) > 0.85
-    # Pages of so many rows each are all new behind a row that is gone.
+    # With a fixed number of rows a page, all pages behind a removed row would be new.
     assert share_kept(written(many_records(), False), written(dropped, False)) < 0.65
