@@ -1,6 +1,6 @@
 """Decoding untrusted pictures: to 8-bit RGB, upright, or an error that says what is wrong with them.
 
-Of an animation or a document of several pages, the first one counts.
+The first picture of an animation, or page of a document, counts.
 """
 
 from __future__ import annotations

@@ -103,9 +103,10 @@ def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
-    """Every item of a shard, in order, one at a time. Of an archive one member is in memory, of a parquet file 32
-    rows or 64 MB, but no less than a row and a page: writers that make a page of a whole row group of pictures make
-    readers hold it.
+    """Every item of a shard, in order, one at a time.
+
+    One member of an archive is in memory at a time; of a parquet file 32 rows or 64 MB, but at least a row and a page
+    (if a page is a whole row group of pictures, all of it).
 
     Yields:
         `key` (unique in the collection: the picture's path below the input, file.parquet#row, file.tar/member),

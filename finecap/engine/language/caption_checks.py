@@ -25,7 +25,7 @@ LOOPS = ((4, 12), (3, 24))
 # "lelelelelelelele": letters, not digits, for 1000000000 is a number.
 LONG_WORD = 8
 _LOOP_IN_WORD = re.compile(r"([^\W\d_]{1,6}?)\1{7,}")
-# A caption of one word is refused from this many letters on.
+# A caption that is one word or letter over and over is refused from this many letters on.
 ONE_THING = 4
 # Repetition: a sentence of this many words said this many times, or an answer that deflate shrinks this much.
 SENTENCE_WORDS = 4

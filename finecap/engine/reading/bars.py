@@ -28,7 +28,7 @@ REACH = 2.0
 # Greatest distance of its middle from the side of the bar, in heights; and its greatest width, in widths of the bar
 # and a height together: what is wider is a title, or the names of several bars in one line.
 ASIDE, WIDEST = 0.25, 2.0
-# Of what is written at one end, the nearest row counts: others begin more than this many heights behind it.
+# The nearest row of text at an end counts: other rows begin more than this many heights behind it.
 SAME_ROW = 0.5
 # Words of a bar's caption that say nothing to be checked. Upper case is read: "A" may be a bar's name.
 FILLERS = word_set("a an the for of in at with and is bar column chart value labelled")

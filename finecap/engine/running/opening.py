@@ -145,9 +145,7 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StopRun(
-            f"{out}: cannot be made ({error.strerror}); give an --out that can be a folder, or remove what is in its way"
-        ) from error
+        raise StopRun(f"{out}: cannot be made ({error.strerror}); give an --out that can be a folder") from error
 
 
 def _with_own_templates(recipe: Recipe, out: Path) -> Recipe:
