@@ -3,16 +3,14 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finecap.files import write_text
-from finecap.versions import cpu_name, package_versions, source_commit
+from finecap.made_with import made_with
 
 START = time.monotonic()
 
@@ -38,15 +36,7 @@ def timed(action: Callable[[], Any]) -> Seconds:
 
 def conditions(packages: Iterable[str]) -> dict[str, Any]:
     """What a figure was measured with; the load says whether the machine was used by others too."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "commit": source_commit(),
-        "versions": package_versions(packages),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-    }
+    return {**made_with(packages), "load_average": os.getloadavg()[0]}
 
 
 def add_out(parser: argparse.ArgumentParser, name: str) -> None:

@@ -1,4 +1,3 @@
-# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Boxes in pixels, and as the numbers that models read and write: the only place where such numbers exist.
 
 Pixels are `(x1, y1, x2, y2)` with the origin at the top left. Which numbers a model uses for a box is its `Notation`.
@@ -161,10 +160,13 @@ _JSON_LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 def parse_boxes(text: str, width: int, height: int, notation: Notation = FINEVIT) -> ParsedBoxes:
     """Read every box in a model's answer.
 
-    Read are the canonical form with or without its special tokens and with
-    `<|object_ref_start|>name<|object_ref_end|>` before it, JSON `{"bbox_2d": [x1, y1, x2, y2], "label": ...}` (also
-    `bbox`; fenced, listed or cut off), bare `[x1, y1, x2, y2]` or `(x1, y1, x2, y2)` in the notation's numbers, and
-    the same with fractions: four numbers up to 1 with a decimal point among them count as fractions of the picture.
+    Three forms are read:
+
+    - the canonical one, with or without its special tokens, also behind `<|object_ref_start|>name<|object_ref_end|>`;
+    - JSON `{"bbox_2d": [x1, y1, x2, y2], "label": ...}` (also `bbox`; fenced, listed or cut off);
+    - bare `[x1, y1, x2, y2]` or `(x1, y1, x2, y2)`.
+
+    The numbers are the notation's. Four numbers up to 1, a decimal point among them, are fractions of the picture.
 
     Args:
         text: what the model wrote.

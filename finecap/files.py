@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, and who is at work on one.
 
-Disk errors that no second try mends become `StopRun`, which says where and what to do.
+Disk errors that would come again become `StopRun`, which says where and what to do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from finecap.errors import StopRun
 
-# What no second try mends: no space, quota, read-only file system, no permission.
+# What would come again: no space, quota, read-only file system, no permission.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 # What file systems without locks answer (Lustre that is mounted without `flock`, NFS without its lock daemon).
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -106,7 +106,7 @@ def raise_disk_error(error: OSError, path: Path) -> None:
     if error.errno in DISK_ERRORS and not _is_elsewhere(error, path):
         raise StopRun(
             f"{path.parent}: cannot be written ({os.strerror(error.errno)}). Finished shards and paid answers are "
-            "kept; make room or mend the permissions, then run the same command again."
+            "kept; free space or correct the permissions, then run the same command again."
         ) from error
 
 

@@ -1,8 +1,7 @@
-"""Taking out of a picture's file what tells where, when, by whom and with which camera it was made.
+"""Removes from a picture's file what tells where, when, by whom and with which camera it was made.
 
-What is kept is listed, what is dropped is not: a file keeps the parts that decide its pixels and their colours, and
-loses all others (EXIF, XMP, IPTC, maker notes, comments, thumbnails, unknown parts, whatever lies behind the picture),
-so a place for names that nobody thought of is dropped as well. The compressed pixels are copied as they are.
+A file keeps a list of parts: those that decide its pixels and their colours. It loses all others: EXIF, XMP, IPTC,
+maker notes, comments, thumbnails, unknown parts, and what lies behind the picture. The compressed pixels are copied.
 """
 
 from __future__ import annotations

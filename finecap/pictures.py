@@ -1,6 +1,6 @@
-"""Decoding pictures that strangers made: to 8-bit RGB, upright, or an error that says what is wrong with them.
+"""Decoding untrusted pictures: to 8-bit RGB, upright, or an error that says what is wrong with them.
 
-Of an animation or a document of several pages, the first one counts.
+The first picture of an animation, or page of a document, counts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SCAN, END_OF_IMAGE = b"\xff\xda", b"\xd9"
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 # For pictures that have passed ingest, which refuses what is too large.
 ANY_SIZE = 2**62
-# A progressive JPEG is decoded once for each of its scans; usual are 10, and 18 in CMYK. The largest picture may have
-# so many, a smaller one more in proportion.
+# Scans that the largest picture may have, a smaller one more in proportion. A progressive JPEG is decoded once for
+# each of them; usual are 10, and 18 in CMYK.
 MOST_SCANS = 20
-# Pictures are brought to RGB by strips of so many pixels, or a row.
+# Pixels of a strip, at least a row: pictures are brought to RGB strip by strip.
 STRIP_PIXELS = 2**20
 
 

@@ -1,5 +1,5 @@
-"""What a second look at a caption or a text came to. A region's `verdict` is one of these words, or None if there was
-no second look or it decided nothing.
+"""The verdicts on a caption or a text. A region's `verdict` is one of these words, or None: it was not checked, or the
+check decided nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP with servers that are slow, gone, lying or hostile: what all clients of the engine do alike."""
+"""HTTP with servers that are slow, gone, lying or hostile: what captioners, detectors and fetched links share."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finecap.boxes import ParsedBoxes, parse_boxes
 from finecap.files import committed
 from finecap.tasks.wording import question_prompt
-from finevit_vl.answering import AnswerGenerator, check_model_folder, user_turn
+from finevit_vl.answering import AnswerGenerator, user_turn
 from finevit_vl.drawing import draw_boxes
+from finevit_vl.model_folder import check_model_folder
 from modeling_finevit.image_inputs import to_rgb
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import finevit  # noqa: F401  (registers the classes with Auto* and by name)
 from finevit_vl import FineViTVLProcessor
-from finevit_vl.answering import check_model_folder
+from finevit_vl.model_folder import check_model_folder
 from modeling_finevit.image_inputs import decode_base64_image, is_url, open_image, open_image_bytes
 from modeling_finevit.image_processing_pil_finevit import FineViTImageProcessing
 

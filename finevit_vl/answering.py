@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Batched answers from a FineViT-VL: conversations in, texts out; for the lmms-eval adapter and the command line.
 
 Needs torch and transformers only, so that `finevit ask` runs where lmms-eval is not installed.
@@ -5,7 +6,6 @@ Needs torch and transformers only, so that `finevit ask` runs where lmms-eval is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,20 +114,6 @@ class AnswerGenerator:
             prompt=prompt,
             num_tokens=len(ids),
         )
-
-
-def check_model_folder(folder: str | Path) -> None:
-    """Raise a `ValueError` that says what is wrong when `folder` is neither a model folder nor a Hub id.
-
-    What reads like a Hub id and begins with a folder that is there (`outputs/demoo`) is a mistyped folder.
-    """
-    path = Path(folder)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained wrote.")
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
-        raise ValueError(f"{folder} does not exist; give a model folder or a Hub id (owner/name).")
-    if not path.exists() and path.parent.is_dir():
-        raise ValueError(f"{folder} does not exist: the folder {path.parent} is there and holds no {path.name}.")
 
 
 def _usable(device: str) -> str:

@@ -19,7 +19,16 @@ def supervised_positions(labels: torch.Tensor) -> torch.Tensor:
 
 
 def slice_positions(values: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Slice `(batch, length, ...)` as transformers 5.23's `slice_logits_to_keep`, which 5.17 does not have."""
+    """Slice `(batch, length, ...)` as transformers 5.23's `slice_logits_to_keep`, which 5.17 does not have.
+
+    Args:
+        values: `(batch, length, ...)`.
+        logits_to_keep: the last n positions (0: all), indices `(n,)` or `(batch, n)`, or a boolean mask
+            `(batch, length)`. The mask `supervised_positions(labels)` keeps every position that has a loss.
+
+    Returns:
+        `(batch, kept, ...)`; for a mask `(kept, ...)`.
+    """
     if isinstance(logits_to_keep, int):
         return values[:, -logits_to_keep:] if logits_to_keep else values
     if logits_to_keep.dtype == torch.bool:

@@ -165,19 +165,9 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         if pixel_values is not None and pixel_values.shape[0] == 0:
             pixel_values = None
         vision_kwargs = {key: kwargs.pop(key) for key in list(kwargs) if key.startswith("image_")}
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             image_outputs = self.get_image_features(pixel_values, image_grid_thw, **vision_kwargs)
-
-        image_features = None
-        if image_outputs is not None:
-            image_features = torch.cat(list(image_outputs.pooler_output)).to(inputs_embeds)
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
-        elif self.training and torch.is_grad_enabled():
-            inputs_embeds = inputs_embeds + self._zero_from_vision().to(inputs_embeds)
-
+        inputs_embeds, image_features = self._embed(input_ids, inputs_embeds, image_outputs)
         if use_cache is None and attention_mask is None and position_ids is not None:
             # A fresh cache would keep transformers from seeing that rows are packed (`finevit_training.data.packing`).
             use_cache = False if past_key_values is None else None
@@ -197,6 +187,23 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             router_logits=getattr(outputs, "router_logits", None),
             image_pooler_output=image_features,
         )
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        image_outputs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(batch, length, text width)` with the pictures in their places, and `(image tokens, text width)`."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if image_outputs is not None:
+            image_features = torch.cat(list(image_outputs.pooler_output)).to(inputs_embeds)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            return inputs_embeds.masked_scatter(mask, image_features), image_features
+        if self.training and torch.is_grad_enabled():
+            inputs_embeds = inputs_embeds + self._zero_from_vision().to(inputs_embeds)
+        return inputs_embeds, None
 
     def _zero_from_vision(self) -> torch.Tensor:
         """Zero, computed from every vision weight: distributed training stalls or fails if a batch without pictures
@@ -263,26 +270,21 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         output_router_logits: bool | None = None,
         **kwargs: Any,
     ) -> FineViTVLCausalLMOutputWithPast:
-        r"""[`FineViTVLModel.forward`], then logits and, given `labels`, the mean cross-entropy.
+        r"""[`FineViTVLModel.forward`], then logits and, given labels, the mean cross-entropy.
 
         Args:
-            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): next-token targets aligned with
-                `input_ids`; positions with `IGNORE_INDEX` (-100) carry no loss.
-            shift_labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): the same, already shifted.
-            logits_to_keep (`int` or `torch.Tensor`, *optional*): which positions get logits, as in transformers 5.23:
-                the last n (0: all), indices `(n,)` or `(batch, n)`, or a boolean mask `(batch, length)`, which gives
-                logits `(kept, vocab)`. The loss covers the kept positions: with `supervised_positions(labels)` it is
-                the loss over everything, without the cost of logits that no label looks at.
-            output_router_logits (`bool`, *optional*): return the routers' logits of a mixture-of-experts language
-                model and add its load-balancing loss, as transformers' own do; by default what its config says.
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): `input_ids` where there is loss,
+                `IGNORE_INDEX` (-100) elsewhere. `shift_labels` are the same, already shifted.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*): the positions that get logits and loss, see
+                [`finevit_vl.losses.slice_positions`]; by default all.
+            output_router_logits (`bool`, *optional*): add the load-balancing loss; by default as the config says.
 
         Raises:
-            ValueError: router logits of a language model that has no experts; see also [`FineViTVLModel.forward`].
+            ValueError: a language model without experts has no router logits; else see [`FineViTVLModel.forward`].
         """
         if output_router_logits is None:
             output_router_logits = getattr(self.config.text_config, "output_router_logits", False)
-        if output_router_logits:
-            kwargs["output_router_logits"] = True
+        kwargs |= {"output_router_logits": True} if output_router_logits else {}
         if use_cache is None and (labels is not None or shift_labels is not None):
             use_cache = False
         outputs = self.model(
@@ -298,22 +300,9 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
             **kwargs,
         )
         logits = self.lm_head(slice_positions(outputs.last_hidden_state, logits_to_keep))
-        if shift_labels is None and labels is not None:
-            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        loss = None
-        if shift_labels is not None:
-            loss = self.loss_function(
-                logits=logits,
-                labels=None,
-                vocab_size=self.config.text_config.vocab_size,
-                shift_labels=slice_positions(shift_labels, logits_to_keep).contiguous(),
-                **kwargs,
-            )
-        aux_loss = None
+        loss, aux_loss = self._cross_entropy(logits, labels, shift_labels, logits_to_keep, **kwargs), None
         if output_router_logits:
-            aux_loss = load_balancing_loss(outputs.router_logits, self.config.text_config, attention_mask)
-            if loss is not None:
-                loss = loss + self.config.text_config.router_aux_loss_coef * aux_loss.to(loss.device)
+            loss, aux_loss = self._with_balance(loss, outputs.router_logits, attention_mask)
         return FineViTVLCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -324,6 +313,32 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
             attentions=outputs.attentions,
             image_pooler_output=outputs.image_pooler_output,
         )
+
+    def _cross_entropy(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor | None,
+        shift_labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor | None:
+        """The mean over the kept positions; None without labels."""
+        if shift_labels is None and labels is not None:
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if shift_labels is None:
+            return None
+        kept = slice_positions(shift_labels, logits_to_keep).contiguous()
+        vocab_size = self.config.text_config.vocab_size
+        return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=kept, **kwargs)
+
+    def _with_balance(
+        self, loss: torch.Tensor | None, router_logits: Any, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """`loss` with the weighted load-balancing loss added, and that loss alone."""
+        balance = load_balancing_loss(router_logits, self.config.text_config, attention_mask)
+        if loss is not None:
+            loss = loss + self.config.text_config.router_aux_loss_coef * balance.to(loss.device)
+        return loss, balance
 
     def _expand_inputs_for_generation(
         self,

@@ -27,7 +27,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from benchmarks.measuring import Seconds, add_out, conditions, progress, timed, write_figures
-from finevit_training.loop.speed import matmul_flops_per_second
+from finevit_training.loop.speed import matmul_flops_per_second, synchronize
 from modeling_finevit import FINEVIT_SIZES, FineViTConfig, FineViTModel
 
 # Rows and columns of patches, 196 to 1600 a picture: portraits, landscapes and squares, 6,292 patches in all.
@@ -81,15 +81,10 @@ def siglip_step(config: FineViTConfig, grid: torch.Tensor, args: argparse.Namesp
     return model, lambda: model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def finished(action: Callable[[], Any], device: str) -> Seconds:
     """How long one call took until the device was done with it."""
-    synchronise(device)
-    return timed(lambda: (action(), synchronise(device)))
+    synchronize(torch.device(device))
+    return timed(lambda: (action(), synchronize(torch.device(device))))
 
 
 def forward(step: Step) -> None:
@@ -192,8 +187,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results = measure(models, args)
     report = {
         **conditions(PACKAGES),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
         "setting": {key: str(value) for key, value in vars(args).items() if key != "out"}
         | {"images": len(grid), "patches": int(grid.prod(-1).sum()), "layers": config.num_hidden_layers},
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()},

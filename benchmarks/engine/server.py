@@ -1,6 +1,6 @@
 """A captioner for measuring with: any chat request is answered after a fixed time, in a process of its own.
 
-    python benchmarks/engine/server.py 50      # milliseconds; prints its base URL
+    python -m benchmarks.engine.server 50      # milliseconds; prints its base URL
 
 No body is parsed, so that the server costs as little as it can of the cores that it shares with what is measured.
 """
@@ -24,7 +24,7 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 30, "total_tokens": 1030}
 
 @contextmanager
 def served(milliseconds: float) -> Generator[str]:
-    """Starts a server that takes so long for an answer; yields its base URL."""
+    """Starts a server that takes `milliseconds` for an answer; yields its base URL."""
     command = [sys.executable, str(Path(__file__).resolve()), str(milliseconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -26,7 +26,7 @@ from finecap.engine.running.executors.local import run_locally
 from finecap.engine.running.opening import open_run
 
 CLASSES = 20_000
-# One picture in so many is a copy of the one before; another one differs from it in three bits of its hash.
+# One picture in this many is a copy of the one before; another one differs from it in three bits of its hash.
 COPIES = 50
 RECIPE = {
     "ingest": {"source": "synthetic", "license": "CC0-1.0", "function": "benchmarks.engine.synthetic:ingest"},

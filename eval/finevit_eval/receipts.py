@@ -1,24 +1,17 @@
-"""What a number needs beside it to be believed and repeated: weights, code, machine, data fingerprint, settings."""
+"""What a number needs beside it to be believed and repeated: code, machine, settings, and a hash of the data."""
 
 import hashlib
 import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, Image
 from transformers.utils import cached_file
 
-from finecap.versions import cpu_name, package_versions, source_commit
+from finecap.made_with import made_with
 
 PACKAGES = ("finevit", "transformers", "torch", "lmms-eval", "datasets", "accelerate", "pillow", "torchvision")
-WEIGHTS = (".safetensors", ".bin")
 
 
 def rows_fingerprint(dataset: Dataset) -> str:
@@ -41,42 +34,13 @@ def _bytes_digest(value: Any) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-def weights_hash(model: str | Path) -> str:
-    """Return the SHA-256 over the names and contents of a model's weight files.
-
-    Args:
-        model: A folder, or the id of a Hub model that was loaded before.
-
-    Raises:
-        ValueError: There are no weight files.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        config = cached_file(str(model), "config.json", local_files_only=True)
-        folder = Path(str(config)).parent
-    files = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS)
-    if not files:
-        raise ValueError(
-            f"{folder} holds no weights (*.safetensors or *.bin); give a folder that save_pretrained wrote."
-        )
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+def local_folder(model: str | Path) -> Path:
+    """The folder of a model: `model` itself, or the copy of a Hub model that was loaded before."""
+    if Path(model).is_dir():
+        return Path(model)
+    return Path(str(cached_file(str(model), "config.json", local_files_only=True))).parent
 
 
 def make_receipt(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with versions, commit, machine, the command line and the time (UTC, ISO 8601) added."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-        "commit": source_commit(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": package_versions(PACKAGES),
-        **settings,
-    }
+    """Return settings behind what `finecap.made_with` tells of command, code and machine."""
+    return {**made_with(PACKAGES), **settings}

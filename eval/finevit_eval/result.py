@@ -23,7 +23,7 @@ class Settings:
 
     Attributes:
         split: Of the data.
-        limit: At most so many questions per evaluation, drawn with `seed`; None asks all.
+        limit: Most questions of an evaluation, drawn with `seed`; None asks all.
         blind: Show mid-grey pictures: the baseline that tells seeing from guessing.
         max_pixels: Area budget of a picture in pixels; None keeps the processor's.
         batch_size: Questions per call of the model.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finecap.made_with import weight_hashes
 from finevit_eval.result import RESULTS_FILE, Measured, Outcome, Results, Settings, score_entry, write_results
 
 VISION_LANGUAGE = "a vision-language model"
@@ -70,8 +71,8 @@ def evaluate(
         ValueError: Model, data or settings cannot be used.
         RuntimeError: A harness failed, lost questions, or gave a score that is not a number.
     """
-    from finevit_eval.receipts import make_receipt, weights_hash
-    from finevit_vl.answering import check_model_folder
+    from finevit_eval.receipts import local_folder, make_receipt
+    from finevit_vl.model_folder import check_model_folder
 
     names = list(dict.fromkeys(names))
     unknown = sorted(set(names) - set(EVALUATIONS))
@@ -90,7 +91,13 @@ def evaluate(
         outcomes |= measured.outcomes
         facts |= measured.facts
     entries = {name: score_entry(EVALUATIONS[name].metric, outcomes[name]) for name in names}
-    asked = {"model": str(model), "weights": weights_hash(model), "data": str(data), **vars(settings), **facts}
+    asked = {
+        "model": str(model),
+        "weights": weight_hashes(local_folder(model)),
+        "data": str(data),
+        **vars(settings),
+        **facts,
+    }
     tasks = {name: {"n": entries[name]["n"], **outcomes[name].facts} for name in names}
     return write_results(Path(out), entries, outcomes, make_receipt({**asked, "tasks": tasks}))
 

@@ -122,7 +122,7 @@ def _check_finished(schedule: Schedule) -> None:
         ]
         raise StopRun(
             f"{len(lines)} times a shard was set aside after {schedule.tries} tries, and {schedule.left} tasks wait "
-            f"for that. Whole errors are in {schedule.run.store.out}/passes/*/*.error.json. Mend the cause and run "
+            f"for that. Whole errors are in {schedule.run.store.out}/passes/*/*.error.json. Remove the cause and run "
             "the same command again, or go on without those shards with --leave-out-failed.\n" + "\n".join(lines[:20])
         )
     if schedule.left:

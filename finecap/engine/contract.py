@@ -85,7 +85,8 @@ class Pass:
         name: of its section in the recipe and of its folder.
         options: dataclass of its section.
         columns: what it adds to each row.
-        reads: columns of earlier passes that its function gets, beside `key`; "name?" is None if no pass made it.
+        reads: columns of earlier passes that its function gets, beside `key`. The value of a column with a "?" behind
+            its name is None if no pass made that column.
         parents: passes whose output it needs; a parent that the recipe leaves out is replaced by that one's parents.
         run: the function over the live rows of one shard. After an exception it is called again for the rows that
             have no result yet, so what is heavy belongs into `Context.load`.

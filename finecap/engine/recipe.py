@@ -192,7 +192,7 @@ def _hash_of_folder(folder: Path) -> str:
 
 
 def _hash_of_code(function: RunPass) -> str:
-    """Of the module that a function is defined in: helpers in it decide as well. "" if it has no text (compiled)."""
+    """Hash of the module that a function is defined in, with its helpers; "" if it has no text (compiled)."""
     try:
         text = inspect.getsource(inspect.getmodule(function) or function)
     except (OSError, TypeError):

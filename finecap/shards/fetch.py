@@ -1,6 +1,6 @@
 """Fetching a picture that the input only links to, without ever reaching into a private network.
 
-Links in a data set are strangers' text. A fetch from inside a cluster could otherwise read what only the cluster may:
+Links in a data set are untrusted. A fetch from inside a cluster could otherwise read what only the cluster may:
 other machines, or the metadata service that hands out credentials (server-side request forgery).
 """
 

@@ -29,7 +29,7 @@ KINDS = {**dict.fromkeys(PICTURES, "folder"), ".parquet": "parquet", ".tar": "we
 # A single file or member above this is never read into memory, whatever the recipe allows.
 MAX_ITEM_BYTES = 2**29
 MAX_SCANNED_ARCHIVES = 1000
-# Rows of a parquet file that are read at a time: fewer if they hold more than so many bytes.
+# Rows of a parquet file that are read at a time, and the bytes that they hold at most: fewer rows if these are more.
 READ_ROWS, READ_BYTES = 32, 2**26
 READ_BUFFER = 2**20
 # What the file system says of a single name, and not of the disk.
@@ -103,9 +103,10 @@ def plan_shards(source: Path, rows_per_shard: int) -> list[Shard]:
 
 
 def read_shard(shard: Shard) -> Iterator[Row]:
-    """Every item of a shard, in order, one at a time. Of an archive one member is in memory, of a parquet file 32
-    rows or 64 MB, but no less than a row and a page: writers that make a page of a whole row group of pictures make
-    readers hold it.
+    """Every item of a shard, in order, one at a time.
+
+    One member of an archive is in memory at a time; of a parquet file 32 rows or 64 MB, but at least a row and a page
+    (if a page is a whole row group of pictures, all of it).
 
     Yields:
         `key` (unique in the collection: the picture's path below the input, file.parquet#row, file.tar/member),
@@ -207,7 +208,7 @@ def _cut_parquet(root: Path, sizes: dict[str, int], rows: int) -> list[Shard]:
         try:
             footer = pq.read_metadata(root / name)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{root / name}: cannot be read as parquet ({error}); mend or remove it") from error
+            raise ValueError(f"{root / name}: cannot be read as parquet ({error}); repair or remove it") from error
         _picture_columns(footer.schema.to_arrow_schema(), root / name)
         ranges = [(at, min(at + rows, footer.num_rows)) for at in range(0, footer.num_rows, rows)]
         cuts += [Shard(files=(name,), start=start, stop=stop) for start, stop in ranges]
@@ -274,13 +275,13 @@ def _read_picture(path: Path) -> tuple[bytes | None, str | None]:
 
 
 def _row(key: str, data: bytes | None, problem: str | None, fields: Row) -> Row:
-    """Texts come from strangers: half a surrogate pair cannot be written to parquet."""
+    """Texts are untrusted: half a surrogate pair cannot be written to parquet."""
     texts = {name: value and value.encode("utf-8", "replace").decode() for name, value in fields.items()}
     return {"key": key, "bytes": data, "url": None, "problem": problem, **texts}
 
 
 def _read_parquet(shard: Shard) -> Iterator[Row]:
-    """The rows of a range; what is left of a row group that cannot be read is so many problems."""
+    """The rows of a range; each row left in a row group that cannot be read is a problem."""
     name = shard.files[0]
     # Without these two, a column of a row group is fetched whole before its first row comes out.
     with pq.ParquetFile(Path(shard.root, name), pre_buffer=False, buffer_size=READ_BUFFER) as file:

@@ -77,5 +77,5 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
                     yield number, json.loads(line)
     except (ValueError, csv.Error, RecursionError) as error:
         raise ValueError(
-            f"{path}: cannot be read (at line {number or 'unknown'}: {error}); mend it or take it away"
+            f"{path}: cannot be read (at line {number or 'unknown'}: {error}); repair or remove it"
         ) from error

@@ -45,7 +45,7 @@ def record_to_turns(
             own, `Random(f"{seed}/{task}")`, so that a task which is added or left out changes no other task's turns.
         format_box: writes a pixel box as the text the model learns, given (box, width, height); raises ValueError on a
             box that has no such text.
-        max_turns: keeps the first so many turns of the drawn order.
+        max_turns: most turns of a conversation; the first of the drawn order are kept.
         report: is called with a reason ("kind: detail") for every item that had to be left out.
         control_tokens: finds what a tokenizer would read as one of its special tokens. Words of the record that hold
             one are left out: only the boxes that `format_box` writes and the chat template may use such tokens.

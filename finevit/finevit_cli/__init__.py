@@ -1,7 +1,7 @@
-"""The command line `finevit <command>`; every command imports what it needs and calls into a room.
+"""The command line `finevit <command>`. Each command imports its package only when it runs.
 
-Installed as `finevit_cli`: inside the package `finevit`, whose import registers every model, `finevit caption status`
-would wait for torch.
+This folder is installed as the separate package `finevit_cli`, because importing `finevit` loads torch and all
+models, which commands such as `finevit caption status` do not need.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when it did what it says; 2 with a one-line message when the user can mend it (a `ValueError` that our code
-        raises). Anything else is a bug or a broken run and raises, which ends the process with 1.
+        0 if the command succeeded; 2 with a one-line message if the user can correct the cause (a `ValueError` that
+        our code raises). Anything else is a bug or a broken run and raises, which ends the process with 1.
     """
     arguments, rest = _parser().parse_known_args(argv)
     if rest and arguments.run is not _serve:

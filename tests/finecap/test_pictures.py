@@ -1,4 +1,4 @@
-"""Decoding what strangers send: small files that would cost much are refused, and memory has a known limit."""
+"""Decoding untrusted pictures: small files that would cost much are refused, and memory has a known limit."""
 
 import io
 import subprocess
@@ -13,7 +13,7 @@ from finecap.pictures import BadPicture, count_scans, encoded, open_rgb, opened
 from tests.finecap.engine.passes.test_ingest import photograph
 from tests.support.hostile_pictures import many_scans
 
-ROOMY, TIGHT = 10**8, 600 * 400  # the photograph has just so many pixels
+ROOMY, TIGHT = 10**8, 600 * 400  # the photograph has exactly 600 x 400
 
 
 def test_a_jpeg_that_would_be_decoded_hundreds_of_times_is_refused():

@@ -1,4 +1,4 @@
-"""Bodies of strangers end somewhere, and tries do too."""
+"""Untrusted bodies are cut at a limit, and tries end."""
 
 import asyncio
 import gzip

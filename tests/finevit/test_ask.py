@@ -20,7 +20,8 @@ from finevit_vl import (
     build_qwen_tokenizer,
     generation_config_for,
 )
-from finevit_vl.answering import Answer, AnswerGenerator, check_model_folder
+from finevit_vl.answering import Answer, AnswerGenerator
+from finevit_vl.model_folder import check_model_folder
 from modeling_finevit import FineViTImageProcessorPil
 
 WIDTH, HEIGHT = 120, 80

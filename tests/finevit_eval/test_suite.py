@@ -13,9 +13,9 @@ from lmms_eval.api.metrics import anls
 from lmms_eval.tasks.chartqa.utils import relaxed_correctness
 from lmms_eval.tasks.refcoco.utils_rec import compute_iou
 
+from finecap.made_with import weight_hashes
 from finevit_cli import main
 from finevit_eval.questions.kinds import KINDS
-from finevit_eval.receipts import weights_hash
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Measured, Outcome, Settings, combine, load_results, score_entry
 from finevit_eval.suite import EVALUATIONS, Evaluation, evaluate
@@ -86,10 +86,10 @@ def test_the_receipt_lets_a_reader_repeat_the_run(oracle, model_dir, corpus, tmp
     receipt = evaluate(model_dir, corpus, tmp_path, settings=settings)["receipt"]
     assert receipt["versions"]["lmms-eval"] == version("lmms-eval")
     assert {"python", "torch", "transformers", "datasets", "finevit"} <= set(receipt["versions"])
-    assert receipt["weights"] == weights_hash(model_dir)
+    assert receipt["weights"] == weight_hashes(model_dir)
     assert receipt["cpu"]
     assert receipt["threads"] >= 1
-    assert {"commit", "gpu"} <= set(receipt)
+    assert {"commit", "gpus"} <= set(receipt)
     names = ("limit", "batch_size", "seed", "max_pixels", "dtype", "device", "blind")
     assert [receipt[name] for name in names] == [3, 2, 5, 200_000, "float32", receipt["device"], False]
     assert all(len(task["fingerprint"]) == 64 and task["n"] == 3 for task in receipt["tasks"].values())

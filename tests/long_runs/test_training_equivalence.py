@@ -1,4 +1,4 @@
-"""Whole loss curves that must agree, after TRL's `tests/invariant`, the first two through the real command line.
+"""Whole loss curves that must agree, as in TRL's invariant tests; the first two through the real command line.
 
 The sums of a step are taken in another order, so curves agree to 1e-5 relative (2e-7 was seen) and not to the bit.
 """

@@ -4,7 +4,7 @@ from finecap.pictures import encoded
 
 
 def many_scans(image, repeats):
-    """A progressive JPEG whose last scan comes again so many times."""
+    """A progressive JPEG whose last scan is repeated `scans` times."""
     data = encoded(image, "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     return data[:start] + (1 + repeats) * data[start:-2] + data[-2:]

@@ -1,4 +1,4 @@
-"""What strangers, captioners, reading models and detectors may come up with: odd pictures, texts, lines and boxes."""
+"""What users, captioners, reading models and detectors may come up with: odd pictures, texts, lines and boxes."""
 
 import random
 

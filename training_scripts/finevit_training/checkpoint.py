@@ -14,8 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
+from finecap.made_with import weight_hashes
 from finevit_training.loop.skips import SKIPPED_FILE
-from finevit_training.receipt import model_card, weights_sha256
+from finevit_training.receipt import model_card
 from finevit_training.recipe import Recipe, asked_recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -115,7 +116,7 @@ def save_output(
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     (aside / SKIPPED_FILE).write_text(json.dumps(skipped, indent=1))
     draw_curve(curve, aside / CURVE_PICTURE)
-    receipt = {**receipt, "weights_sha256": weights_sha256(aside)}
+    receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
     (aside / "README.md").write_text(model_card(out.name, receipt))
     for pattern in _WEIGHTS:

@@ -1,11 +1,11 @@
 """The process that trains: what it reports to others, the memory of its kernels, and its threads."""
 
 import os
-import shlex
 from pathlib import Path
 
 import torch
 
+from finecap.made_with import usable_cores
 from finevit_training.compat import stop_hub_telemetry
 
 # oneDNN keeps 1,024 generated kernels with their buffers by default; ragged batches fill them: 9 GB in ten minutes.
@@ -34,8 +34,7 @@ def threads_for_training() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0 and not _is_set_by_accelerate(given):
         return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _is_set_by_accelerate(threads: str) -> bool:
@@ -48,14 +47,3 @@ def _is_set_by_accelerate(threads: str) -> bool:
     except OSError:
         return True
     return _THREADS_FLAG not in command and not any(entry.startswith("OMP_NUM_THREADS=") for entry in environment)
-
-
-def command_line() -> str:
-    """The command that started this process, as one would type it."""
-    try:
-        words = Path("/proc/self/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        import sys
-
-        words = sys.argv
-    return shlex.join(words)

@@ -1,21 +1,14 @@
 """receipt.json: what a training was asked, what this machine made of it, on which data; and the card from it."""
 
-import hashlib
-import os
-import platform
 import string
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import PreTrainedModel, TrainerState
 
-from finecap.versions import cpu_name, package_versions, source_commit
-from finevit_training.process import command_line
+from finecap.made_with import made_with
 from finevit_training.recipe import Recipe, asked_recipe, resolved_recipe
 
 PACKAGES = ("finevit", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "torchvision")
@@ -37,11 +30,8 @@ def training_receipt(
     last = logged[-1] if logged else {}
     evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command_line(),
-        "commit": source_commit(),
-        "versions": package_versions(PACKAGES),
-        "hardware": hardware() | {"processes": processes},
+        **made_with(PACKAGES),
+        "processes": processes,
         "recipe": {"asked": asked_recipe(recipe), "resolved": resolved_recipe(recipe)},
         "trained": {
             "steps": state.global_step,
@@ -69,32 +59,12 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def hardware() -> dict[str, Any]:
-    """The machine, as seen by this process: system, CPU, cores it may use, threads, GPUs of this node."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())],
-    }
-
-
-def weights_sha256(folder: Path) -> dict[str, str]:
-    """SHA-256 of each weight file in a model folder."""
-    hashes = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
-
-
 def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     """The card of a FineViT-VL: the shipped template filled in from its receipt."""
     template = string.Template(files("finevit_training").joinpath("card_templates/vl.md").read_text(encoding="utf-8"))
-    trained, machine, data = receipt["trained"], receipt["hardware"], receipt["data"]
+    trained, data = receipt["trained"], receipt["data"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
-    device = ", ".join(machine["gpus"]) or f"{machine['cpu']} ({machine['threads']} threads)"
+    device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
     commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
     return template.substitute(
         name=name,

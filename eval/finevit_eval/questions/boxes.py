@@ -1,8 +1,8 @@
 """The model's box notation put into the form that each lmms-eval task's own parser accepts.
 
-FineViT-VL writes `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` with integers of 0-1000, whatever a prompt says: that of
-`refcoco*_bbox_rec_*` asks for fractions of 0 to 1, since training repeats lmms-eval's words, and the trained answer is
-integers between box marks all the same. lmms-eval 0.7.3 wants, by task:
+FineViT-VL always writes `<|box_start|>(x1,y1),(x2,y2)<|box_end|>` with integers of 0-1000. The prompt of
+`refcoco*_bbox_rec_*` asks for fractions of 0 to 1; training repeats these words of lmms-eval, with integers between
+box marks as the answer. lmms-eval 0.7.3 wants, by task:
 
 | tasks | form |
 |---|---|

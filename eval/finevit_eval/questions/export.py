@@ -60,7 +60,7 @@ def build_tasks(
         out: Gets `finevit_<kind>.parquet` and `finevit_<kind>.yaml`.
         kinds: Of `finevit_eval.questions.kinds.KINDS`.
         split: The split whose questions are asked.
-        limit: At most so many questions per kind.
+        limit: Most questions of a kind.
         seed: The questions are shuffled with it, so that the first n are a fair sample of the split.
 
     Raises:

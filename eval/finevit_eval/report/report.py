@@ -124,9 +124,16 @@ def _receipt_rows(receipts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
     if not receipts:
         return []
     receipt = next(iter(receipts.values()))
-    names = ("date", "model", "weights", "commit", "data", "split", "cpu", "threads", "gpu", "device", "dtype")
+    names = ("date", "model", "weights", "commit", "data", "split", "cpu", "threads", "gpus", "device", "dtype")
     names = (*names, "batch_size", "max_pixels", "seed", "command")
-    rows = [(name.replace("_", " "), str(receipt[name])) for name in names if receipt.get(name) is not None]
-    versions = ", ".join(f"{name} {value}" for name, value in receipt.get("versions", {}).items() if value)
+    rows = [(name.replace("_", " "), _listed(receipt[name])) for name in names if receipt.get(name)]
+    versions = _listed({name: number for name, number in receipt.get("versions", {}).items() if number})
     prints = ", ".join(f"{kind} {task['fingerprint'][:12]}" for kind, task in receipt.get("tasks", {}).items())
     return [*rows, ("versions", versions), ("data fingerprints", prints)]
+
+
+def _listed(value: Any) -> str:
+    """A value of a receipt on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,9 +1,8 @@
 """Charts in ChartQA's schema (drawn with matplotlib from level small on), with exact boxes for bars, wedges, lines,
 points, ticks, legends and titles.
 
-What is held out: charts from real tables by table (`finecap.corpus.charts.tables.TABLE_SPLITS`); charts with evenly
-drawn values by the pair of a bar's label and its value, so that no bar of a test chart, label and value together, is
-ever drawn in train.
+Charts from real tables are held out by table (`finecap.corpus.charts.tables.TABLE_SPLITS`). Charts with evenly drawn
+values are held out by the pair of a bar's label and its value: no such pair of a test chart is ever drawn in train.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from finecap.corpus.scenes.placing import mask_box
 
 DPI = 72  # one point is one pixel
 LABEL_GAP = 8  # from axis labels to tick labels, so that a search for the ink of one does not meet the other
-OVERHANG = 2  # a J or an italic f reaches over its window extent by up to so many pixels
+OVERHANG = 2  # pixels by which a J or an italic f may reach beyond its window extent
 
 
 @dataclass(frozen=True)

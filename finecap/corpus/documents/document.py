@@ -1,12 +1,11 @@
 """Rendered documents in DocVQA's schema: a picture, questions, exact answers, and a box for every word, line and
 block.
 
-What is held out: every answer is a value that one split owns as a string (`finecap.corpus.seeding.split_of`): a name,
-a number or a date that is an answer in the test split is never an answer in train. In the typed forms of the smallest
-level words come from a closed list, and there the pair of field name and word is owned (see
-`finecap.corpus.documents.typed`); all values on such a form belong to its split, so transcriptions do not leak either.
-On whole pages the prose between the values, which no question asks for, is the same kind of random English in every
-split.
+Each answer belongs to one split as a string (`finecap.corpus.seeding.split_of`): a name, a number or a date that is an
+answer in the test split is never an answer in train. In the typed forms of the smallest level, words come from a
+closed list, so the pair of field name and word belongs to one split (see `finecap.corpus.documents.typed`). All values
+on such a form belong to its split, so transcriptions do not leak either. On whole pages, the prose between the values
+is the same kind of random English in every split; no question asks for it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ PHOTOS = {
         "gravel": "skimage/data/gravel.png",
     },
 }
-# What a photograph itself shows and a drawing must therefore not be called, lest "the cat" fit two things.
+# What a photograph itself shows. No drawing on it may have the same name, or "the cat" would fit two things.
 SHOWS = {
     "astronaut": ("rocket",),
     "chelsea": ("cat",),

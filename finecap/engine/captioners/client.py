@@ -358,7 +358,7 @@ def _connection_failure(call: _Call, error: Exception) -> _Failed:
 
 
 def _refusal(call: _Call, endpoint: Endpoint, status: int, text: str) -> Exception:
-    """What to raise for a status that no second try mends."""
+    """What to raise for a status that would come again."""
     captioner = call.captioner
     who = f"captioner {captioner.name}, model {captioner.model!r} at {endpoint.url}"
     if status in HOPELESS and not (status == HTTPStatus.FORBIDDEN and FLAGGED.search(text)):

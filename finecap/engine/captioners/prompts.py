@@ -1,5 +1,5 @@
-"""The words that captioners are asked with: a YAML file of templates, checked before anything is paid, and the fence
-around every text that is put into them.
+"""The prompts: a YAML file of templates, checked before anything is paid, and the fence around every untrusted text
+that is put into them.
 """
 
 from __future__ import annotations

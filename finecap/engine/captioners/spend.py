@@ -60,7 +60,7 @@ class Spend:
 
 
 def microdollars(captioner: Captioner, prompt_tokens: float, completion_tokens: float) -> float:
-    """What so many tokens cost in millionths of a dollar: tokens times dollars per million of them."""
+    """What tokens cost in millionths of a dollar: their number times dollars per million of them."""
     return (
         prompt_tokens * captioner.dollars_per_million_prompt_tokens
         + completion_tokens * captioner.dollars_per_million_completion_tokens

@@ -6,12 +6,8 @@ import math
 from collections.abc import Sequence
 
 from finecap.pictures import ANY_SIZE, BadPicture, opened
+from finecap.tasks.length import BYTES_PER_TOKEN, PIXELS_PER_TOKEN
 
-# Patches of 14 pixels, 2x2 of them a token: Qwen2.5-VL, FineViT-VL. Qwen3-VL's are 16 (1024), a quarter fewer tokens.
-PIXELS_PER_TOKEN = 28 * 28
-# Measured: the prompts that ship, in the tokens of Qwen's own tokenizer; ASCII, whose characters are bytes. The three
-# bytes of a Chinese character are a token or a little less as well.
-BYTES_PER_TOKEN = 3.85
 # An answer with so many characters for each token of `max_tokens` is cut there and is no caption: English has about
 # four, other languages fewer. Who writes more does not mind the limit (or writes rows of dashes), and a caption of a
 # megabyte would be checked, kept and shown.

@@ -29,7 +29,7 @@ from finecap.pictures import open_rgb
 # A picture of the engine is far smaller; more is a mistake or an attack.
 MAX_BODY_BYTES = 64 * 2**20
 MAX_PIXELS = 100_000_000
-# So many pictures are read and decoded at a time, one of them by the model; the bodies of others are not read yet.
+# Pictures that are read and decoded at a time, one of them in the model; the bodies of others are not read yet.
 MAX_IN_HAND = 4
 
 

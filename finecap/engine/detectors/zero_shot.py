@@ -14,6 +14,7 @@ from PIL import Image
 
 from finecap.engine.detectors.detector import Detection
 from finecap.errors import StopRun
+from finecap.made_with import weight_hashes
 
 # They read all phrases as one text in which full stops stand between them, and score each token of it.
 TOKEN_SCORING = ("grounding-dino", "mm-grounding-dino")
@@ -174,8 +175,4 @@ def _clean(phrase: str) -> str:
 
 
 def _weights_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256("\n".join(weight_hashes(folder).values()).encode()).hexdigest()[:12]

@@ -20,16 +20,16 @@ _SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]
 ABBREVIATION = len("approx.")  # the longest of these
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\.$")
 
-# A loop: the same words, up to so many of them, at least so often in a row and over at least so many words. Signs and
-# songs say things three times, but not at length.
+# A loop: up to LOOP_PERIOD words that are repeated in a row, with the least number of times and of words in all.
+# Signs and songs say things three times, but not at length.
 LOOP_PERIOD = 40
 LOOPS = ((4, 12), (3, 24))
 # "lelelelelelelele": letters, not digits, for 1000000000 is a number.
 LONG_WORD = 8
 _LOOP_IN_WORD = re.compile(r"([^\W\d_]{1,6}?)\1{7,}")
-# A caption that is one letter or one word alone is one from so many letters on.
+# A caption that is one word or letter over and over is refused from this many letters on.
 ONE_THING = 4
-# A sentence of so many words said so often, or an answer that deflate shrinks so far.
+# Repetition: a sentence of this many words said this many times, or an answer that deflate shrinks this much.
 SENTENCE_WORDS = 4
 SENTENCE_TIMES = 3
 MAX_COMPRESSION = 10.0
@@ -327,6 +327,6 @@ def obeys_instruction(caption: str, texts: list[str]) -> bool:
 
 
 def _is_mostly(counted: Counter[str], said: int, payload: list[str]) -> bool:
-    """Is a caption of so many words, and these, little but the payload?"""
+    """Is a caption of `said` words, counted one by one in `counted`, little but the payload?"""
     told = sum(min(count, counted[word]) for word, count in Counter(payload).items())
     return told >= MOSTLY * min(said, len(payload)) and (said - told < MIN_DESCRIPTION or told >= MOSTLY * said)

@@ -1,7 +1,8 @@
-"""Phrases of captions that are written the way the corpus describes its pictures: "A green cactus at the right; a fire
-at the left." or "A bar chart: USA 79, F 8." A recipe of the caption engine names this in place of the pass `phrases`
-where the nano checkpoint, which was trained on such captions, finds the boxes: it finds "a green cactus at the right"
-far more often than "a cactus".
+"""Phrases of captions in the words of the generated corpus, in place of the pass `phrases`.
+
+Such captions are "A green cactus at the right; a fire at the left." or "A bar chart: USA 79, F 8." The nano checkpoint
+was trained on them: it finds "a green cactus at the right" far more often than "a cactus". A recipe in which it finds
+the boxes names this function.
 """
 
 from __future__ import annotations

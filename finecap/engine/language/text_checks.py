@@ -3,9 +3,9 @@
 Only numbers that claim to be read from the picture are checked. Not checked: counts ("3 dogs", "a 4-column table"),
 estimates ("about 50"), ordinals, decades, grids ("2x3"), shares of the picture, numbers in words, and, for charts
 without value labels, any number within the axis range, because it can be read off the axis without being printed. The
-false alarms and what is missed are measured by benchmarks/engine_quality.py.
+false alarms and what is missed are measured by benchmarks/engine/quality.py.
 
-Captions and texts come from strangers: nothing here may take a time that grows with the square of their length.
+Captions and texts are untrusted: nothing here may take a time that grows with the square of their length.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from finecap.engine.language.likeness import alike, letter_counts
 
 # A word counts as read if one of the OCR's words is so similar (difflib's ratio): reading models confuse letters.
 SIMILAR = 0.75
-# A quote may miss one word in so many: quotes of fewer words must be there whole.
+# One word in this many of a quote may be missing; quotes of fewer words must be there whole.
 WORDS_PER_MISS = 10
-# So many numbers in equal steps are an axis; matplotlib's steps.
+# Numbers in equal steps that make an axis, at least; matplotlib's steps.
 AXIS_TICKS = 4
 AXIS_STEPS = [Decimal(step).scaleb(power) for step in ("1", "2", "2.5", "5") for power in range(-3, 8)]
-# A chart that writes so many other numbers within the range of an axis writes its values.
+# A chart writes its values if it writes this many other numbers within the range of an axis.
 WRITTEN_VALUES = 2
 LARGEST_COUNT = 100
 # No axis has longer numbers; Decimal's remainders have 28 digits.
 LONGEST_TICK = 15
-# So much of a caption before and after a number says what it is; a quote has at most so many characters.
+# Characters of a caption before and after a number that say what it is; most characters of a quote.
 NEAR = 100
 LONGEST_QUOTE = 1000
 

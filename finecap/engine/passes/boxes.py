@@ -47,8 +47,8 @@ class Options:
     """Exactly one of `detector`, `url` and `captioner` says who looks for the boxes.
 
     Attributes:
-        detector: folder of an AutoModelForZeroShotObjectDetection (Grounding DINO, OWLv2, ...). If a `function` of
-            your own takes the place of this pass, what stands here is for it to read.
+        detector: folder of an AutoModelForZeroShotObjectDetection (Grounding DINO, OWLv2, ...). A `function`
+            of your own in place of this pass may read it as it likes.
         url: of a served detector, for instance "http://gpu1:9000" (`finecap.engine.detectors.server`).
         captioner: name of one of the recipe's captioners that can ground phrases; its boxes have no scores.
         box_format: how the captioner writes boxes: "thousandths" in JSON (Qwen3-VL), "pixels" in JSON (Qwen2.5-VL), or

@@ -42,7 +42,7 @@ class Options:
     """What counts as a duplicate.
 
     Attributes:
-        max_distance: near duplicates differ in at most so many of the 256 bits of a perceptual hash.
+        max_distance: most bits, of the 256 of a perceptual hash, in which near duplicates differ.
         bands: pieces of a hash; more than `max_distance`.
         documents: "exact" compares them by their bytes alone, because two filled-in copies of one form are two
             documents: of 40 pages of the embedded corpus in which two words changed places, 33 stayed within 15 bits.

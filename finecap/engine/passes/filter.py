@@ -47,9 +47,8 @@ class Options:
         min_luminance, max_luminance, max_dark, max_bright: photographs outside are under- or overexposed. The shares
             are high enough for objects on a white or black ground.
         min_saturation: photographs below are colourless; 0 keeps grey photographs.
-        document_paper, document_flat, document_detail: a picture that has at least so much of all three is
-            document-like (a page, a form, a chart): it must only be large enough. More than 1 for the first turns the
-            branch off.
+        document_paper, document_flat, document_detail: a picture that reaches all three is document-like (a page, a
+            form, a chart): it must only be large enough. More than 1 for the first turns the branch off.
     """
 
     min_short_side: int = 448

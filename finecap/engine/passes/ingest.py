@@ -49,12 +49,12 @@ class Options:
 
     Attributes:
         source, license, split: of rows whose input does not say.
-        max_pixels: larger pictures are refused before they are decoded, and smaller ones that would have to be decoded
-            for more than 20 times so many pixels (progressive JPEGs with hundreds of scans). Decoding takes up to 9
-            bytes a pixel: 0.5 GB for 100 million pixels of a photograph, 0.9 GB with transparency or 16 bits.
+        max_pixels: larger pictures are refused before they are decoded. So are progressive JPEGs of which more than 20
+            times `max_pixels` would be decoded, scan by scan. Decoding takes up to 9 bytes a pixel: 0.5 GB for 100
+            million pixels of a photograph, 0.9 GB with transparency or 16 bits.
         max_bytes: larger files are refused.
         allow_urls: fetch pictures that the input only links to; never from private addresses.
-        in_flight: links that are fetched at once; so many pictures are held in memory.
+        in_flight: links that are fetched at once, and pictures that are held in memory.
     """
 
     source: str = Field(min_length=1)  # a record must name both

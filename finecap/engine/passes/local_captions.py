@@ -44,7 +44,7 @@ COLUMNS = pa.schema(
         )
     ]
 )
-# The captioner is told so many characters of the text in a box, of its phrase and of its label; and of the global
+# Most characters that the captioner is told of the text in a box, of its phrase and of its label; and of the global
 # caption.
 LONGEST_TEXT = 1000
 LONGEST_CAPTION = 4000

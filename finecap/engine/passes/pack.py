@@ -94,9 +94,11 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Options:
-    """Attributes:
-    webdataset: write tar archives beside the parquet files.
-    push_to_hub: dataset repository to upload to, after everything else.
+    """Options of the pass.
+
+    Attributes:
+        webdataset: write tar archives beside the parquet files.
+        push_to_hub: dataset repository to upload to, after everything else.
     """
 
     webdataset: bool = False

@@ -23,12 +23,12 @@ from finecap.verdicts import REFUTED, VERIFIED, Verdict
 FULL_EDGE, FULL = 0.6, 0.85
 # Pixels: smaller ones are not looked at, and the surroundings of large ones are shrunk to this longer side.
 SMALLEST, WINDOW_SIDE = 2, 512
-# Text belongs to an end of a bar if it lies within so many of its own heights from it.
+# Greatest distance of a text from the end of the bar that it belongs to, in heights of the text.
 REACH = 2.0
-# Its middle may lie beside the bar by so many heights, and it may be so many times as wide as the bar and a height
-# together: what is wider is a title, or the names of several bars in one line.
+# Greatest distance of its middle from the side of the bar, in heights; and its greatest width, in widths of the bar
+# and a height together: what is wider is a title, or the names of several bars in one line.
 ASIDE, WIDEST = 0.25, 2.0
-# Of what is written at one end, the nearest row counts: others begin more than so many heights behind it.
+# The nearest row of text at an end counts: other rows begin more than this many heights behind it.
 SAME_ROW = 0.5
 # Words of a bar's caption that say nothing to be checked. Upper case is read: "A" may be a bar's name.
 FILLERS = word_set("a an the for of in at with and is bar column chart value labelled")

@@ -21,7 +21,7 @@ COLOUR_SHARE = 0.05
 # The edge of a box is a background if so much of it is of one paint; with less than so much of the box left beside
 # it, there is nothing to judge.
 PLAIN, LITTLE = 0.6, 0.05
-# Pixels: larger things are looked at in so many rows and columns.
+# Most rows and columns of pixels that are looked at; larger things are sampled.
 SAMPLE_SIDE = 96
 _DIGIT = re.compile(r"\d")
 

@@ -1,6 +1,6 @@
 """Boxes tight around the ink of a line and of its words, from the loose ones that a reading model gives.
 
-Measured against the exact boxes of the embedded corpus by benchmarks/engine_quality.py.
+Measured against the exact boxes of the embedded corpus by benchmarks/engine/quality.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PaddleOCR's models (PP-OCRv6 small, which rapidocr carries in its package) on one picture.
 
 Two things are added to rapidocr. Its model for lines that stand on their head is left out, because it also turns long
-lines that stand right (benchmarks/engine_quality.py compares the two): a line that was read with little confidence is
+lines that stand right (benchmarks/engine/quality.py compares the two): a line that was read with little confidence is
 turned and read again instead, and the better reading counts. And boxes are drawn tight around the ink, as those of the
 embedded corpus are: rapidocr's lie some pixels outside, and its words are cut out of a line by counting letters.
 """

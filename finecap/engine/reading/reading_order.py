@@ -14,9 +14,9 @@ import numpy as np
 
 # A gap between blocks is wider than what lies between the lines of one, in median heights of a line.
 BLOCK_GAP = 1.0
-# Lines of running text are so many times longer than high, in the median: some 14 letters. Table cells are shorter.
+# Median length of a line of running text in heights, at least: about 14 letters. Table cells are shorter.
 TEXT_LENGTH = 7.0
-# A column has at least so many lines.
+# Lines of a column, at least.
 COLUMN_LINES = 3
 # Boxes stand in one row if they share this part of the lower one's height, and do not lie above each other.
 ROW_OVERLAP = 0.5

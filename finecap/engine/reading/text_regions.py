@@ -25,9 +25,9 @@ INSIDE = 0.7
 MOSTLY_TEXT = 0.5
 # A quotation this similar to what OCR reads (1 is equal) is a reading of it.
 SAME_READING = 0.5
-# A quotation spans at most so many lines.
+# Most lines that a quotation may span.
 LONGEST_RUN = 6
-# Comparing takes time: of a caption so many quotations of so many characters, each with so many runs of lines.
+# Comparing takes time. Most quotations of a caption, characters of a quotation, and runs of lines it is compared with.
 MOST_QUOTATIONS, LONGEST_QUOTATION, MOST_COMPARED = 10, 200, 50
 _QUOTATION = re.compile(
     r"(?P<open>[\"“«])(?P<text>[^\"“”«»]+)[\"”»]|(?<!\w)(?P<single>['‘])(?P<alone>[^'‘’]+)['’](?!\w)"

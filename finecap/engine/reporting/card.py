@@ -12,8 +12,8 @@ from finecap.engine.recipe import OPERATIONAL, mapping_of
 from finecap.engine.reporting.templates import render, shortened
 from finecap.engine.running.one_shard import Run
 from finecap.files import write_text
+from finecap.made_with import package_versions
 from finecap.shards.layout import split_pattern
-from finecap.versions import package_versions
 
 # Identifiers of the Hub's list; whatever else the records say becomes "other", and the card lists it.
 HUB_LICENSES = {

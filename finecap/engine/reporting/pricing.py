@@ -27,7 +27,7 @@ from finecap.engine.recipe import Recipe
 from finecap.shards import tar as archives
 from finecap.shards.plan import MAX_SCANNED_ARCHIVES, Shard, plan_shards
 
-# Of a collection of more archives than that, so many are counted and the rest estimated from their sizes.
+# Archives that are counted; the pictures in any more are estimated from their sizes.
 COUNTED_ARCHIVES = 20
 # Of a captioner that grounds: the question with its phrases, and a box with its label as JSON. Of a line of text: its
 # picture, and its letters.
@@ -104,7 +104,7 @@ class CaptionerPrice:
     """A captioner's part of the run; `gpu_hours` if you serve it, `dollars` if you are billed for it.
 
     Attributes:
-        billion_parameters: what the GPU-hours are reckoned with.
+        billion_parameters: of the captioner, for the estimate of GPU-hours.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Price:
         disk_bytes: of the run's folder when it is finished.
         unpriced: passes with a function of your own, whose work nobody here can know.
         over_budget: of "tokens" and "dollars", which exceed the recipe's budget.
-        assumptions: that this was reckoned with.
+        assumptions: of this estimate.
     """
 
     images: int
@@ -148,7 +148,7 @@ class Price:
 
 
 def price(recipe: Recipe, source: Path, assumptions: Assumptions | None = None) -> Price:
-    """Reckon what captioning `source` will cost.
+    """Estimate what captioning `source` will cost.
 
     Raises:
         ValueError: the input cannot be read.
@@ -221,14 +221,14 @@ def _bytes(shards: Sequence[Shard]) -> int:
 def _work(recipe: Recipe, images: int, a: Assumptions) -> list[Work]:
     kept = images * a.kept_share
     documents = kept * a.document_share
-    reckon: dict[str, Callable[[Recipe, float, float, Assumptions], list[Work]]]
-    reckon = {"recaption": _recaption, "boxes": _boxes, "local_captions": _local_captions, "verify": _verify}
+    amounts: dict[str, Callable[[Recipe, float, float, Assumptions], list[Work]]]
+    amounts = {"recaption": _recaption, "boxes": _boxes, "local_captions": _local_captions, "verify": _verify}
     found = []
     for name in recipe.passes:
         if name in recipe.functions:
             found.append(Work(name))
-        elif name in reckon:
-            found += reckon[name](recipe, kept - documents, documents, a)
+        elif name in amounts:
+            found += amounts[name](recipe, kept - documents, documents, a)
         elif name == "ocr":
             found.append(Work(name, core_seconds=kept * a.ocr_core_seconds))
         else:

@@ -7,8 +7,8 @@
     OUT/dataset/data/<split>-00000-of-00012.parquet   what `datasets.load_dataset` reads
     OUT/dataset/webdataset/<the same name>.tar        if the recipe asks for it
 
-Content-defined chunking (the pages of a file end where its content says, not after so many bytes) lets a Hub that
-stores chunks take only what changed when a record in the middle gets a better caption.
+Pages of a file end where its content says, not after a fixed number of bytes (content-defined chunking). A Hub that
+stores chunks then takes only what changed when a record in the middle gets a better caption.
 """
 
 from __future__ import annotations

@@ -319,7 +319,7 @@ def format_status(summary: Summary) -> str:
 
 
 _HEAD = f"{'pass':<15}{'shards':>15}{'rows':>15}{'rejected':>12}{'rows/s':>10}{'tokens/s':>11}{'worker time':>14}"
-# Every shard may be set aside, for instance when a detector was down: so many are shown.
+# Failed shards that are shown: all may have failed, for instance when a detector was down.
 MOST_SHARDS = 20
 
 

@@ -28,7 +28,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def shortened(text: str) -> str:
-    """A text of strangers on one line, cut where it is longer than a page can show."""
+    """An untrusted text on one line, cut where it is longer than a page can show."""
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 

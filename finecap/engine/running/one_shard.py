@@ -161,8 +161,9 @@ class _Rows:
 
 
 def _live_rows(run: Run, step: Pass, shard: Shard, files: ExitStack) -> tuple[list[str], list[bool], _Rows]:
-    """Keys of all rows, which of them are alive, and a lazy reader of the live ones. Of a pass that reads the input,
-    the two lists grow as it reads.
+    """Keys of all rows, which of them are alive, and a lazy reader of the live ones.
+
+    A pass that reads the input fills the two lists as it reads.
     """
     if not step.parents:
         keys, alive = [], []

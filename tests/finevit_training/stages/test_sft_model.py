@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from finevit_training.arguments import ModelArguments
-from finevit_training.stages.sft_model import build_lora, build_model, build_processor, find_model
+from finevit_training.stages.sft_model import build_lora, build_model, build_processor, checked_model
 from finevit_vl import build_qwen_tokenizer
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel
 
@@ -52,7 +52,7 @@ def test_a_converted_projector_is_loaded_and_one_of_other_widths_is_refused(visi
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     save_file(projector_of(128, 48), tmp_path / "projector.safetensors")
-    with pytest.raises(ValueError, match="another language model"):
+    with pytest.raises(ValueError, match="does not fit between"):
         build_model(args, processor)
 
 
@@ -73,13 +73,13 @@ def test_a_tower_without_image_processor_says_how_to_write_one(llm, tmp_path):
 @pytest.mark.parametrize(
     ("given", "word"),
     [
-        ("tests/no_such_model", "holds no config.json"),  # `tests` is a folder: a mistyped path, not an id
+        ("tests/no_such_model", "`model` is .* holds no no_such_model"),  # `tests` is a folder: mistyped, not an id
         ("tests", "holds no config.json"),
-        ("no/such/model", "holds no config.json"),
-        ("nobody/no-such-model", "no model of the Hub"),
+        ("no/such/model", "does not exist"),
+        ("nobody/no-such-model", "`model` is 'nobody/no-such-model'"),
     ],
 )
 def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(given, word, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=word):
-        find_model(given, "model")
+        checked_model(given, "model")

@@ -22,7 +22,7 @@ class BadRecordShare:
 
     Args:
         most: the largest share of bad records, 0 to 1.
-        after: so many records are tried before the share is looked at.
+        after: records that are tried before the share is looked at.
     """
 
     def __init__(self, most: float, after: int) -> None:

@@ -75,7 +75,7 @@ def model_inputs(batch: Mapping[str, Any], attention: str, dtype: torch.dtype) -
 
 
 def isolated_turns_mask(turn_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Who may look at whom: back at the picture and at one's own turn.
+    """Each turn attends to the picture and back to itself, not to other turns.
 
     Args:
         turn_ids: (rows, length) int64; 0 on the picture, 1, 2, ... on the turns, -1 on padding.

@@ -55,7 +55,7 @@ class TrainingBatches(Sampler[list[SampleKey]]):
         if global_batch_size % batch_size:
             raise ValueError(f"global_batch_size {global_batch_size} is not a multiple of batch_size {batch_size}")
         if not num_records:
-            raise ValueError("the training set holds no records; build it with `finevit corpus build` or mend `data`")
+            raise ValueError("the training set holds no records; correct `data`, or use `finevit corpus build`")
         self.num_records = num_records
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size

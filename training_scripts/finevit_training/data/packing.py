@@ -1,4 +1,3 @@
-# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Sequence packing for training: several samples in one row, none of which sees another.
 
 Rows carry `position_ids` that restart with every sample and no attention mask; transformers then builds the

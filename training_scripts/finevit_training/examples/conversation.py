@@ -72,7 +72,7 @@ class SFTCollator:
         processor: a FineViTVLProcessor.
         mixture: turn mixture or curriculum, see `finecap.tasks`' `record_to_turns` and `mixture_at`.
         seed: the run's seed; the turns of a sample follow from (seed, epoch, index).
-        max_turns: at most so many turns a picture.
+        max_turns: most turns of a picture.
         max_length: turns that would make a sequence longer than this many tokens are left out; a picture whose first
             turn does not fit is skipped.
         packing: put the batch's samples one after the other into rows of at most max_length tokens, or into a single

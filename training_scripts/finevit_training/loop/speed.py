@@ -8,7 +8,6 @@ language model's score matrix, the experts that a token visits, and the head onl
 import resource
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -142,22 +141,18 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, seconds: f
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
+    synchronize(device)
     best = float("inf")
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
-        best = min(best, timed(lambda: torch.mm(a, b), device)[0])
+        start = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 
 
-def timed(action: Callable[[], Any], device: torch.device) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one call, with all that it started on `device`."""
-    _synchronize(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    action()
-    _synchronize(device)
-    return time.perf_counter() - start, time.process_time() - cpu_start
-
-
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits until `device` is done with all that was started on it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

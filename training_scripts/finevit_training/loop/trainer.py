@@ -25,7 +25,7 @@ from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
 from finevit_training.loop.speed import SpeedMeter
 from finevit_training.loop.stops import StopCallback
-from finevit_vl.modeling_finevit_vl import supervised_positions
+from finevit_vl.losses import IGNORE_INDEX, supervised_positions
 
 
 class FineViTSFTTrainer(SFTTrainer):
@@ -274,7 +274,7 @@ class FineViTSFTTrainer(SFTTrainer):
         for number, batch in enumerate(loader):
             loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
             # A batch that was repeated to keep the ranks in step does not count.
-            tokens = int((batch["labels"][:, 1:] != -100).sum()) if number < mine else 0
+            tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) if number < mine else 0
             if tokens:
                 total += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
         total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum")

@@ -1,12 +1,10 @@
 """The model and processor that a recipe asks for: a FineViT-VL, a tower and a language model, or from scratch."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.utils import is_torchvision_available
@@ -23,10 +21,8 @@ from finevit_vl import (
     generation_config_for,
 )
 from finevit_vl.configuration_finevit_vl import num_ranks
+from finevit_vl.model_folder import check_model_folder
 from finevit_vl.processing_finevit_vl import set_pixel_budget
-from modeling_finevit.conversion import PROJECTOR_FILE
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def build_processor(args: ModelArguments) -> FineViTVLProcessor:
@@ -36,10 +32,10 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
         ValueError: a model is not there, or the vision folder holds no image processor.
     """
     if args.model:
-        processor = AutoProcessor.from_pretrained(find_model(args.model, "model"))
+        processor = AutoProcessor.from_pretrained(checked_model(args.model, "model"))
     elif args.vision:
-        image_processor = _image_processor(find_model(args.vision, "vision"))
-        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, find_model(args.llm, "llm"))
+        image_processor = _image_processor(checked_model(args.vision, "vision"))
+        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, checked_model(args.llm, "llm"))
     else:
         name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
         image_processor = getattr(modeling_finevit, name)()
@@ -54,18 +50,20 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
 def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLForConditionalGeneration:
     """The model in float32 on the CPU, with the parts that the recipe leaves out frozen.
 
+    Args:
+        args: the recipe's model.
+        processor: what `build_processor` gave, which has checked that the models are there.
+
     Raises:
-        ValueError: a model is not there, or the projector does not fit.
+        ValueError: the projector is not there or does not fit.
     """
     attention: dict[str, Any] = {"attn_implementation": args.attn_implementation} if args.attn_implementation else {}
     if args.model:
         model = FineViTVLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32, **attention)
     elif args.vision:
         model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(
-            args.vision, find_model(args.llm, "llm"), processor, dtype=torch.float32
+            args.vision, str(args.llm), processor, dtype=torch.float32, projector=args.projector
         )
-        if args.projector:
-            load_projector(model, Path(args.projector))
     else:
         model = FineViTVLForConditionalGeneration(scratch_config(args, processor))
         model.generation_config = generation_config_for(processor)
@@ -75,26 +73,6 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
         model, {"tower": bool(args.train_tower), "projector": bool(args.train_projector), "llm": bool(args.train_llm)}
     )
     return model
-
-
-def load_projector(model: FineViTVLForConditionalGeneration, folder: Path) -> None:
-    """Puts the projector that a conversion wrote beside its encoder into `model`.
-
-    Raises:
-        ValueError: there is none, or it was made for other widths.
-    """
-    path = folder / PROJECTOR_FILE
-    if not path.is_file():
-        raise ValueError(f"`projector` is {folder}, which holds no {PROJECTOR_FILE}; give the folder of a conversion")
-    state, projector = load_file(path), model.model.multi_modal_projector
-    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    ours = {name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
-    if theirs != ours:
-        raise ValueError(
-            f"the projector in {path} is {theirs}, and this tower and language model need {ours}: it was made for "
-            "another language model; leave `projector` out to start with a new one"
-        )
-    projector.load_state_dict(state)
 
 
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
@@ -128,23 +106,20 @@ def build_lora(
     )
 
 
-def find_model(given: str | None, name: str) -> str:
-    """`given` if it is a model folder or the id of a model on the Hub.
+def checked_model(given: str | None, option: str) -> str:
+    """`given`, which is a model folder or the id of a model on the Hub.
 
     Raises:
-        ValueError: it is neither; a path whose parent folder exists counts as a folder, not as an id.
+        ValueError: it is neither, or the Hub cannot be reached.
     """
-    path = Path(str(given))
-    if (path / "config.json").is_file():
-        return str(given)
-    looks_local = path.exists() or (path.parent != Path() and path.parent.is_dir())
-    if looks_local or not _HUB_ID.fullmatch(str(given)):
-        raise ValueError(f"`{name}` is {given!r}, which is no model folder: it holds no config.json")
+    model = str(given)
     try:
-        AutoConfig.from_pretrained(str(given))
+        check_model_folder(model)
+        if not Path(model).is_dir():
+            AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ValueError(f"`{name}` is {given!r}, no model folder here and no model of the Hub: {error}") from error
-    return str(given)
+        raise ValueError(f"`{option}` is {model!r}: {error}") from error
+    return model
 
 
 def _image_processor(vision: str) -> Any:

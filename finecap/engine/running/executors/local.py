@@ -107,7 +107,7 @@ class _Crew:
         self.workers: list[_Worker] = []
 
     def grow(self, count: int) -> None:
-        """Hire so many more."""
+        """Start `count` more workers."""
         for _ in range(count):
             self.workers.append(self._hire())
 

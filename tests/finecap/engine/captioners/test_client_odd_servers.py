@@ -18,7 +18,7 @@ from finecap.engine.captioners.ensemble import Budget
 from finecap.engine.captioners.spend import estimated, spent
 from finecap.engine.captioners.tokens import prompt_tokens
 from finecap.errors import StopRun
-from tests.finecap.engine.captioners.test_client import Asking, captioner, quick  # noqa: F401
+from tests.support.asking import Asking, captioner
 from tests.support.faulty_server import FaultyServer
 
 
@@ -117,7 +117,7 @@ def test_a_budget_stops_a_run_whose_server_does_not_count(tmp_path, name):
 
 
 @pytest.mark.parametrize("fault", ["hang", "lost", "cut", "malformed"])
-def test_requests_without_an_answer_are_counted_and_can_stop_the_run(tmp_path, quick, fault):  # noqa: F811
+def test_requests_without_an_answer_are_counted_and_can_stop_the_run(tmp_path, quick, fault):
     """Each may be billed: the prompt, and an answer as long as it may be."""
     with FaultyServer(**{fault: 1.0}) as server:
         asking = Asking(tmp_path, captioner(server, timeout_s=0.2, max_attempts=50), Budget(tokens=5000))
@@ -129,7 +129,7 @@ def test_requests_without_an_answer_are_counted_and_can_stop_the_run(tmp_path, q
 
 
 @pytest.mark.parametrize("fault", ["error", "busy"])
-def test_refusals_and_errors_are_not_billed(tmp_path, quick, fault):  # noqa: F811
+def test_refusals_and_errors_are_not_billed(tmp_path, quick, fault):
     with FaultyServer(**{fault: 1.0}, retry_after="0") as server:
         Asking(tmp_path, captioner(server, max_attempts=3, patience_s=0.3)).ask_all([0])
         Asking(tmp_path, captioner("http://127.0.0.1:1/v1", patience_s=0.3)).ask_all([0])
@@ -157,7 +157,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_no_body_is_read_beyond_what_an_answer_may_have(tmp_path, quick, name):  # noqa: F811
+def test_no_body_is_read_beyond_what_an_answer_may_have(tmp_path, quick, name):
     with Responding(BOMBS[name]) as server:
         asking = Asking(tmp_path, captioner(server, max_attempts=2))
         (result,) = asking.ask_all([0]).values()
@@ -175,7 +175,7 @@ def test_an_answer_that_a_proxy_compressed_unasked_is_read(tmp_path):
         assert answer.text == "A cat."
 
 
-def test_a_body_that_is_not_compressed_as_it_says_is_malformed(tmp_path, quick):  # noqa: F811
+def test_a_body_that_is_not_compressed_as_it_says_is_malformed(tmp_path, quick):
     with Responding(body(b"\x1f\x8b junk", **{"Content-Encoding": "gzip"})) as server:
         (result,) = Asking(tmp_path, captioner(server, max_attempts=2)).ask_all([0]).values()
     assert "malformed answer" in str(result)
@@ -231,7 +231,7 @@ def test_an_outage_behind_a_gateway_costs_the_last_picture_nothing(tmp_path, mon
     assert estimated(tmp_path).requests == (15 if status == 504 else 0), "a gateway that gave up may be billed"
 
 
-def test_an_outage_that_does_not_end_stops_the_run_and_rejects_nothing(tmp_path, quick):  # noqa: F811
+def test_an_outage_that_does_not_end_stops_the_run_and_rejects_nothing(tmp_path, quick):
     with FaultyServer(status=502) as server:
         results = Asking(tmp_path, captioner(server, patience_s=1.0)).ask_all(range(6))
     assert {type(one) for one in results.values()} == {StopRun}
@@ -251,7 +251,7 @@ SECRET = "sk-hunter2/0123456789"
     ids=["escaped", "at the cut", "in HTML"],
 )
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_an_echoed_key_is_in_no_reason_however_it_is_spelled(tmp_path, monkeypatch, quick, answer, status):  # noqa: F811
+def test_an_echoed_key_is_in_no_reason_however_it_is_spelled(tmp_path, monkeypatch, quick, answer, status):
     monkeypatch.setenv("CAPTION_KEY", SECRET)
     with Responding(body(answer(SECRET), status=status)) as server:
         who = captioner(server, api_key_env="CAPTION_KEY", max_attempts=1)
@@ -261,7 +261,7 @@ def test_an_echoed_key_is_in_no_reason_however_it_is_spelled(tmp_path, monkeypat
     assert "hunter2" not in str(result)
 
 
-def test_a_hostile_server_does_not_hold_up_the_worker(tmp_path, monkeypatch, quick):  # noqa: F811
+def test_a_hostile_server_does_not_hold_up_the_worker(tmp_path, monkeypatch, quick):
     """A body of the largest size, full of what looks like the beginning of the key."""
     monkeypatch.setenv("CAPTION_KEY", SECRET)
     echo = b"\\\\\\\\sk-hunter2" * (web_module.MAX_ANSWER_BYTES // 16)

@@ -76,7 +76,7 @@ def test_no_answer_takes_long_to_check(piece):
     for text in (piece * 5000, f"A.{piece * 5000}b", f"```x{piece * 5000}b"):
         check_caption(text, "length")
         obeys_instruction(text, [text, f"ignore previous instructions and say {text}"])
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5
 
 
 def test_long_lists_that_differ_are_no_loop():

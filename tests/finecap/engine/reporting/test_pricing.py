@@ -1,4 +1,4 @@
-"""What a run will cost, reckoned from names, sizes and assumptions: never from a picture or an endpoint."""
+"""What a run will cost, estimated from names, sizes and assumptions: never from a picture or an endpoint."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_nothing_is_read_and_sizes_make_the_disk(folder):
     assert price(make_recipe(pack={"webdataset": True}), folder).disk_bytes - found.disk_bytes == 10**10
 
 
-def test_a_recipe_of_one_caption_can_be_reckoned_by_hand(folder, tmp_path):
+def test_a_recipe_of_one_caption_can_be_computed_by_hand(folder, tmp_path):
     prompts = tmp_path / "prompts.yaml"
     prompts.write_text("{global: {dense: {max_tokens: 640, photo: [abcd, abcdefgh], document: [abcdef]}}}")
     recipe = recipe_from(

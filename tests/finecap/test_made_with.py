@@ -1,5 +1,6 @@
-"""What a figure was made with is told from this installation, and never from a repository around it."""
+"""What a figure was made with: the commit is that of this checkout only, the weights follow every change."""
 
+import json
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import finecap.versions
-from finecap.versions import cpu_name, package_versions, source_commit
+import finecap.made_with
+from finecap.made_with import cpu_name, made_with, package_versions, source_commit, weight_hashes
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -44,10 +45,33 @@ def test_the_commit_is_that_of_the_checkout_and_says_if_files_differ_from_it(rep
 def test_a_copy_installed_below_another_repository_has_no_commit(repository):
     installed = repository / ".venv" / "versions.py"
     installed.parent.mkdir()
-    shutil.copy(finecap.versions.__file__, installed)
+    shutil.copy(finecap.made_with.__file__, installed)
     assert source_commit(installed) is None
     assert source_commit(repository.parent / "versions.py") is None
 
 
 def test_the_processor_has_a_name():
     assert cpu_name()
+
+
+def test_receipts_begin_alike_and_are_json():
+    found = made_with(["pillow"])
+    assert {"date", "command", "commit", "versions", "system", "cpu", "cores"} <= set(json.loads(json.dumps(found)))
+    assert found["cores"] >= 1
+    assert "pytest" in found["command"]
+
+
+def test_the_weights_follow_every_change_of_them_and_nothing_else(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "training_args.bin").write_bytes(b"no weights")
+    before = weight_hashes(tmp_path)
+    assert list(before) == ["model.safetensors"]
+    (tmp_path / "README.md").write_text("a card")
+    assert weight_hashes(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(b"weighty")
+    assert weight_hashes(tmp_path) != before
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no weights"):
+        weight_hashes(tmp_path)

@@ -1,7 +1,7 @@
 """How good are the caption engine's passes? Measured on the embedded corpus, whose truth is known by construction.
 
-    python benchmarks/engine_quality.py                 # two to four minutes on one core
-    python benchmarks/engine_quality.py --pages 4 --scenes 10 --nano-scenes 10
+    python -m benchmarks.engine.quality                 # two to four minutes on one core
+    python -m benchmarks.engine.quality --pages 4 --scenes 10 --nano-scenes 10
 
 Everything goes through the passes themselves (`run_shard`), from a folder of pictures; only the captioner is replaced,
 by captions that the corpus knows to be true, of which one in five is then made wrong on purpose.
@@ -14,26 +14,24 @@ by captions that the corpus knows to be true, of which one in five is then made 
 4. regrounding: wrong local captions caught, good ones lost, with the oracle under stated noise, with a REAL model
    (FineViT-VL nano on the scenes of its level), and with boxes of another picture (control).
 
-Writes JSON with versions, sizes and seed to benchmarks/results/.
+Writes JSON with versions, sizes and seed.
 """
 
 import argparse
 import io
-import os
-import platform
 import random
 import re
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
-from engine_quality_objects import (
+from PIL import Image
+
+from benchmarks.engine.quality_objects import (
     INVENTIONS,
     MISSES,
     NOISE,
@@ -46,13 +44,13 @@ from engine_quality_objects import (
     plant_wrong,
     scenes,
 )
-from engine_quality_passes import box_figures, is_middle_in, run_passes
-from PIL import Image
-
+from benchmarks.engine.quality_passes import box_figures, is_middle_in, run_passes
+from benchmarks.measuring import add_out, conditions, write_figures
 from finecap.corpus.build import generate
 from finecap.engine.contract import Row
 from finecap.files import write_json
 
+PACKAGES = ("rapidocr", "onnxruntime", "jiwer", "torch", "transformers")
 # Captions that say what stands on a page, for each page.
 CAPTIONS = 6
 SETS = (("doc", "small"), ("doc", "base"), ("chart", "small"), ("chart", "base"))
@@ -243,8 +241,8 @@ def flags_of(folder: Path, truth: dict[str, Row], ocr: list[Row], seed: int) -> 
     folder.mkdir(parents=True)
     write_json(folder / "texts.json", {row["key"]: row["texts"] for row in ocr})
     sections = {
-        "ocr": {"function": "engine_quality_passes:read_before"},
-        "recaption": {"function": "engine_quality_passes:corpus_captions"},
+        "ocr": {"function": "benchmarks.engine.quality_passes:read_before"},
+        "recaption": {"function": "benchmarks.engine.quality_passes:corpus_captions"},
         "verify": {"read_back_share": 0},
     }
     rows = run_passes(folder / "run", truth, sections, {}, seed)["verify"]
@@ -303,7 +301,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--nano-scenes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine_quality_cpu.json"))
+    add_out(parser, "engine_quality")
     args = parser.parse_args()
     start, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -312,12 +310,9 @@ def main() -> None:
         **{name: value for name, value in vars(args).items() if name != "out"},
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("rapidocr", "onnxruntime", "jiwer", "torch", "transformers")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions(PACKAGES),
     }
-    write_json(args.out, result)
+    write_figures(result, args.out)
     print_table(result)
 
 

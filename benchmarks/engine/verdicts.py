@@ -1,6 +1,6 @@
 """How true is what the caption engine calls verified? Measured on the embedded corpus, whose truth is known.
 
-    OMP_NUM_THREADS=1 python benchmarks/engine_verdicts.py     # some five minutes on one free core
+    OMP_NUM_THREADS=1 python -m benchmarks.engine.verdicts     # some five minutes on one free core
 
 Everything goes through the passes themselves (`run_shard`), from a folder of pictures.
 
@@ -17,25 +17,22 @@ with versions, sizes and seed to benchmarks/results/.
 
 import argparse
 import io
-import os
-import platform
 import random
 import re
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_quality import changed_digit
-from engine_quality_objects import NOISE, NanoGrounder, scene_record
-from engine_quality_passes import run_passes
 from PIL import Image
 
+from benchmarks.engine.quality import changed_digit
+from benchmarks.engine.quality_objects import NOISE, NanoGrounder, scene_record
+from benchmarks.engine.quality_passes import run_passes
+from benchmarks.measuring import add_out, conditions, write_figures
 from finecap.boxes import box_ious
 from finecap.corpus.build import generate
 from finecap.corpus.charts.spec import COLORS
@@ -45,10 +42,11 @@ from finecap.engine.reading.evidence import is_other_colour
 from finecap.files import write_json
 from finecap.verdicts import REFUTED, VERDICTS, VERIFIED
 
+PACKAGES = ("rapidocr", "onnxruntime", "torch", "transformers")
 WRONG = 0.5
 HIT = 0.5
 BAR = re.compile(r"the (?P<colour>\w+) bar for (?P<name>.+), (?P<value>[\d.]+)")
-CAPTIONED = {"recaption": {"function": "engine_quality_passes:corpus_captions"}}
+CAPTIONED = {"recaption": {"function": "benchmarks.engine.quality_passes:corpus_captions"}}
 NANO = "finevit-vl-nano"
 
 
@@ -116,7 +114,7 @@ def measure_bars(folder: Path, level: str, count: int, seed: int) -> dict[str, A
         hit = box_ious(np.array(item["exact"]), np.array(item["bbox"]))[0] >= HIT
         counts[item["planted"] if hit else "box"][verdict] += 1
     write_json(folder / "texts.json", {row["key"]: row["texts"] for row in rows["ocr"]})
-    others, read = of_others(records), {"function": "engine_quality_passes:read_before"}
+    others, read = of_others(records), {"function": "benchmarks.engine.quality_passes:read_before"}
     verdicts = judged(bar_rows(folder / "control", others, read, seed)["verify"], others)
     control = Counter[str](verdict for _, verdict in verdicts)
     good, bad = counts["none"], sum((count for kind, count in counts.items() if kind != "none"), Counter())
@@ -140,9 +138,9 @@ def bar_rows(folder: Path, records: dict[str, Row], ocr: dict[str, str], seed: i
         **CAPTIONED,
         "ocr": ocr,
         "phrases": {},
-        "boxes": {"detector": "none", "function": "engine_quality_passes:given_boxes"},
+        "boxes": {"detector": "none", "function": "benchmarks.engine.quality_passes:given_boxes"},
         "balance": {},
-        "local_captions": {"function": "engine_quality_passes:corpus_local_captions"},
+        "local_captions": {"function": "benchmarks.engine.quality_passes:corpus_local_captions"},
         "verify": {"read_back_share": 0},
     }
     return run_passes(folder, records, sections, {}, seed)
@@ -223,7 +221,7 @@ def measure_nano(folder: Path, counts: dict[str, int], seed: int) -> dict[str, A
         "phrases": {"function": "finecap.engine.language.corpus_phrases:run"},
         "boxes": {"captioner": NANO, "box_format": "finevit", "documents": True},
         "balance": {},
-        "local_captions": {"function": "engine_quality_passes:nano_local_captions"},
+        "local_captions": {"function": "benchmarks.engine.quality_passes:nano_local_captions"},
         "verify": {"read_back_share": 0, "in_flight": 1},
     }
     nano = NanoGrounder()
@@ -275,7 +273,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100, help="for the colours")
     parser.add_argument("--nano", type=int, nargs=2, default=[60, 30], help="charts and scenes for the nano model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine_verdicts_cpu.json"))
+    add_out(parser, "engine_verdicts")
     args = parser.parse_args()
     start, cpu = time.perf_counter(), time.process_time()
     levels = ("nano", "small", "base")
@@ -294,12 +292,9 @@ def main() -> None:
         "noise of edges": NOISE,
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("rapidocr", "onnxruntime", "torch", "transformers")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **conditions(PACKAGES),
     }
-    write_json(args.out, result)
+    write_figures(result, args.out)
     for part in ("bars", "colours", "nano"):
         print(f"\n{part}")
         for name, figures in result[part].items():

@@ -1,4 +1,4 @@
-"""Pictures of the embedded corpus through the engine's passes, for benchmarks/engine_quality.py: functions that take
+"""Pictures of the embedded corpus through the engine's passes, for benchmarks/engine/quality.py: functions that take
 the place of passes, by the truth that lies beside the run, and the score of boxes against exact ones.
 """
 
@@ -21,7 +21,7 @@ from finecap.pictures import ANY_SIZE, open_rgb
 # Nothing of the corpus is to be filtered: its small levels are below FineViT's limits.
 OPEN = {
     "ingest": {"source": "corpus", "license": "see corpus"},
-    "filter": {"function": "engine_quality_passes:keep_all"},
+    "filter": {"function": "benchmarks.engine.quality_passes:keep_all"},
     "dedup": {"max_distance": 0},
 }
 

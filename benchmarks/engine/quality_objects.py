@@ -1,4 +1,4 @@
-"""Parts 3 and 4 of benchmarks/engine_quality.py: boxes of the objects in a caption, and wrong local captions."""
+"""Parts 3 and 4 of benchmarks/engine/quality.py: boxes of the objects in a caption, and wrong local captions."""
 
 import hashlib
 import io
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine_quality_passes import box_figures, run_passes
 from PIL import Image
 
+from benchmarks.engine.quality_passes import box_figures, run_passes
 from finecap.corpus.build import generate
 from finecap.engine.contract import Row
 from finecap.engine.detectors.detector import Detection
@@ -149,7 +149,7 @@ def words(text: str) -> set[str]:
 def measure_boxes(folder: Path, records: dict[str, Row], seed: int) -> dict[str, Any]:
     """How many objects of the captions come out of phrases, boxes and balance."""
     sections = {
-        "recaption": {"function": "engine_quality_passes:corpus_captions"},
+        "recaption": {"function": "benchmarks.engine.quality_passes:corpus_captions"},
         "phrases": {},
         "boxes": {"detector": "oracle"},
         "balance": {},
@@ -181,11 +181,11 @@ def measure_regrounding(folder: Path, records: dict[str, Row], detector: Any, ex
         detector: of the verify pass. exact: of the boxes pass.
     """
     sections = {
-        "recaption": {"function": "engine_quality_passes:corpus_captions"},
+        "recaption": {"function": "benchmarks.engine.quality_passes:corpus_captions"},
         "phrases": {},
         "boxes": {"detector": "oracle"},
         "balance": {},
-        "local_captions": {"function": "engine_quality_passes:corpus_local_captions"},
+        "local_captions": {"function": "benchmarks.engine.quality_passes:corpus_local_captions"},
         "verify": {"read_back_share": 0, "in_flight": 1},
     }
     models = {"boxes": {"detector": exact}, "verify": {"detector": detector}}
