@@ -128,7 +128,7 @@ def test_links_and_devices_in_place_of_pictures_are_said(tmp_path, kind):
                 archive.addfile(link)
     rows = rows_of(path)
     assert [row["bytes"] for row in rows] == [b"x", None, b"x"]
-    assert rows[1]["problem"].startswith("unreadable: a link or device and no file is in the archive as b.jpg")
+    assert rows[1]["problem"].startswith("unreadable: the archive holds a link or device in place of b.jpg")
 
 
 @pytest.mark.parametrize("options", [{}, {"format": tarfile.PAX_FORMAT, "pax_headers": {"comment": "for all"}}])
