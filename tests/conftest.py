@@ -1,4 +1,4 @@
-"""What tests of more than one room share."""
+"""What tests of more than one package share."""
 
 import os
 import re

@@ -37,7 +37,7 @@ from finecap.boxes import box_ious
 from finecap.corpus.build import generate
 from finecap.corpus.charts.spec import COLORS
 from finecap.engine.contract import Row
-from finecap.engine.language.colours import SHADES, colours_said
+from finecap.engine.language.colour_words import SHADES, colours_said
 from finecap.engine.reading.evidence import is_other_colour
 from finecap.files import write_json
 from finecap.verdicts import REFUTED, VERDICTS, VERIFIED

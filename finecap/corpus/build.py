@@ -30,8 +30,8 @@ from finecap.corpus import card, easyvqa, gallery
 from finecap.corpus.levels import level_of
 from finecap.features import FINECAP_FEATURES
 from finecap.files import claimed, committed, write_text
-from finecap.records import SPLITS, Record, validate_record
-from finecap.shards.layout import split_file
+from finecap.records import Record, validate_record
+from finecap.shards.layout import SPLITS, split_file
 
 KINDS = ("doc", "chart", "scene", "easyvqa")
 SPLIT_SHARES = {"train": 0.9, "validation": 0.03, "test": 0.07}

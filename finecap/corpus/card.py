@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from finecap.files import write_text
-from finecap.records import SPLITS
-from finecap.shards.layout import split_files, split_pattern
+from finecap.shards.layout import SPLITS, split_files, split_pattern
 
 HELD_OUT = """\
 What is held out, so that no test item can be known from training:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import random
 
-from finecap.records import SPLITS
+from finecap.shards.layout import SPLITS
 
 # Share of the value space (answer strings, label-value pairs, arrangements, drawings) that each split owns.
 # How many rows a split gets is a separate choice of the build.

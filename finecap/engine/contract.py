@@ -32,7 +32,7 @@ class Settings:
         captioners: the ensemble.
         budget: where the run stops.
         options: options of each pass that runs, by its name.
-        functions: passes that somebody's own function takes the place of, by name.
+        functions: functions that take the place of passes, by the name of the pass.
     """
 
     seed: int = 0

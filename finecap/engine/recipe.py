@@ -48,7 +48,7 @@ class Recipe:
 
     Attributes:
         passes: options of each pass that runs, by name, in the engine's order.
-        functions: passes that somebody's own function takes the place of, by name: "package.module:function".
+        functions: functions that take the place of passes, by the name of the pass: "package.module:function".
         captioners: the ensemble; which one captions an image is drawn by weight, `seed` and the image's key.
         budget: where the run stops, whatever is left to do.
         seed: of every draw.
@@ -77,7 +77,7 @@ class Recipe:
     def resolve(self, step: Pass) -> Pass:
         """The pass with its parents narrowed to those of this recipe and its function replaced if the recipe says so.
 
-        That function is imported when it is called: whoever asks for the status of a run need not have it.
+        The function is imported when it is called, so the status of a run can be read without it.
         """
         step = replace(step, parents=self._parents(step))
         dotted = self.functions.get(step.name)

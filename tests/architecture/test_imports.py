@@ -33,7 +33,7 @@ BELOW = {
     "finevit_cli": {"finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit"},
 }
 MOST_MODULES = 15
-# Modules of one name in several rooms are of one kind: "card" writes a card, wherever it is.
+# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is.
 SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build"}
 
 

@@ -1,6 +1,8 @@
 """Benchmarks say what they are doing, end in time, and write down what their figures were measured with."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -38,3 +40,11 @@ def test_the_towers_end_with_their_budget(tmp_path):
     done = run("encoder.towers", *SMALLEST["encoder.towers"], "--out", str(out))
     assert "0 s are over after 1 of 50 turns" in done.stderr
     assert len(json.loads(out.read_text())["results"]["finevit"]["forward"]["wall_s"]) == 1
+
+
+def test_the_functions_that_take_the_place_of_passes_are_where_the_benchmarks_say():
+    texts = [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
+    named = {match.groups() for text in texts for match in re.finditer(r'"([\w.]+\.[\w.]+):(\w+)"', text)}
+    assert ("benchmarks.engine.quality_passes", "keep_all") in named
+    for module, name in named:
+        assert callable(getattr(importlib.import_module(module), name))

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from lmms_eval.tasks.docvqa.utils import docvqa_doc_to_text
 from lmms_eval.tasks.refcoco.utils_rec import refcoco_bbox_rec_doc_to_text
 from PIL import Image
@@ -13,16 +12,9 @@ from PIL import Image
 import finevit
 from finevit import ask
 from finevit_cli import main
-from finevit_vl import (
-    FineViTVLConfig,
-    FineViTVLForConditionalGeneration,
-    FineViTVLProcessor,
-    build_qwen_tokenizer,
-    generation_config_for,
-)
 from finevit_vl.answering import Answer, AnswerGenerator
 from finevit_vl.model_folder import check_model_folder
-from modeling_finevit import FineViTImageProcessorPil
+from tests.support.vl_models import save_untrained_nano
 
 WIDTH, HEIGHT = 120, 80
 # lmms-eval keeps these words in a YAML that only its task loader reads.
@@ -31,17 +23,8 @@ DOCVQA_PROMPT = {"pre_prompt": "", "post_prompt": "\nAnswer the question using a
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    """An untrained nano model whose answers vary with the picture."""
-    torch.manual_seed(0)
-    processor = FineViTVLProcessor.from_vision_text_pretrained(FineViTImageProcessorPil(), build_qwen_tokenizer(512))
-    config = FineViTVLConfig.from_size("nano", tokenizer=processor.tokenizer, tie_word_embeddings=False)
-    model = FineViTVLForConditionalGeneration(config)
-    model.generation_config = generation_config_for(processor)
-    torch.nn.init.normal_(model.lm_head.weight, std=1.0)
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    """A folder with an untrained nano model."""
+    return save_untrained_nano(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line itself: every command is there, and hands what it was given to its room."""
+"""The command line itself: every command is there, and hands its arguments to the package that does the work."""
 
 from pathlib import Path
 

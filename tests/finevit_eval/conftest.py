@@ -82,29 +82,10 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory) -> Path:
-    """A folder with an untrained nano model; its wide untied head makes its answers vary with the picture."""
-    import torch
+    """A folder with an untrained nano model."""
+    from tests.support.vl_models import save_untrained_nano
 
-    from finevit_vl import (
-        FineViTVLConfig,
-        FineViTVLForConditionalGeneration,
-        FineViTVLProcessor,
-        build_qwen_tokenizer,
-        generation_config_for,
-    )
-    from modeling_finevit import FineViTImageProcessorPil
-
-    torch.manual_seed(0)
-    processor = FineViTVLProcessor.from_vision_text_pretrained(FineViTImageProcessorPil(), build_qwen_tokenizer(512))
-    config = FineViTVLConfig.from_size("nano", tokenizer=processor.tokenizer, tie_word_embeddings=False)
-    model = FineViTVLForConditionalGeneration(config)
-    model.generation_config = generation_config_for(processor)
-    torch.nn.init.normal_(model.lm_head.weight, std=1.0)
-    torch.nn.init.normal_(model.model.multi_modal_projector.linear_2.weight, std=1.0)
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_untrained_nano(tmp_path_factory.mktemp("model"))
 
 
 def _truths(corpus: Path) -> dict[str, str]:

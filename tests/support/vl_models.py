@@ -1,9 +1,19 @@
 """Pictures, messages, configurations and encoded batches for the tests of finevit_vl."""
 
+from pathlib import Path
+
 import numpy as np
+import torch
 from PIL import Image
 
-from finevit_vl import FineViTVLConfig
+from finevit_vl import (
+    FineViTVLConfig,
+    FineViTVLForConditionalGeneration,
+    FineViTVLProcessor,
+    build_qwen_tokenizer,
+    generation_config_for,
+)
+from modeling_finevit import FineViTImageProcessorPil
 
 
 def noise_image(seed: int, width: int = 84, height: int = 56) -> Image.Image:
@@ -42,3 +52,17 @@ def encode(processor, conversations, **kwargs):
         processor_kwargs={"padding": True},
         **kwargs,
     )
+
+
+def save_untrained_nano(folder: Path) -> Path:
+    """An untrained nano model and its processor; a wide untied head makes its answers vary with the picture."""
+    torch.manual_seed(0)
+    processor = FineViTVLProcessor.from_vision_text_pretrained(FineViTImageProcessorPil(), build_qwen_tokenizer(512))
+    config = FineViTVLConfig.from_size("nano", tokenizer=processor.tokenizer, tie_word_embeddings=False)
+    model = FineViTVLForConditionalGeneration(config)
+    model.generation_config = generation_config_for(processor)
+    torch.nn.init.normal_(model.lm_head.weight, std=1.0)
+    torch.nn.init.normal_(model.model.multi_modal_projector.linear_2.weight, std=1.0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

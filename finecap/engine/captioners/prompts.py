@@ -128,7 +128,7 @@ def local_prompt(
     """The prompt for one local caption.
 
     Args:
-        texts: "phrase", "label", "caption" and, if there is text in the box, "texts"; strangers' words, each of
+        texts: "phrase", "label", "caption" and, if there is text in the box, "texts"; untrusted, each of
             them fenced.
         box: x1, y1, x2, y2 in pixels; what reaches over the edge is cut off.
         size: width and height of the picture, in pixels.

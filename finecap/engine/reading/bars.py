@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from finecap.engine.language.colours import SAME_PAINT, colour_of, colours_said, has_colour, is_called, oklab
+from finecap.engine.language.colour_words import colour_of, colours_said
 from finecap.engine.language.noun_rules import word_set
 from finecap.engine.language.text_checks import Written, contradicted_numbers, readings, words_of
+from finecap.engine.reading.colours import SAME_PAINT, has_colour, is_called, oklab
 from finecap.verdicts import REFUTED, VERIFIED, Verdict
 
 # A bar is a rectangle of one paint: so much of each edge and of the whole.

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from finecap.boxes import box_ious
-from finecap.engine.language.colours import SAME_PAINT, colours_said, has_colour, oklab
+from finecap.engine.language.colour_words import colours_said
 from finecap.engine.language.text_checks import Written, contradicted_numbers, contradicted_quotes
 from finecap.engine.reading.bars import bar_at, is_called_bar, judge_bar
+from finecap.engine.reading.colours import SAME_PAINT, has_colour, oklab
 from finecap.engine.reading.text_regions import texts_inside
 from finecap.verdicts import REFUTED, Verdict
 

@@ -17,7 +17,7 @@ from finecap.engine.contract import Context, Pass, Row
 from finecap.errors import StopRun
 
 # A shard fails when all of its rows, and at least three, failed with one type of exception; and when at least ten, and
-# more than half, did. Fewer than that may be one stranger's pictures in a small last shard.
+# more than half, did. Fewer than that may be pictures of one odd source in a small last shard.
 ALL_ALIKE, MOST_ALIKE = 3, 10
 # Rows in a row that fail with one type of error and end the shard at once: nobody has to wait, or pay, for the rest.
 IN_A_ROW = 50

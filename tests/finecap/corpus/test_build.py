@@ -16,7 +16,7 @@ from finecap.corpus import build
 from finecap.corpus.build import apportion, build_corpus, plan, resolve
 from finecap.features import FINECAP_FEATURES
 from finecap.files import claimed
-from finecap.records import SPLITS
+from finecap.shards.layout import SPLITS
 
 SIZE = 240
 BUILD = """

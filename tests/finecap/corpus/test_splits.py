@@ -21,7 +21,8 @@ from finecap.corpus.scenes import backgrounds, referring, sprites
 from finecap.corpus.scenes import scene as scenes
 from finecap.corpus.scenes.placing import Placed
 from finecap.corpus.seeding import VALUE_SHARES, split_of
-from finecap.records import SPLITS, validate_record
+from finecap.records import validate_record
+from finecap.shards.layout import SPLITS
 
 
 def many(kind, split, difficulty, count, seed=0):

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import skimage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import ImageEnhance
 
 from finecap.engine.passes import dedup
 from finecap.engine.recipe import recipe_from
@@ -19,6 +18,7 @@ from finecap.engine.running.one_shard import Run, run_reduce, run_shard
 from finecap.engine.running.store import Store
 from finecap.errors import StopRun
 from finecap.shards.plan import plan_shards
+from tests.support.photographs import PHOTOGRAPHS, photograph
 
 
 def write_outputs(folder: Path, shards: list[list[dict]]) -> dict[str, list[Path]]:
@@ -145,22 +145,12 @@ def test_too_little_memory_ends_the_run_with_advice(tmp_path):
         found_in(tmp_path, [rows], memory="1MB")
 
 
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
-    "hubble_deep_field.jpg",
-)
-
-
 def test_copies_of_photographs_are_dropped_across_shards_and_different_photographs_stay(tmp_path):
     """Through ingest, filter, reduce and the pass itself, from files to rejects."""
     source = tmp_path / "in"
     source.mkdir()
     for name in PHOTOGRAPHS:
-        picture = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
+        picture = photograph(name)
         stem = Path(name).stem
         picture.save(source / f"1-{stem}.png")
         picture.save(source / f"2-{stem}.jpg", quality=60)

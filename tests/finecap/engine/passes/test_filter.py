@@ -17,6 +17,7 @@ from finecap.engine.running.one_shard import Run, run_shard
 from finecap.engine.running.store import Store
 from finecap.pictures import encoded
 from finecap.shards.plan import plan_shards
+from tests.support import photographs
 from tests.support.hostile_pictures import grey_only
 
 PHOTOGRAPHS = (
@@ -30,7 +31,7 @@ PHOTOGRAPHS = (
 
 
 def photograph(name: str, short_side: int = 600) -> Image.Image:
-    picture = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
+    picture = photographs.photograph(name)
     scale = short_side / min(picture.size)
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
 

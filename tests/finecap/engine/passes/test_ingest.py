@@ -13,7 +13,6 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pytest
-import skimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,20 +27,9 @@ from finecap.errors import StopRun
 from finecap.pictures import BadPicture, encoded, open_rgb, opened, scaled_jpeg
 from finecap.shards import links
 from modeling_finevit.image_inputs import to_rgb
+from tests.support.photographs import PHOTOGRAPHS, photograph
 
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
-    "hubble_deep_field.jpg",
-)
 OPTIONS = Options(source="here", license="cc0", max_pixels=4_000_000, max_bytes=3_000_000)
-
-
-def photograph(name: str = "coffee.png") -> Image.Image:
-    return Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
 
 
 def ingested(*items: dict, options: Options = OPTIONS) -> tuple[list[dict], Context]:

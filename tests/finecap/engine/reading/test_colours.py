@@ -5,7 +5,8 @@ import pytest
 from PIL import ImageColor
 
 from finecap.corpus.charts.spec import COLORS
-from finecap.engine.language.colours import SHADES, colours_said, has_colour, is_called, oklab
+from finecap.engine.language.colour_words import SHADES
+from finecap.engine.reading.colours import has_colour, is_called, oklab
 
 
 def test_oklab_is_that_of_its_author():
@@ -35,22 +36,3 @@ def test_the_colours_of_the_corpus_are_called_what_they_are_and_no_opposite(name
     assert is_called(paint, name)
     assert {other for other in SHADES if has_colour(paint, other)} <= {name, *neighbours[name]}
     assert [other for other in SHADES if is_called(paint, other)] == [name]
-
-
-@pytest.mark.parametrize(
-    ("caption", "label", "said"),
-    [
-        ("the gray bar for Sep, 75", "bar", ["gray"]),
-        ("A big grey bar", "bar", ["gray"]),
-        ("a dark blue and white bus in front of a red house", "bus", ["blue", "white"]),
-        ("a man in a red shirt", "man", []),
-        ("a bus beside a red car", "bus", []),
-        ("a glass of white wine", "wine", []),
-        ("an orange on a plate", "orange", []),
-        ("a purple bunch of grapes", "bunch of grapes", ["purple"]),
-        ("something else", "bus", []),
-        ("", "", []),
-    ],
-)
-def test_only_the_colours_of_the_thing_itself_count(caption, label, said):
-    assert colours_said(caption, label) == said
