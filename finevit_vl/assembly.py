@@ -102,7 +102,10 @@ def _load_projector(projector: nn.Module, folder: Path) -> None:
     try:
         projector.load_state_dict(load_file(file))
     except RuntimeError as error:
-        raise ValueError(f"{file} does not fit between this encoder and language model: {error}") from error
+        raise ValueError(
+            f"{file} does not fit between this encoder and language model; leave `projector` out to start with a new "
+            f"one: {error}"
+        ) from error
 
 
 def generation_config_for(processor: FineViTVLProcessor, base: GenerationConfig | None = None) -> GenerationConfig:

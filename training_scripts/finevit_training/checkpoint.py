@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
+from finevit_training.loop.keeping import checkpoints
 from finevit_training.loop.skips import SKIPPED_FILE
 from finevit_training.receipt import model_card, weights_sha256
 from finevit_training.recipe import Recipe, asked_recipe
@@ -22,7 +22,6 @@ RECIPE_FILE = "recipe.yaml"
 CURVE_FILE = "training_curve.json"
 CURVE_PICTURE = "training_curve.png"
 RECEIPT_FILE = "receipt.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 
 
@@ -50,7 +49,7 @@ def find_checkpoint(out: Path, wanted: str | None) -> str | None:
                 "`last-or-start`"
             )
         return wanted
-    found = {int(match[1]): path for path in out.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))}
+    found = checkpoints(out)
     whole = sorted(step for step, path in found.items() if _is_whole(path))
     of_ranks = [set(steps) for steps in gather_object([whole])]
     if common := set.intersection(*of_ranks):

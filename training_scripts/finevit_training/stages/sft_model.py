@@ -1,17 +1,16 @@
 """The model and processor that a recipe asks for: a FineViT-VL, a tower and a language model, or from scratch."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.utils import is_torchvision_available
 
 import modeling_finevit
+from finecap.hub import is_hub_id
 from finecap.tasks import wording as prompts
 from finevit_training.arguments import ModelArguments
 from finevit_training.loop.parts import freeze, lora_config
@@ -24,9 +23,6 @@ from finevit_vl import (
 )
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.processing_finevit_vl import set_pixel_budget
-from modeling_finevit.conversion import PROJECTOR_FILE
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def build_processor(args: ModelArguments) -> FineViTVLProcessor:
@@ -62,10 +58,8 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
         model = FineViTVLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32, **attention)
     elif args.vision:
         model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(
-            args.vision, find_model(args.llm, "llm"), processor, dtype=torch.float32
+            args.vision, find_model(args.llm, "llm"), processor, dtype=torch.float32, projector=args.projector
         )
-        if args.projector:
-            load_projector(model, Path(args.projector))
     else:
         model = FineViTVLForConditionalGeneration(scratch_config(args, processor))
         model.generation_config = generation_config_for(processor)
@@ -75,26 +69,6 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
         model, {"tower": bool(args.train_tower), "projector": bool(args.train_projector), "llm": bool(args.train_llm)}
     )
     return model
-
-
-def load_projector(model: FineViTVLForConditionalGeneration, folder: Path) -> None:
-    """Puts the projector that a conversion wrote beside its encoder into `model`.
-
-    Raises:
-        ValueError: there is none, or it was made for other widths.
-    """
-    path = folder / PROJECTOR_FILE
-    if not path.is_file():
-        raise ValueError(f"`projector` is {folder}, which holds no {PROJECTOR_FILE}; give the folder of a conversion")
-    state, projector = load_file(path), model.model.multi_modal_projector
-    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    ours = {name: tuple(tensor.shape) for name, tensor in projector.state_dict().items()}
-    if theirs != ours:
-        raise ValueError(
-            f"the projector in {path} is {theirs}, and this tower and language model need {ours}: it was made for "
-            "another language model; leave `projector` out to start with a new one"
-        )
-    projector.load_state_dict(state)
 
 
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
@@ -129,17 +103,18 @@ def build_lora(
 
 
 def find_model(given: str | None, name: str) -> str:
-    """`given` if it is a model folder or the id of a model on the Hub.
+    """`given` if it is a model folder or the id of a model on the Hub, see `finecap.hub.is_hub_id`.
 
     Raises:
-        ValueError: it is neither; a path whose parent folder exists counts as a folder, not as an id.
+        ValueError: it is neither.
     """
-    path = Path(str(given))
-    if (path / "config.json").is_file():
+    if (Path(str(given)) / "config.json").is_file():
         return str(given)
-    looks_local = path.exists() or (path.parent != Path() and path.parent.is_dir())
-    if looks_local or not _HUB_ID.fullmatch(str(given)):
-        raise ValueError(f"`{name}` is {given!r}, which is no model folder: it holds no config.json")
+    if not is_hub_id(str(given)):
+        raise ValueError(
+            f"`{name}` is {given!r}, which is no model folder: it holds no config.json; give one, or a Hub id "
+            "(owner/name)"
+        )
     try:
         AutoConfig.from_pretrained(str(given))
     except (OSError, ValueError) as error:
