@@ -3,16 +3,17 @@
 
 from pathlib import Path
 
+from finecap.hub import is_hub_id
+
 
 def check_model_folder(folder: str | Path) -> None:
     """Raise a `ValueError` that says what is wrong when `folder` is neither a model folder nor a Hub id.
 
-    What reads like a Hub id and begins with a folder that is there (`outputs/demoo`) is a mistyped folder.
+    See `finecap.hub.is_hub_id` for what counts as an id.
     """
     path = Path(folder)
     if path.exists() and not (path / "config.json").is_file():
         raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained wrote.")
-    if not path.exists() and (path.is_absolute() or len(path.parts) != 2):
-        raise ValueError(f"{folder} does not exist; give a model folder or a Hub id (owner/name).")
-    if not path.exists() and path.parent.is_dir():
-        raise ValueError(f"{folder} does not exist: the folder {path.parent} is there and holds no {path.name}.")
+    if not path.exists() and not is_hub_id(folder):
+        there = f": the folder {path.parent} is there and holds no {path.name}" if path.parent.is_dir() else ""
+        raise ValueError(f"{folder} does not exist{there}; give a model folder or a Hub id (owner/name).")

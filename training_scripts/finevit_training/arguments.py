@@ -84,7 +84,10 @@ class ModelArguments:
 class DataArguments:
     """Which records are trained on and what is asked about them."""
 
-    data: list[str] = field(default_factory=list, metadata={"help": "FineCap corpora: folders in the Hub's layout."})
+    data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "FineCap corpora: folders or Hub ids (owner/name)."},
+    )
     split: str = field(default="train", metadata={"help": "Split of the corpora."})
     eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
     eval_records: int | None = field(

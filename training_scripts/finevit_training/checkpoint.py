@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
 from finecap.made_with import weight_hashes
+from finevit_training.loop.keeping import checkpoints
 from finevit_training.loop.skips import SKIPPED_FILE
 from finevit_training.receipt import model_card
 from finevit_training.recipe import Recipe, asked_recipe
@@ -23,7 +23,6 @@ RECIPE_FILE = "recipe.yaml"
 CURVE_FILE = "training_curve.json"
 CURVE_PICTURE = "training_curve.png"
 RECEIPT_FILE = "receipt.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 
 
@@ -51,7 +50,7 @@ def find_checkpoint(out: Path, wanted: str | None) -> str | None:
                 "`last-or-start`"
             )
         return wanted
-    found = {int(match[1]): path for path in out.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))}
+    found = checkpoints(out)
     whole = sorted(step for step, path in found.items() if _is_whole(path))
     of_ranks = [set(steps) for steps in gather_object([whole])]
     if common := set.intersection(*of_ranks):

@@ -1,5 +1,9 @@
 """Records behind sample keys: random streams, stand-ins for records that cannot be used, rough lengths."""
 
+import shutil
+from pathlib import Path
+
+import datasets
 import pytest
 
 from finevit_training.data.order import SampleKey
@@ -43,3 +47,45 @@ def test_lengths_of_records_with_holes_are_estimated_too(records):
     rows = records.select(range(2)).to_list()
     holes = type(records).from_list([rows[0], {**rows[1], **hollow}], features=records.features)
     assert estimate_lengths(holes)[1] == 0
+
+
+@pytest.fixture
+def hub_cache(nano_corpus, tmp_path, monkeypatch):
+    """`owner/records` as `datasets` keeps it after a download, without a network; `owner/other` is no FineCap."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, columns in (("records", None), ("other", ["id", "image"])):
+        files = {"train": str(nano_corpus / "data" / "*.parquet")}
+        made = datasets.load_dataset("parquet", data_files=files, columns=columns, cache_dir=tmp_path / name)
+        folder = Path(made["train"].cache_files[0]["filename"]).parent
+        kept = tmp_path / "cache" / f"owner___{name}" / "default" / "0.0.0" / folder.name
+        shutil.copytree(folder, kept)
+        (kept / "parquet-train.arrow").rename(kept / f"{name}-train.arrow")
+
+
+def test_records_come_from_the_hub_by_their_id(hub_cache, nano_corpus, records):
+    assert load_records(["owner/records"], "train")["id"] == records["id"]
+    both = load_records(["owner/records", str(nano_corpus)], "train")
+    assert both["id"] == [*records["id"], *records["id"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "split", "word"),
+    [
+        ("owner/other", "train", "no FineCap records: they lack .'width'"),
+        ("owner/nothing", "train", "'owner/nothing' in `data` cannot be loaded.*finevit corpus build"),
+        ("owner/records", "test", "split 'test' of 'owner/records'"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_named(hub_cache, given, split, word):
+    with pytest.raises(ValueError, match=word):
+        load_records([given], split)
+
+
+@pytest.mark.parametrize("given", ["outputs/corpuss", "corpus", "./owner/name", "/no/corpus"])
+def test_a_mistyped_path_is_an_error_before_the_network_is_asked(given, tmp_path, monkeypatch):
+    (tmp_path / "outputs" / "corpus").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", None)  # whatever would ask it
+    with pytest.raises(ValueError, match=r"holds no data/train-\*.*finevit corpus build"):
+        load_records([given], "train")

@@ -3,8 +3,8 @@
 FINEVIT_FUZZ_CASES and FINEVIT_FUZZ_SEED set the number of records that are read and the seed for longer runs.
 """
 
-import copy
 import os
+import pickle
 import random
 
 import pytest
@@ -80,7 +80,7 @@ class Spoilt(RecordDataset):
     """Good records in which most are spoilt, each in one to three places, as (seed, index) say."""
 
     def __init__(self, records, length, seed):
-        self.good = [RecordDataset(records).records[index] for index in range(len(records))]
+        self.good = [pickle.dumps(record) for record in RecordDataset(records).records]
         self.length = length
         self.seed = seed
         self.records = self
@@ -92,7 +92,7 @@ class Spoilt(RecordDataset):
         if isinstance(key, SampleKey):
             return super().__getitem__(key)
         rng = random.Random(f"{self.seed}/{key}")
-        record = copy.deepcopy(rng.choice(self.good))
+        record = pickle.loads(rng.choice(self.good))
         if rng.random() < SPOILT_SHARE:
             for _ in range(rng.randint(1, 3)):
                 spoil(record, rng)

@@ -1,13 +1,16 @@
 """One short run of each mode, the loss against two others' losses, and what stops a run."""
 
 import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from trl import SFTTrainer
 
 from finevit_training.data.batch import model_inputs
+from finevit_training.loop import clock
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.stops import NONFINITE_FILE
 
@@ -24,7 +27,7 @@ def first_batch(trainer):
 def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):
     trainer = trainer_for()
     batch = first_batch(trainer)
-    count = (batch["labels"][:, 1:] != -100).sum()
+    tokens = (batch["labels"][:, 1:] != -100).sum()
 
     def loss_and_gradient(compute):
         trainer.model.zero_grad()
@@ -32,9 +35,9 @@ def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):
         loss.backward()
         return loss.detach(), [p.grad.clone() for p in trainer.model.parameters()]
 
-    ours, our_gradients = loss_and_gradient(lambda: trainer.supervised_loss(trainer.model, dict(batch), count))
+    ours, our_gradients = loss_and_gradient(lambda: trainer.supervised_loss(trainer.model, dict(batch), tokens))
     theirs = loss_and_gradient(lambda: trainer.model(**batch).loss)
-    trl = loss_and_gradient(lambda: SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), False, count))
+    trl = loss_and_gradient(lambda: SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), False, tokens))
     for loss, gradients in (theirs, trl):
         torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
         for ours_p, theirs_p in zip(our_gradients, gradients, strict=True):
@@ -105,12 +108,15 @@ def test_activation_checkpointing_changes_no_loss(trainer_for):
     assert losses(plain) == pytest.approx(losses(recomputed), rel=1e-6)
 
 
-def test_a_wall_clock_budget_ends_the_run_with_an_annealed_rate(trainer_for):
+def test_a_wall_clock_budget_ends_the_run_with_an_annealed_rate(trainer_for, monkeypatch):
+    now = count(start=100.0, step=0.25)  # seconds; a step takes as long on a busy machine
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: next(now)))
     trainer = trainer_for(max_steps=-1, max_minutes=0.05, warmup_steps=0, prompt_tokens=True)
     assert trainer.args.max_steps > 10_000
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
-    assert trainer.progress.elapsed >= 3
+    assert trainer.progress.elapsed == 3.0
+    assert trainer.state.global_step == 12
     assert rates[0] > 0.5e-3
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.6 * rates[0]
@@ -149,7 +155,9 @@ def test_loader_workers_change_no_batch(trainer_for):
 
 
 def test_a_mixture_of_experts_adds_its_routers_loss(trainer_for):
-    """With the coefficient at 0 the routers are not asked; the difference is the coefficient times their loss."""
+    """With the coefficient at 0 the routers are not asked; the difference is the coefficient times their loss, which
+    is averaged over the micro-batches of the step.
+    """
     experts = {
         "model_type": "qwen3_moe",
         "num_hidden_layers": 2,
@@ -159,16 +167,14 @@ def test_a_mixture_of_experts_adds_its_routers_loss(trainer_for):
         "output_router_logits": True,
     }
 
-    def trainer(coefficient):
-        return trainer_for(text_config=json.dumps({**experts, "router_aux_loss_coef": coefficient}))
+    def logged(coefficient):
+        config = json.dumps({**experts, "router_aux_loss_coef": coefficient})
+        flags = {"max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        trainer = trainer_for(text_config=config, **flags)
+        trainer.train()
+        return trainer.state.log_history[0]
 
-    with_routers, without = trainer(0.5), trainer(0.0)
-    batch = first_batch(with_routers)
-    count = (batch["labels"][:, 1:] != -100).sum()
-    without.model.load_state_dict(with_routers.model.state_dict())
-    plain = without.supervised_loss(without.model, dict(batch), count)
-    loss = with_routers.supervised_loss(with_routers.model, dict(batch), count)
-    with torch.no_grad():
-        aux_loss = with_routers.model(**batch, output_router_logits=True).aux_loss
-    torch.testing.assert_close(loss, plain + 0.5 * aux_loss)
-    assert loss > plain + 0.1
+    with_routers, without = logged(0.5), logged(0.0)
+    assert with_routers["loss"] == pytest.approx(without["loss"] + 0.5 * with_routers["aux_loss"], rel=1e-5)
+    assert with_routers["aux_loss"] > 0.2
+    assert "aux_loss" not in without

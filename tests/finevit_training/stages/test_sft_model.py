@@ -44,7 +44,7 @@ def projector_of(width, out):
 def test_a_converted_projector_is_loaded_and_one_of_other_widths_is_refused(vision, llm, tmp_path):
     args = ModelArguments(vision=str(vision), llm=str(llm), projector=str(tmp_path))
     processor = build_processor(args)
-    with pytest.raises(ValueError, match=r"no projector\.safetensors"):
+    with pytest.raises(ValueError, match=r"holds no projector\.safetensors"):
         build_model(args, processor)
     state = projector_of(128, 32)
     save_file(state, tmp_path / "projector.safetensors")
@@ -75,6 +75,7 @@ def test_a_tower_without_image_processor_says_how_to_write_one(llm, tmp_path):
     [
         ("tests/no_such_model", "`model` is .* holds no no_such_model"),  # `tests` is a folder: mistyped, not an id
         ("tests", "holds no config.json"),
+        ("testss", "does not exist"),  # a single word is a path
         ("no/such/model", "does not exist"),
         ("nobody/no-such-model", "`model` is 'nobody/no-such-model'"),
     ],

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import datasets
 from torch.utils.data import Dataset
 
+from finecap.features import FINECAP_FEATURES
+from finecap.hub import is_hub_id
 from finecap.shards.layout import needed_split_files
 from finecap.tasks.length import rough_tokens
 from finevit_training.data.order import SampleKey
@@ -53,16 +55,34 @@ class Sample(NamedTuple):
 
 
 def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
-    """The records of one split of one or more corpora in the Hub's layout (`<path>/data/<split>-*.parquet`).
+    """The records of one split of one or more corpora.
+
+    Args:
+        paths: folders in the Hub's layout (`<path>/data/<split>-*.parquet`), or ids of datasets on the Hub, see
+            `finecap.hub.is_hub_id`.
+        split: the same of all of them.
 
     Raises:
-        ValueError: a path is no such folder, or holds no such split.
+        ValueError: a path is no such folder, the Hub does not give the dataset, there is no such split, or what is in
+            it are no FineCap records.
     """
-    parts = []
-    for path in paths:
-        needed_split_files(Path(path), split)
-        parts.append(datasets.load_dataset(str(path), split=split))
+    parts = [_load_corpus(path, split) for path in paths]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _load_corpus(path: str, split: str) -> datasets.Dataset:
+    if not is_hub_id(path):
+        needed_split_files(Path(path), split)
+    try:
+        records = datasets.load_dataset(path, split=split)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"split {split!r} of {path!r} in `data` cannot be loaded: {error}; give a folder that `finevit corpus "
+            "build` or `finevit caption` wrote, or the id of a dataset on the Hub that has this split"
+        ) from error
+    if missing := [name for name in FINECAP_FEATURES if name not in records.column_names]:
+        raise ValueError(f"{path!r} in `data` holds no FineCap records: they lack {missing}")
+    return records
 
 
 def estimate_lengths(records: datasets.Dataset) -> list[int]:

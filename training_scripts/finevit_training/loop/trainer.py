@@ -20,6 +20,7 @@ from finevit_training.data.order import SampleKey, TrainingBatches
 from finevit_training.data.source import RecordDataset
 from finevit_training.examples.conversation import SFTCollator
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
+from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.parts import optimizer_groups, split_parameters
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
@@ -68,6 +69,10 @@ class FineViTSFTTrainer(SFTTrainer):
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, str] = {}
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
+        callbacks = [ClockCallback(self.progress, save_seconds), self.stops, SkippedCallback(self.skipped_examples)]
+        if args.save_total_limit:
+            callbacks.append(KeepCallback(args.save_total_limit))
+            args.save_total_limit = None  # transformers would delete folders of the user
         super().__init__(
             model=model,
             args=args,
@@ -76,7 +81,7 @@ class FineViTSFTTrainer(SFTTrainer):
             eval_dataset=eval_records,
             processing_class=processor,
             peft_config=peft_config,
-            callbacks=[ClockCallback(self.progress, save_seconds), self.stops, SkippedCallback(self.skipped_examples)],
+            callbacks=callbacks,
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)

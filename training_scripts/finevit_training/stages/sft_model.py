@@ -62,7 +62,7 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
         model = FineViTVLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32, **attention)
     elif args.vision:
         model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(
-            args.vision, str(args.llm), processor, dtype=torch.float32, projector=args.projector
+            args.vision, checked_model(args.llm, "llm"), processor, dtype=torch.float32, projector=args.projector
         )
     else:
         model = FineViTVLForConditionalGeneration(scratch_config(args, processor))
