@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
 from finevit_training.arguments import FineViTSFTConfig
@@ -69,7 +69,11 @@ class FineViTSFTTrainer(SFTTrainer):
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, str] = {}
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
-        callbacks = [ClockCallback(self.progress, save_seconds), self.stops, SkippedCallback(self.skipped_examples)]
+        callbacks: list[TrainerCallback] = [
+            ClockCallback(self.progress, save_seconds),
+            self.stops,
+            SkippedCallback(self.skipped_examples),
+        ]
         if args.save_total_limit:
             callbacks.append(KeepCallback(args.save_total_limit))
             args.save_total_limit = None  # transformers would delete folders of the user
