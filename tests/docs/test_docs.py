@@ -13,6 +13,7 @@ from finecap.recipe_files import find_recipe
 from finevit_training.recipe import parse_recipe
 from tests.support.pages import PAGES, blocks, commands
 from tests.support.paths import NANO, ROOT
+from tests.support.small_folders import save_qwen_vl
 
 COMMANDS = [(page.relative_to(ROOT), words) for page in PAGES for words in commands(page)]
 PYTHON = [
@@ -90,16 +91,4 @@ def test_python_runs(page, number, text, user_folder, request):
 @pytest.fixture
 def qwen_folder(user_folder) -> Path:
     """A random Qwen2.5-VL of the smallest size where the pages look for the real one."""
-    import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    torch.manual_seed(0)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-    text |= {"num_key_value_heads": 1, "vocab_size": 64, "rope_parameters": rope}
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
-    vision |= {"fullatt_block_indexes": [1]}
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
-    folder = user_folder / "path" / "to" / "Qwen2.5-VL-3B-Instruct"
-    model.save_pretrained(folder)
-    return folder
+    return save_qwen_vl(user_folder / "path" / "to" / "Qwen2.5-VL-3B-Instruct")

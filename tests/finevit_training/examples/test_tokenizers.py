@@ -1,5 +1,7 @@
 """With every kind of tokenizer, what is trained is what the chat template says and what an evaluation asks."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,10 @@ from finecap.tasks.conversation import Turn
 from finecap.tasks.mixture import DENSE_TASKS
 from finevit_training.data.packing import IGNORE_INDEX
 from finevit_training.examples.conversation import SFTCollator, messages
+from finevit_vl import FineViTVLForConditionalGeneration, generation_config_for
+from finevit_vl.answering import AnswerGenerator
 from tests.support.tokenizer_families import FAMILIES, processor_of
-from tests.support.vl_models import noise_image
+from tests.support.vl_models import noise_image, small_config
 
 MIXTURE = {**dict.fromkeys(DENSE_TASKS, 1.0), "qa": 2}
 
@@ -41,10 +45,16 @@ def template_ids(processor, turns, image):
 
 
 def asked_ids(processor, prompt, image):
-    """The ids that `finevit_vl.answering` asks with: the rendered template, given to the processor as text."""
+    """The ids that the language model first sees when a real `AnswerGenerator` asks."""
+    torch.manual_seed(0)
+    text = {"num_hidden_layers": 1}
+    model = FineViTVLForConditionalGeneration(small_config(processor.tokenizer, text, {"num_hidden_layers": 1}))
+    model.generation_config = generation_config_for(processor)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
     conversation = with_picture(messages([Turn(prompt, "", "doc")]), image)[:1]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    return processor(text=[text], images=[[image]], padding=True, padding_side="left")["input_ids"][0]
+    AnswerGenerator(model, processor)([conversation], max_new_tokens=1, do_sample=False)
+    return seen[0][0].tolist()
 
 
 def picture_of(sample):
@@ -88,17 +98,30 @@ def test_an_evaluation_asks_with_the_ids_before_the_first_trained_one(family, an
     image = noise_image(1)
     ids, mask, _ = template_ids(processor, [Turn("What is it?", answer, "doc")], image)
     first = mask.nonzero()[0].item()
-    assert asked_ids(processor, "What is it?", image) == ids[:first].tolist()
+    assert _asked(family, "What is it?") == ids[:first].tolist()
 
 
-_PROCESSORS = {}
-
-
+@cache
 def processors(family):
     """One for all examples of a property test, which may not use the fixtures of a function."""
-    if family not in _PROCESSORS:
-        _PROCESSORS[family] = processor_of(family)
-    return _PROCESSORS[family]
+    return processor_of(family)
+
+
+@cache
+def _asked(family, prompt):
+    return asked_ids(processors(family), prompt, noise_image(1))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "BOS" in name])
+def test_a_chat_template_that_writes_bos_itself_gets_one_in_training_and_in_evaluation(family, samples):
+    processor = processor_of(family)
+    processor.chat_template = "{{ bos_token }}" + processor.chat_template
+    bos = processor.tokenizer.bos_token_id
+    asked = asked_ids(processor, "What is it?", noise_image(1))
+    assert (asked[0], asked.count(bos)) == (bos, 1)
+    assert asked == _asked(family, "What is it?")
+    row = SFTCollator(processor, mixture=MIXTURE, seed=3)(samples)["input_ids"][0].tolist()
+    assert (row[0], row.count(bos)) == (bos, 1)
 
 
 def test_special_tokens_in_data_are_left_out_and_the_boxes_we_write_stay_special(processor, samples):

@@ -69,8 +69,11 @@ class FineViTSFTTrainer(SFTTrainer):
         self.skipped: Counter[str] = Counter()
         self.skipped_examples: dict[str, str] = {}
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
-        callbacks: list[TrainerCallback] = [ClockCallback(self.progress, save_seconds), self.stops]
-        callbacks.append(SkippedCallback(self.skipped_examples))
+        callbacks: list[TrainerCallback] = [
+            ClockCallback(self.progress, save_seconds),
+            self.stops,
+            SkippedCallback(self.skipped_examples),
+        ]
         if args.save_total_limit:
             callbacks.append(KeepCallback(args.save_total_limit))
             args.save_total_limit = None  # transformers would delete folders of the user
