@@ -31,7 +31,8 @@ def check_finevit(words):
     arguments, rest = finevit_cli._parser().parse_known_args([word for word in words if word != "&"])
     assert not rest or arguments.command == "serve"
     recipe = getattr(arguments, "recipe", None)
-    if arguments.command == "caption" and recipe not in ("status", "RECIPE"):
+    written_by_a_page = [words[-1] for _, words in COMMANDS if words[0] == "cat"]
+    if arguments.command == "caption" and recipe not in ("status", "RECIPE", *written_by_a_page):
         find_recipe(recipe, "finecap.engine")
 
 
@@ -58,12 +59,12 @@ def test_a_command_is_understood(page, words):
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:
-        assert program in ("python", "source", "pip", "vllm", "hf"), words
+        assert program in ("python", "cat", "source", "pip", "vllm", "hf"), words
 
 
 def test_every_page_has_been_read():
     assert len(COMMANDS) > 15
-    assert len(PYTHON) > 4
+    assert len(PYTHON) >= 4
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_demo_runs_where_it_is_told(monkeypatch):
 
 
 def test_a_mistake_of_the_users_is_one_line_and_a_bug_is_a_traceback(tmp_path, capsys, monkeypatch):
-    def build_corpus(*_):
+    def build_corpus(*_, **__):
         return int("no number")  # a ValueError, but none that anybody wrote for a user
 
     assert main(["corpus", "build", "--out", str(tmp_path), "--size", "5"]) == 2
