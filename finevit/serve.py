@@ -34,7 +34,8 @@ def serve(arguments: list[str]) -> None:
 
     Pictures come inside the request, as data URIs or base64. A link or a path in a request would make this machine
     read what only it may read, so both are refused unless `--allow-urls` or `--allow-paths` is given; links to private
-    addresses are refused always. A request that cannot be answered gets status 400 and the reason.
+    addresses are refused always. No other model is loaded, whatever a request names. A request that cannot be answered
+    gets status 400 and the reason.
 
     Args:
         arguments: The two options above, and what follows `transformers serve`; `["--help"]` lists its options.
@@ -130,6 +131,15 @@ def _check_served(model_manager: Any) -> None:
     _, processor = model_manager.load_model_and_processor(model_manager.process_model_name(model_manager.force_model))
     if not isinstance(processor, FineViTVLProcessor):
         raise ValueError(f"{model_manager.force_model} is no FineViT-VL; use `transformers serve` for other models.")
+    # /load_model and /v1/audio/transcriptions would load whatever folder or Hub id a client names.
+    canonical, served = model_manager.process_model_name, model_manager.force_model
+
+    def process_served_name(name: str) -> str:
+        if canonical(name) != canonical(served):
+            raise ValueError(f"this server serves {served} and loads no other model, got {name}")
+        return canonical(name)
+
+    model_manager.process_model_name = process_served_name
 
 
 def _with_reasons(app: Any) -> Any:

@@ -44,8 +44,9 @@ def join_vision_and_text(
         config_overrides: projector fields of [`FineViTVLConfig`].
 
     Raises:
-        ValueError: a live model without a processor, a language model without the usual `embed_tokens`, or a projector
-            that is missing or of other widths.
+        ValueError: a live model without a processor, a language model without the usual `embed_tokens` or whose logits
+            are more than its head's product (Gemma 2, Cohere, Granite), or a projector that is missing or of other
+            widths.
     """
     if processor is None:
         if not (isinstance(vision, str | Path) and isinstance(text, str | Path)):
@@ -58,6 +59,7 @@ def join_vision_and_text(
         text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
     if isinstance(vision, str | Path):
         vision = AutoModel.from_pretrained(vision, dtype=text.dtype)
+    _check_head(text)
     with torch.device("meta"):
         model = model_class(_joint_config(vision, text, processor, config_overrides))
     empty = model.model.multi_modal_projector.to_empty(device=text.device).to(text.dtype)
@@ -69,6 +71,27 @@ def join_vision_and_text(
     model.lm_head = text.get_output_embeddings()
     model.generation_config = generation_config_for(processor, text.generation_config)
     return model.eval()
+
+
+def _check_head(text: PreTrainedModel) -> None:
+    """The joint model's logits are `lm_head` of the last hidden state and nothing more; so must `text`'s be."""
+    head: Any = text.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{type(text).__name__} has a head with a bias, which a FineViT-VL has not; use another.")
+    # Large, so that soft-capping shows, whatever the weights are.
+    given = torch.full((1, 1, head.weight.shape[0]), 100.0, device=text.device, dtype=text.dtype)
+    handle = head.register_forward_hook(lambda *_: given)
+    try:
+        with torch.no_grad():
+            answered = text(input_ids=torch.zeros(1, 1, dtype=torch.long, device=text.device), use_cache=False).logits
+    finally:
+        handle.remove()
+    if not torch.equal(answered.to(given.dtype), given):
+        raise ValueError(
+            f"{type(text).__name__} scales or caps its head's logits (final_logit_softcapping, logit_scale, "
+            "logits_scaling), which a FineViT-VL does not: its answers would not be the language model's. Use one "
+            "without, such as Qwen, Llama, Mistral or Gemma 3."
+        )
 
 
 def _joint_config(

@@ -267,6 +267,13 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     ]
     if asking and not any(captioner.weight > 0 for captioner in recipe.captioners):
         raise ValueError(f"{where}: {asking[0]} needs at least one captioner (of some weight) in 'captioners'")
+    if recipe.budget.dollars is not None and not any(
+        one.dollars_per_million_prompt_tokens or one.dollars_per_million_completion_tokens for one in recipe.captioners
+    ):
+        raise ValueError(
+            f"{where}: budget.dollars would have no effect: no captioner has a price; give its "
+            "dollars_per_million_prompt_tokens and dollars_per_million_completion_tokens, or set budget.tokens"
+        )
     names = [captioner.name for captioner in recipe.captioners]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two captioners have the same name; records tell them apart by it ({names})")

@@ -206,6 +206,15 @@ def _caption(arguments: argparse.Namespace) -> None:
         return
     if a.source is None or (a.out is None and not a.dry_run):
         raise ValueError("give the images with --in and the run's folder with --out")
+    if a.directory is not None:
+        raise ValueError(f"{a.directory}: only `status` takes a folder there; give the images with --in")
+    if a.assume and not a.dry_run:
+        raise ValueError("--assume would have no effect without --dry-run, and the run would begin")
+    if a.executor == "slurm" and (a.only or a.leave_out_failed):
+        raise ValueError(
+            "--only and --leave-out-failed have no effect on what is submitted to Slurm; run them with --executor "
+            "local or ray"
+        )
     if a.dry_run:
         print(command.price_of(a.recipe, a.source, assume=a.assume, as_json=a.json))
     elif a.executor == "slurm":

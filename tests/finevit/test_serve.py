@@ -4,6 +4,7 @@ import base64
 import http.server
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,23 @@ def test_another_name_is_refused_and_the_server_goes_on(nano_server):
         chat(nano_server, picture, GLOBAL_CAPTION, model="somebody/else")
     assert refused.value.code == 400
     assert text(chat(nano_server, picture, GLOBAL_CAPTION, max_tokens=64))
+
+
+def post(url: str, body: dict) -> bytes:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return response.read()
+
+
+@pytest.mark.slow
+def test_no_other_model_is_loaded(nano_server, tmp_path):
+    load = nano_server.removesuffix("/v1") + "/load_model"
+    other = shutil.copytree(NANO, tmp_path / "other")
+    for name in (str(other), "somebody/else"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(load, {"model": name})
+        assert "loads no other model" in reason(refused)
+    assert b"ready" in post(load, {"model": str(NANO)})
 
 
 def reason(refused) -> str:

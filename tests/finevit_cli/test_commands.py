@@ -57,6 +57,22 @@ def test_a_value_that_cannot_be_is_refused_with_those_that_can(arguments, reason
     assert reason in capsys.readouterr().err.replace("'", "")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--executor", "slurm", "--only", "ingest"], "no effect on what is submitted to Slurm"),
+        (["--executor", "slurm", "--leave-out-failed"], "no effect on what is submitted to Slurm"),
+        (["--assume", "a.yaml"], "no effect without --dry-run"),
+        (["pictures"], "only `status` takes a folder there"),
+    ],
+)
+def test_options_of_caption_that_would_do_nothing_are_refused(options, reason, tmp_path, capsys):
+    command = ["caption", "caption_offline", *options, "--in", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_report_needs_evaluations(tmp_path, capsys):
     assert main(["report", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "report.html")]) == 2
     assert "finevit eval" in capsys.readouterr().err

@@ -100,6 +100,15 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers"),
         ({"use_liger_kernel": True}, "use_liger_kernel"),
         ({"restore_callback_states_from_checkpoint": True}, "clock is restored in any case"),
+        ({"dataloader_multiprocessing_context": "spawn"}, "started as PyTorch does"),
+        ({"dataloader_in_order": False}, "order of the run"),
+        ({"length_column_name": "n"}, "length_column_name"),
+        ({"shuffle_dataset": True}, "shuffle_dataset"),
+        ({"packing_strategy": "wrapped"}, "packing_strategy"),
+        ({"liger_kernel_config": {"rope": True}}, "liger_kernel_config"),
+        ({"use_cache": True}, "use_cache"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics"),
+        ({"eval_accumulation_steps": 2}, "eval_accumulation_steps"),
         ({"num_train_epochs": 2, "max_minutes": 1}, "num_train_epochs"),
         ({"save_steps": 0.1, "save_strategy": "steps", "max_minutes": 1}, "save_minutes"),
         ({"logging_steps": 0.1, "max_minutes": 1}, "logging_steps"),
@@ -111,12 +120,33 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"lora_rank": 4, "train_tower": True}, "train_tower: True contradicts"),
         ({"lora_rank": 4, "train_tower": False, "lora_tower": True}, "train_tower: False contradicts"),
         ({"lora_tower": True}, "without lora_rank"),
+        ({"lora_alpha": 64}, "without lora_rank"),
+        ({"lora_rank": -3}, "lora_rank is -3"),
+        ({"train_tower": False, "vision_learning_rate": 1e-4}, "vision_learning_rate would have no effect"),
+        ({"train_projector": False, "projector_warmup_steps": 5}, "projector_warmup_steps would have no effect"),
+        ({"max_turns": 0}, "max_turns is 0"),
+        ({"max_minutes": float("nan")}, "max_minutes is nan"),
         ({"projector": "folder"}, "goes with `vision`"),
     ],
 )
 def test_what_would_have_no_effect_or_another_one_is_refused(tmp_path, values, word):
     with pytest.raises(ValueError, match=word):
         parse_recipe(["--recipe", write(tmp_path, **values)])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--vocab_size", "900"],
+        ["--prompt_tokens"],
+        ["--text_config", '{"hidden_size": 8}'],
+        ["--vision_config", '{"hidden_size": 8}'],
+    ],
+)
+@pytest.mark.parametrize("source", [["--model", "m"], ["--vision", "v", "--llm", "l"]])
+def test_what_makes_a_model_from_scratch_is_refused_beside_a_finished_one(source, given):
+    with pytest.raises(ValueError, match="would have no effect without `size`"):
+        parse_recipe([*source, "--data", "x", *given])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from finevit_vl import FineViTVLForConditionalGeneration, FineViTVLProcessor
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel
@@ -102,6 +112,33 @@ def test_joined_from_folders(case, vision_folder, tmp_path):
         loaded = FineViTVLForConditionalGeneration.from_pretrained(tmp_path / "vl")
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
     assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) is tied
+
+
+@pytest.mark.parametrize(
+    ("config_class", "extra", "word"),
+    [
+        (Gemma2Config, {"final_logit_softcapping": 30.0}, "scales or caps"),
+        (Gemma2Config, {"final_logit_softcapping": None}, None),
+        (CohereConfig, {"logit_scale": 0.25}, "scales or caps"),
+        (GraniteConfig, {"logits_scaling": 4.0}, "scales or caps"),
+        (GraniteConfig, {"logits_scaling": 1.0}, None),
+        (PhiConfig, {}, "a head with a bias"),
+    ],
+)
+def test_a_language_model_with_more_than_a_head_is_refused(config_class, extra, word, vision_folder, tokenizer):
+    """Its logits would be others than they were: Gemma 2's uncapped, Granite's four times as large."""
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = config_class(**SHAPE, **extra, **ids, head_dim=16, vocab_size=len(tokenizer))
+    text = AutoModelForCausalLM.from_config(config).eval()
+    processor = FineViTVLProcessor.from_vision_text_pretrained(vision_folder, tokenizer)
+    vision = FineViTModel.from_pretrained(vision_folder)
+    if word:
+        with pytest.raises(ValueError, match=word):
+            FineViTVLForConditionalGeneration.from_vision_text_pretrained(vision, text, processor)
+        return
+    model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(vision, text, processor)
+    with torch.no_grad():
+        assert torch.equal(model(torch.tensor([[5, 9]])).logits, text(torch.tensor([[5, 9]])).logits)
 
 
 def test_generation_stops_at_the_chat_end_and_pads_with_the_pad_token(vision_folder, tmp_path):

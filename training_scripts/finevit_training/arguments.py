@@ -60,6 +60,11 @@ class ModelArguments:
             )
         if self.projector and not self.vision:
             raise ValueError("`projector` goes with `vision` and `llm`; a `model` has a projector of its own")
+        scratch = ("vision_config", "text_config", "vocab_size", "prompt_tokens")
+        if not self.size and (idle := [name for name in scratch if getattr(self, name)]):
+            raise ValueError(f"{idle[0]} would have no effect without `size`: only a model from scratch is made by it")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}; expected a rank such as 16, or 0 for no adapters")
         self._check_parts()
 
     def _check_parts(self) -> None:
@@ -117,6 +122,8 @@ class DataArguments:
             raise ValueError("`data` is empty; expected at least one corpus folder, e.g. --data outputs/corpus")
         if self.eval_records is not None and self.eval_records < 1:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
+        if self.max_turns is not None and self.max_turns < 1:
+            raise ValueError(f"max_turns is {self.max_turns}; expected turns >= 1, or leave it out")
         if not self.mixture or not isinstance(self.mixture, Mapping | list):
             raise ValueError(
                 f"mixture is {self.mixture!r}; expected turns per task, such as {{transcribe: 1}}, or leave it out "
@@ -201,8 +208,8 @@ class FineViTSFTConfig(SFTConfig):
     def __post_init__(self) -> None:
         for name in ("max_minutes", "save_minutes", "cpu_threads"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; expected a number > 0, or leave it out")
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; expected a finite number > 0, or leave it out")
         self.bf16 = resolve_bf16(self.bf16)  # ty: ignore[invalid-assignment]
         self.dataset_kwargs = {"skip_prepare_dataset": True}
         # A NaN must reach our check, not be averaged away.

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _BY_RECORD = "batches are made of records here"
+_OWN_LOADER = "batches come in the order of the run, from workers that are started as PyTorch does"
+_OWN_EVALUATION = "`eval_strategy` measures the loss and nothing else"
 _MODEL_IS_BUILT = "the model is built from the recipe's model keys"
 
 # Option -> why it has no effect here, and what has.
@@ -12,6 +14,19 @@ WITHOUT_EFFECT = {
     "label_smoothing_factor": "the loss is the cross entropy of the supervised tokens",
     "data_seed": "`seed` decides the order of the records and the questions",
     "dataloader_persistent_workers": "the loader is opened once a run; its workers live as long anyway",
+    "dataloader_multiprocessing_context": _OWN_LOADER,
+    "dataloader_in_order": _OWN_LOADER,
+    "length_column_name": "`group_by_length` estimates lengths itself",
+    "shuffle_dataset": "every epoch is in an order of its own in any case",
+    "packing_strategy": "`pack_samples` packs",
+    "liger_kernel_config": "liger knows no FineViT-VL and would change nothing, without a word",
+    "use_cache": "training uses no cache",
+    "prediction_loss_only": _OWN_EVALUATION,
+    "eval_accumulation_steps": _OWN_EVALUATION,
+    "eval_do_concat_batches": _OWN_EVALUATION,
+    "eval_use_gather_object": _OWN_EVALUATION,
+    "include_for_metrics": _OWN_EVALUATION,
+    "batch_eval_metrics": _OWN_EVALUATION,
     "dataloader_drop_last": "every batch of the run is full",
     "train_sampling_strategy": "`group_by_length` orders records by length",
     "auto_find_batch_size": "the order of the records follows from per_device_train_batch_size",
@@ -38,6 +53,11 @@ WITHOUT_EFFECT = {
     "do_eval": "`eval_strategy` evaluates",
     "do_predict": "`finevit eval` predicts",
 }
+_OF_A_PART = {
+    "vision_learning_rate": "train_tower",
+    "projector_learning_rate": "train_projector",
+    "projector_warmup_steps": "train_projector",
+}
 _RATIOS = ("save_steps", "logging_steps", "eval_steps")
 _STRATEGIES = ("save_strategy", "logging_strategy", "eval_strategy")
 
@@ -57,6 +77,11 @@ def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
             raise ValueError(
                 f"{name}: epoch would have no effect: the run is one pass over batches of all its epochs; use `steps`"
             )
+    for name, part in _OF_A_PART.items():
+        if asked.get(name) and asked.get(part) is False:
+            raise ValueError(f"{name} would have no effect with {part}: false; leave one of them out")
+    if asked.get("lora_alpha") is not None and not asked.get("lora_rank"):
+        raise ValueError("lora_alpha would have no effect without lora_rank; give a rank, such as 16")
     if asked.get("max_minutes") is not None:
         _refuse_beside_the_clock(asked)
     if str(asked.get("eval_strategy", "no")) == "no":

@@ -87,7 +87,8 @@ class Options:
         min_iou: a local caption is found again if grounding it hits its box with at least this IoU; the same for the
             bar of a chart that its box is on, as the pixels have it.
         read_back_share: share of the pictures whose OCR the captioner reads back, line by line; drawn by the seed.
-        min_similarity: readings less alike than this are flagged; difflib's ratio of their letters and digits.
+        min_similarity: readings less alike than this, or of other digits, are flagged; difflib's ratio of their letters
+            and digits.
         in_flight: pictures at once in each worker; each is held decoded.
     """
 
@@ -281,7 +282,8 @@ async def _read_back(image: Image.Image, row: Row, lines: Sequence[Row], result:
         read, _ = clean(answer.text)
         alike = similarity(read, line["text"])
         context.counters["lines read back"] += 1
-        is_alike = alike >= tools.options.min_similarity
+        # One digit is a small part of a line, and another number.
+        is_alike = alike >= tools.options.min_similarity and _digits(read) == _digits(line["text"])
         result["read_back"].append({"line": line["line"], "verdict": agreed if is_alike else None})
         if not is_alike:
             context.counters["lines read back otherwise"] += 1
@@ -303,6 +305,10 @@ def _crop(image: Image.Image, bbox: Sequence[float]) -> Image.Image:
             min(image.height, round(y2 + margin)),
         )
     )
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
 
 
 def similarity(one: str, other: str) -> float:

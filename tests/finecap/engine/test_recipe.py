@@ -21,6 +21,7 @@ GOOD = {"ingest": {"source": "s", "license": "l"}}
         ({"filter": {"min_short_side": "big"}}, r"r: filter\.min_short_side: .* integer.*, got 'big'"),
         ({"rows_per_shard": 0}, r"r: rows_per_shard: .* greater than or equal to 1, got 0"),
         ({"budget": {"dollar": 5}}, r"r: budget\.dollar: no such option; known are tokens, dollars"),
+        ({"budget": {"dollars": 5}, "captioners": [CAPTIONER]}, r"r: budget\.dollars would have no effect: no captio"),
         ({"captioners": CAPTIONER}, r"r: captioners: Input should be a list"),
         ({"captioners": [{**CAPTIONER, "url": "x"}]}, r"r: captioners\.0\.url: no such option; known are name, model"),
         ({"captioners": [{**CAPTIONER, "endpoints": "http://x"}]}, r"r: captioners\.0\.endpoints: .* be a list$"),

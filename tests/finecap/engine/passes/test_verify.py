@@ -250,6 +250,17 @@ def test_lines_are_read_back_and_what_is_read_otherwise_is_flagged(tmp_path):
     assert all("never an instruction" in asked.prompt for asked in server.asked)
 
 
+def test_a_line_that_is_read_back_with_another_digit_is_not_verified(tmp_path):
+    answers = iter(["Invoice No. 10028", "IBAN DE89 3704 0044", "Total: 12.50"])
+
+    with FaultyServer(reply=lambda asked: next(answers)) as server:
+        item = row(texts=texts("Invoice No. 10023", "IBAN DE89 3704 0044", "Total 12.50"))
+        result, _ = verified(tmp_path, item, captioned_by(server), read_back_share=1, in_flight=1)
+
+    assert [item["verdict"] for item in result["read_back"]] == [None, "verified", "verified"]
+    assert [flag[:40] for flag in result["flags"]] == ['read back: m reads "Invoice No. 10028" f']
+
+
 def test_who_is_read_back_is_a_matter_of_seed_and_key(tmp_path):
     recipe = recipe_from({**BASE, "verify": {"read_back_share": 0.2}, "seed": 3})
     tools = verify._Tools(recipe.passes["verify"], Context("s", recipe.settings, None, None, tmp_path, {}), None, None)

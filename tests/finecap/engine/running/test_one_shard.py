@@ -198,7 +198,15 @@ def test_a_recipe_survives_its_own_yaml_with_the_same_hashes():
     content = {
         "ingest": {"source": "s", "license": "l"},
         "recaption": {"styles": ["dense"], "function": f"{__name__}:measure"},
-        "captioners": [{"name": "a", "model": "m", "endpoints": ["http://localhost:1/v1"], "weight": 2}],
+        "captioners": [
+            {
+                "name": "a",
+                "model": "m",
+                "endpoints": ["http://localhost:1/v1"],
+                "weight": 2,
+                "dollars_per_million_completion_tokens": 1,
+            }
+        ],
         "budget": {"dollars": 3.5},
     }
     recipe = recipe_from(content)
