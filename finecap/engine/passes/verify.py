@@ -87,8 +87,8 @@ class Options:
         min_iou: a local caption is found again if grounding it hits its box with at least this IoU; the same for the
             bar of a chart that its box is on, as the pixels have it.
         read_back_share: share of the pictures whose OCR the captioner reads back, line by line; drawn by the seed.
-        min_similarity: readings less alike than this, or of other digits, are flagged; difflib's ratio of their letters
-            and digits.
+        min_similarity: readings less alike than this, or of other digits, are flagged; difflib's ratio of
+            their letters and digits.
         in_flight: pictures at once in each worker; each is held decoded.
     """
 
