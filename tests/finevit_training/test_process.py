@@ -11,7 +11,6 @@ from finevit_training.process import prepare_process
 
 SAY = "from finevit_training.process import threads_for_training; print('threads', threads_for_training())"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-ACCELERATE = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1", "--mixed_precision", "no"]
 
 
 def threads(command, **environment):
@@ -34,16 +33,6 @@ def threads(command, **environment):
 )
 def test_the_environment_wins_over_the_share_of_the_cores(environment, expected):
     assert threads(["-c", SAY], **environment) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the launcher's environment from /proc")
-def test_the_one_thread_that_accelerate_sets_by_itself_does_not_count_and_the_users_does(tmp_path):
-    script = tmp_path / "say.py"
-    script.write_text(SAY)
-    assert threads([*ACCELERATE, str(script)]) == CORES
-    assert threads([*ACCELERATE, str(script)], OMP_NUM_THREADS="1") == 1
-    assert threads([*ACCELERATE, "--num_cpu_threads_per_process", "1", str(script)]) == 1
 
 
 def test_a_run_from_a_notebook_reports_to_nobody_either(monkeypatch):

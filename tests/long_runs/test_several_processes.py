@@ -6,7 +6,10 @@ import datasets
 import pytest
 
 from finevit_training.loop.stops import NONFINITE_FILE
-from tests.support.launching import ROOT, finish, launch
+from finevit_training.recipe import parse_recipe
+from finevit_training.stages.sft import build_trainer
+from tests.support.launching import SMALLEST, finish, launch
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,12 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_at_that_step_with_one_fi
 
 
 @pytest.mark.slow
-def test_the_loss_of_an_evaluation_does_not_depend_on_ranks_or_batch_size(ranks, trainer_for):
+def test_the_loss_of_an_evaluation_does_not_depend_on_ranks_or_batch_size(ranks, nano_corpus, tmp_path):
     _, seen = ranks
-    flags = {"seed": 7, "eval_strategy": "steps", "eval_split": "train", "per_device_eval_batch_size": 7}
-    alone = trainer_for(**flags).evaluate()["eval_loss"]
+    flags = {**SMALLEST, "data": nano_corpus, "output_dir": tmp_path, "max_steps": 2}
+    flags |= {"eval_strategy": "steps", "eval_split": "train", "per_device_eval_batch_size": 7}
+    recipe = parse_recipe([part for key, value in flags.items() for part in (f"--{key}", str(value))])
+    alone = build_trainer(recipe).evaluate()["eval_loss"]
     assert seen[0]["eval_loss"] == seen[1]["eval_loss"] == pytest.approx(alone, rel=1e-5)
 
 
