@@ -46,6 +46,15 @@ def test_the_one_thread_that_accelerate_sets_by_itself_does_not_count_and_the_us
     assert threads([*ACCELERATE, "--num_cpu_threads_per_process", "1", str(script)]) == 1
 
 
+@pytest.mark.parametrize("flags", ["--hub_token hf_secret", "--hub-token hf_secret", "--hub_token=hf_secret"])
+def test_the_command_in_a_receipt_holds_no_token(flags):
+    say = "from finevit_training.process import command_line; print(command_line())"
+    command = [sys.executable, "-c", say, *flags.split(), "--seed", "7"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "hf_secret" not in said
+    assert said.endswith("[token]' --seed 7\n")
+
+
 def test_a_run_from_a_notebook_reports_to_nobody_either(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as at the import of huggingface_hub
     prepare_process(cpu_threads=1)

@@ -11,6 +11,7 @@ from finevit_training.compat import stop_hub_telemetry
 # oneDNN keeps 1,024 generated kernels with their buffers by default; ragged batches fill them: 9 GB in ten minutes.
 _ONEDNN_KERNELS = "128"
 _THREADS_FLAG = "num_cpu_threads_per_process"
+_TOKEN_FLAG = "__hub_token"  # with its dashes as underscores: both spellings are flags
 
 
 def prepare_process(cpu_threads: int | None = None) -> None:
@@ -51,11 +52,17 @@ def _is_set_by_accelerate(threads: str) -> bool:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """The command that started this process, as one would type it, without a token that it held."""
     try:
         words = Path("/proc/self/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
         import sys
 
         words = sys.argv
+    for at, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if flag.replace("-", "_") == _TOKEN_FLAG and equals:
+            words[at] = f"{flag}=[token]"
+        elif at and words[at - 1].replace("-", "_") == _TOKEN_FLAG:
+            words[at] = "[token]"
     return shlex.join(words)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, TrainerState
 
+from finecap.recipe_files import without_folders
 from finecap.versions import cpu_name, package_versions, source_commit
 from finevit_training.process import command_line
 from finevit_training.recipe import Recipe, asked_recipe, resolved_recipe
@@ -95,7 +96,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     trained, machine, data = receipt["trained"], receipt["hardware"], receipt["data"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(machine["gpus"]) or f"{machine['cpu']} ({machine['threads']} threads)"
-    commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
+    commit, corpora = receipt["commit"], ", ".join(f"`{without_folders(path)}`" for path in data["corpora"])
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
@@ -112,7 +113,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         minutes=f"{trained['minutes']:.1f}",
         speed="an unknown number of" if speed is None else f"{speed:.0f}",
         device=device,
-        recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),
+        recipe=yaml.safe_dump(without_folders(receipt["recipe"]["asked"]), sort_keys=False).strip(),
         versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
         commit="" if commit is None else f", commit {commit}",
     )
