@@ -111,9 +111,19 @@ def usable_cores() -> int:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """The command that started this process, as one would type it, without the tokens that it held."""
     try:
         words = Path("/proc/self/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
-        words = sys.argv
+        words = list(sys.argv)
+    for at, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if equals and _names_a_token(flag):
+            words[at] = f"{flag}=[token]"
+        elif at and _names_a_token(words[at - 1]):
+            words[at] = "[token]"
     return shlex.join(words)
+
+
+def _names_a_token(flag: str) -> bool:
+    return flag.startswith("--") and flag.replace("-", "_").endswith("_token")

@@ -1,9 +1,13 @@
-"""Recipes that ship inside the packages: a recipe is the path of a YAML file, or the name of a shipped one."""
+"""Recipes that ship inside the packages (a recipe is the path of a YAML file, or the name of a shipped one), and what
+of one strangers may read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 
 def shipped_recipes(package: str) -> dict[str, Path]:
@@ -27,3 +31,12 @@ def find_recipe(given: str | Path, package: str) -> Path:
     if str(given) in shipped:
         return shipped[str(given)]
     raise ValueError(f"recipe {given} does not exist; give the path of a YAML file or one of: {', '.join(shipped)}")
+
+
+def without_folders(value: Any) -> Any:
+    """A recipe, or a part of it, for strangers: of a path on this machine its last part alone."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -87,6 +87,8 @@ def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
     assert "$" not in card
     assert "12 samples in 3 steps" in card
     assert "bf16: auto" in card
+    assert str(out.parent) not in card  # folders of this machine are nobody else's business
+    assert f"output_dir: {out.name}" in card
 
 
 def test_weights_of_a_former_run_are_gone(finished):

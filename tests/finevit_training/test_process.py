@@ -35,6 +35,15 @@ def test_the_environment_wins_over_the_share_of_the_cores(environment, expected)
     assert threads(["-c", SAY], **environment) == expected
 
 
+@pytest.mark.parametrize("flags", ["--hub_token hf_secret", "--hub-token hf_secret", "--hub_token=hf_secret"])
+def test_the_command_in_a_receipt_holds_no_token(flags):
+    say = "from finecap.made_with import command_line; print(command_line())"
+    command = [sys.executable, "-c", say, *flags.split(), "--seed", "7"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "hf_secret" not in said
+    assert said.endswith("[token]' --seed 7\n")
+
+
 def test_a_run_from_a_notebook_reports_to_nobody_either(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as at the import of huggingface_hub
     prepare_process(cpu_threads=1)

@@ -9,6 +9,7 @@ import yaml
 from transformers import PreTrainedModel, TrainerState
 
 from finecap.made_with import made_with
+from finecap.recipe_files import without_folders
 from finevit_training.recipe import Recipe, asked_recipe, resolved_recipe
 
 PACKAGES = ("finevit", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "torchvision")
@@ -65,7 +66,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     trained, data = receipt["trained"], receipt["data"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
-    commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
+    commit, corpora = receipt["commit"], ", ".join(f"`{without_folders(path)}`" for path in data["corpora"])
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
@@ -82,7 +83,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         minutes=f"{trained['minutes']:.1f}",
         speed="an unknown number of" if speed is None else f"{speed:.0f}",
         device=device,
-        recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),
+        recipe=yaml.safe_dump(without_folders(receipt["recipe"]["asked"]), sort_keys=False).strip(),
         versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
         commit="" if commit is None else f", commit {commit}",
     )

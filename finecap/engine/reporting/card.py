@@ -13,6 +13,7 @@ from finecap.engine.reporting.templates import render, shortened
 from finecap.engine.running.one_shard import Run
 from finecap.files import write_text
 from finecap.made_with import package_versions
+from finecap.recipe_files import without_folders
 from finecap.shards.layout import split_pattern
 
 # Identifiers of the Hub's list; whatever else the records say becomes "other", and the card lists it.
@@ -56,7 +57,7 @@ def write_card(run: Run, stats: Mapping[str, Any], folder: Path) -> None:
         stats=stats,
         totals=_totals(stats),
         charts=charts,
-        recipe=yaml.safe_dump(_public(mapping_of(run.recipe)), sort_keys=False, allow_unicode=True),
+        recipe=yaml.safe_dump(without_folders(_public(mapping_of(run.recipe))), sort_keys=False, allow_unicode=True),
         recipe_hash=run.recipe.pass_key("pack"),
         versions={name: number for name, number in package_versions(PACKAGES).items() if number},
     )
@@ -90,12 +91,10 @@ def _totals(stats: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _public(value: Any) -> Any:
-    """The recipe without what says where it ran: operational fields, such as addresses, and folders of a machine."""
+    """The recipe without the operational fields, such as addresses, which say where it ran."""
     if isinstance(value, Mapping):
         return {key: _public(item) for key, item in value.items() if key not in OPERATIONAL}
-    if isinstance(value, list):
-        return [_public(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return [_public(item) for item in value] if isinstance(value, list) else value
 
 
 def chart_svg(title: str, distribution: Mapping[str, Any]) -> str:
