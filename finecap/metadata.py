@@ -19,10 +19,14 @@ JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}  # without a length
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 ICC_HEADER = b"ICC_PROFILE\0"
 ICC_PART = 65_519  # bytes of a profile in one segment
-PNG_KEPT = frozenset(
-    b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB sBIT bKGD pHYs hIST cICP mDCV cLLI acTL fcTL fdAT".split()
-)
+# Of the chunks that may hold no more than so many bytes, longer ones hold something else.
+PNG_LONGEST = {
+    **{b"tRNS": 256, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"sBIT": 4, b"bKGD": 6, b"pHYs": 9, b"hIST": 512},
+    **{b"cICP": 4, b"mDCV": 24, b"cLLI": 8},
+}
+PNG_KEPT = frozenset((*b"IHDR PLTE IDAT IEND acTL fcTL fdAT".split(), *PNG_LONGEST))
 WEBP_KEPT = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"))
+WEBP_PICTURE = (b"VP8 ", b"VP8L", b"ALPH")
 WEBP_EXIF_AND_XMP = 0x08 | 0x04  # bits of the flags in VP8X
 WEBP_ICC = 0x20
 AVIF_KEPT = frozenset((b"ftyp", b"meta", b"mdat"))
@@ -111,7 +115,7 @@ def _png(data: bytes) -> bytes:
         at += 12 + length
         if kind == b"iCCP" and (profile := _png_profile(chunk[8:-4])):
             kept.append(_png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)))
-        elif kind in PNG_KEPT:
+        elif kind in PNG_KEPT and length <= PNG_LONGEST.get(kind, length):
             kept.append(chunk)
         if kind == b"IEND":
             break
@@ -145,9 +149,14 @@ def _riff_without_metadata(data: bytes) -> bytes:
         chunks.append((kind, data[at + 8 : at + 8 + length]))
         at += 8 + length + length % 2
     profiles = {kind: without_texts(body) for kind, body in chunks if kind == b"ICCP"}
+    seen: set[bytes] = set()
     for kind, body in chunks:
-        if kind not in WEBP_KEPT:
+        # All but frames come once, and nothing of the picture behind it: no reader looks at others.
+        again = kind in seen and kind != b"ANMF"
+        behind = kind in WEBP_PICTURE and not seen.isdisjoint((b"VP8 ", b"VP8L"))
+        if kind not in WEBP_KEPT or again or behind:
             continue
+        seen.add(kind)
         if kind == b"VP8X":
             dropped = WEBP_EXIF_AND_XMP | (0 if profiles.get(b"ICCP") else WEBP_ICC)
             body = bytes([body[0] & ~dropped]) + body[1:10]
@@ -191,11 +200,12 @@ def _after_blocks(data: bytes, at: int) -> int:
 
 def _avif(data: bytes) -> bytes | None:
     """The file as it is if it holds a picture and nothing else: the places of its parts are written in it."""
-    at = 0
+    at, seen = 0, set()
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind not in AVIF_KEPT or length < 8:
+        if kind not in AVIF_KEPT or length < 8 or kind in seen:
             return None
+        seen.add(kind)
         if kind == b"meta" and any(item in data[at : at + length] for item in AVIF_FOREIGN):
             return None
         at += length

@@ -92,6 +92,7 @@ def claim(out: Path) -> None:
     Raises:
         ValueError: `out` holds files that the demo did not write.
     """
+    out = out.resolve()  # `new/../there` is not there before `new` is
     if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds files that the demo did not write; give --out a new or an empty folder")
     out.mkdir(parents=True, exist_ok=True)

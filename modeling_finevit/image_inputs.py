@@ -240,6 +240,10 @@ def _to_unit_range(image: torch.Tensor, name: str) -> torch.Tensor:
     if image.is_floating_point():
         if not image.isfinite().all() or image.min() < 0 or image.max() > 255:
             raise ValueError(f"{name}: float values must be finite and in [0, 1] or [0, 255].")
+        if 1 < image.max() < 2:  # what interpolation makes of [0, 1]; taken as [0, 255] it would be black
+            raise ValueError(
+                f"{name}: float values up to {image.max():.4g} are neither [0, 1] nor [0, 255]: clip or scale them."
+            )
         return image.float() / (255 if image.max() > 1 else 1)
     top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(image.dtype)
     if top is None:

@@ -123,11 +123,29 @@ def marked_jpeg2000() -> bytes:
     return encoded(picture(), "JPEG2000", comment=MARK) + struct.pack(">I", 8 + len(MARK)) + b"uuid" + MARK
 
 
+def png_with(*kinds: bytes) -> bytes:
+    """Marks in chunks that say something in a few bytes."""
+    data = encoded(picture(), "PNG")
+    bodies = [kind + MARK for kind in kinds]
+    chunks = [struct.pack(">I", len(MARK)) + body + struct.pack(">I", zlib.crc32(body)) for body in bodies]
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def webp_with(*kinds: bytes) -> bytes:
+    """Marks in second chunks of a kind, behind the picture."""
+    body = encoded(picture(), "WEBP")[8:]
+    body += b"".join(kind + struct.pack("<I", len(MARK)) + MARK + b"\0" * (len(MARK) % 2) for kind in kinds)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 FILES: dict[str, Callable[[], bytes]] = {
     "JPEG": lambda: marked_jpeg(99),
     "progressive JPEG": lambda: marked_jpeg(99, progressive=True),
     "MPO": marked_mpo,
     "PNG": marked_png,
+    "PNG with long numbers": lambda: png_with(b"gAMA", b"pHYs", b"bKGD", b"sBIT", b"cICP", b"mDCV", b"cLLI"),
+    "WEBP with two pictures": lambda: webp_with(b"VP8 ", b"VP8L", b"ALPH"),
+    "AVIF with more data": lambda: marked_box(b"mdat"),
     "APNG": lambda: marked_animation("PNG"),
     "WEBP": marked_webp,
     "lossless WEBP": lambda: marked_webp(lossless=True),

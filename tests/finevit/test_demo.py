@@ -76,6 +76,13 @@ def test_the_demos_own_folder_and_an_empty_one_are_taken(tmp_path):
     demo.claim(tmp_path / "new" / "folder")
 
 
+def test_a_way_round_to_anothers_folder_is_no_way_in(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="did not write"):
+        demo.claim(tmp_path / "new" / ".." / "other")
+
+
 def test_the_demo_is_offline_before_any_library_reads_it(tmp_path):
     """Refused at once for its folder; what counts is what the libraries saw when they were imported."""
     (tmp_path / "other").touch()

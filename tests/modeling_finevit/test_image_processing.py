@@ -280,6 +280,14 @@ def test_any_mode_becomes_rgb(image, expected):
     assert rgb[:, 28, 28].tolist() == pytest.approx(expected, abs=1)
 
 
+def test_floats_a_little_over_one_are_refused_and_not_taken_for_black():
+    """Bicubic interpolation of a picture in [0, 1] goes beyond 1."""
+    with pytest.raises(ValueError, match=r"up to 1\.02 are neither"):
+        to_rgb(np.full((56, 56, 3), 1.02), "Image 0 of 1", 10**6)
+    assert to_rgb(np.full((56, 56, 3), 1.0), "Image 0 of 1", 10**6).min() == 255
+    assert to_rgb(np.full((56, 56, 3), 2.0), "Image 0 of 1", 10**6).max() == 2
+
+
 def test_palette_with_a_transparent_colour_lies_on_white():
     image = Image.new("P", (56, 56), 0)
     image.putpalette([200, 0, 0, 0, 200, 0])

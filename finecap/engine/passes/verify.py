@@ -107,8 +107,8 @@ class _Tools:
     client: ChatClient | None
 
     def is_writer(self, captioner: str | None, other: str | None) -> bool:
-        """Are two of the recipe's captioners, by their names, one model?"""
-        models = {one.name: one.model for one in self.context.settings.captioners}
+        """Are two of the recipe's captioners, by their names, one model? Servers call it "org/model" or "model"."""
+        models = {one.name: one.model.casefold().split("/")[-1] for one in self.context.settings.captioners}
         return other is not None and models.get(captioner or "", captioner) == models.get(other, other)
 
     @property

@@ -100,12 +100,22 @@ def test_a_local_caption_is_verified_if_a_detector_that_did_not_write_it_finds_i
 
 @pytest.mark.parametrize(
     ("grounder", "verdict"),
-    [("writer", "self-consistent"), ("same weights, other name", "self-consistent"), ("another", "verified")],
+    [
+        ("writer", "self-consistent"),
+        ("same weights, other name", "self-consistent"),
+        ("same weights, served by others", "self-consistent"),
+        ("another", "verified"),
+    ],
 )
 def test_a_caption_that_its_own_writer_confirms_is_at_most_self_consistent(tmp_path, grounder, verdict):
     captioners = [
         {"name": name, "model": model, "endpoints": ["http://127.0.0.1:1/v1"]}
-        for name, model in (("writer", "w"), ("same weights, other name", "w"), ("another", "a"))
+        for name, model in (
+            ("writer", "org/W-8B"),
+            ("same weights, other name", "org/W-8B"),
+            ("same weights, served by others", "w-8b"),
+            ("another", "org/A-8B"),
+        )
     ]
     recipe = {**BASE, "captioners": captioners, "recaption": {"function": "builtins:print"}, "phrases": {}}
     recipe["boxes"] = {"captioner": grounder}
