@@ -20,6 +20,8 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 
 # What Pillow raises for a file that is no image, is cut off or is corrupt.
 BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# No others, for strangers send pictures to servers: Pillow hands EPS to Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_ASPECT_RATIO = 200  # Qwen2-VL's limit
 FETCH_TIMEOUT_S = 30.0  # of each step of a fetch: connecting, and every read
 
@@ -88,9 +90,9 @@ def open_image(source: str | Path, name: str) -> Image.Image:
 
 
 def open_image_bytes(content: bytes, name: str) -> Image.Image:
-    """Opens an encoded picture (PNG, JPEG, ...) without decoding its pixels; `ValueError` if it is none."""
+    """Opens an encoded picture of one of `FORMATS` without decoding its pixels; `ValueError` if it is none."""
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except BROKEN_IMAGE_ERRORS as error:
         raise ValueError(f"{name}: cannot be opened as an image: {error}") from error
 

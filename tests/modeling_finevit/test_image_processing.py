@@ -14,8 +14,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.utils import is_torchvision_available
 
+from finecap import pictures
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil
-from modeling_finevit.image_inputs import fit_size, to_rgb
+from modeling_finevit.image_inputs import FORMATS, fit_size, open_image_bytes, to_rgb
 from modeling_finevit.patches import patch_positions
 
 pytestmark = pytest.mark.model
@@ -278,6 +279,15 @@ def test_any_mode_becomes_rgb(image, expected):
     assert rgb.shape == (3, 56, 56)
     assert rgb.dtype is torch.uint8
     assert rgb[:, 28, 28].tolist() == pytest.approx(expected, abs=1)
+
+
+def test_a_picture_that_an_interpreter_would_draw_is_none():
+    """EPS is a program for Ghostscript; the formats are those that the engine takes."""
+    program = io.BytesIO()
+    picture(60, 50).save(program, "EPS")
+    with pytest.raises(ValueError, match="cannot identify"):
+        open_image_bytes(program.getvalue(), "Image 0 of 1")
+    assert FORMATS == pictures.FORMATS
 
 
 def test_floats_a_little_over_one_are_refused_and_not_taken_for_black():
