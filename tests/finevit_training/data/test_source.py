@@ -4,8 +4,11 @@ import shutil
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from finecap.features import FINECAP_FEATURES
 from finevit_training.data.order import SampleKey
 from finevit_training.data.source import RecordDataset, Sample, estimate_lengths, load_records
 
@@ -89,3 +92,32 @@ def test_a_mistyped_path_is_an_error_before_the_network_is_asked(given, tmp_path
     monkeypatch.setattr(datasets, "load_dataset", None)  # whatever would ask it
     with pytest.raises(ValueError, match=r"holds no data/train-\*.*finevit corpus build"):
         load_records([given], "train")
+
+
+def write_corpus(folder, rows, schema=FINECAP_FEATURES.arrow_schema):
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data" / "train-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def rows(nano_corpus):
+    return pq.read_table(next((nano_corpus / "data").glob("*.parquet"))).to_pylist()
+
+
+def test_what_lies_in_a_folder_now_is_read_whatever_another_of_its_name_held(rows, tmp_path):
+    first, second = tmp_path / "one" / "corpus", tmp_path / "two" / "corpus"
+    write_corpus(first, rows[:5])
+    assert len(load_records([str(first)], "train")) == 5
+    write_corpus(second, rows[:3])
+    assert len(load_records([str(second)], "train")) == 3
+    write_corpus(first, rows[5:12])
+    assert list(load_records([str(first)], "train")["id"]) == [row["id"] for row in rows[5:12]]
+    assert len(load_records([str(first), str(second)], "train")) == 10
+
+
+def test_records_of_another_version_are_named(rows, tmp_path):
+    schema = FINECAP_FEATURES.arrow_schema.remove_metadata()
+    schema = schema.set(schema.get_field_index("width"), pa.field("width", pa.string()))
+    write_corpus(tmp_path, [{**row, "width": str(row["width"])} for row in rows[:2]], schema)
+    with pytest.raises(ValueError, match=r"its columns \['image', 'width'\] are not those"):
+        load_records([str(tmp_path)], "train")

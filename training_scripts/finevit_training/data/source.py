@@ -71,10 +71,8 @@ def load_records(paths: Sequence[str], split: str) -> datasets.Dataset:
 
 
 def _load_corpus(path: str, split: str) -> datasets.Dataset:
-    if not is_hub_id(path):
-        needed_split_files(Path(path), split)
     try:
-        records = datasets.load_dataset(path, split=split)
+        records = _load_hub(path, split) if is_hub_id(path) else _load_folder(Path(path), split)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"split {split!r} of {path!r} in `data` cannot be loaded: {error}; give a folder that `finevit corpus "
@@ -82,7 +80,24 @@ def _load_corpus(path: str, split: str) -> datasets.Dataset:
         ) from error
     if missing := [name for name in FINECAP_FEATURES if name not in records.column_names]:
         raise ValueError(f"{path!r} in `data` holds no FineCap records: they lack {missing}")
+    if other := [name for name, feature in FINECAP_FEATURES.items() if records.features[name] != feature]:
+        raise ValueError(
+            f"{path!r} in `data`: its columns {other} are not those of this version's FineCap records "
+            "(finecap.features.FINECAP_FEATURES); make it again, or convert them"
+        )
     return records
+
+
+def _load_hub(name: str, split: str) -> datasets.Dataset:
+    return datasets.load_dataset(name, split=split)
+
+
+def _load_folder(folder: Path, split: str) -> datasets.Dataset:
+    """By its files, whose times are in the key of the cache: `load_dataset(folder)` would take that of any other folder
+    of this name, or of what was in this one before.
+    """
+    files = [str(path.resolve()) for path in needed_split_files(folder, split)]
+    return datasets.load_dataset("parquet", data_files=files, split="train")
 
 
 def estimate_lengths(records: datasets.Dataset) -> list[int]:
