@@ -93,8 +93,8 @@ def _load_hub(name: str, split: str) -> datasets.Dataset:
 
 
 def _load_folder(folder: Path, split: str) -> datasets.Dataset:
-    """By its files, whose times are in the key of the cache: `load_dataset(folder)` would take that of any other folder
-    of this name, or of what was in this one before.
+    """By its files, whose times are in the key of the cache. `load_dataset(folder)` would take the cache of any other
+    folder of this name, or of what was in this one before.
     """
     files = [str(path.resolve()) for path in needed_split_files(folder, split)]
     return datasets.load_dataset("parquet", data_files=files, split="train")
