@@ -58,7 +58,7 @@ def test_receipts_begin_alike_and_are_json():
     found = made_with(["pillow"])
     assert {"date", "command", "commit", "versions", "system", "cpu", "cores"} <= set(json.loads(json.dumps(found)))
     assert found["cores"] >= 1
-    assert "pytest" in found["command"]
+    assert found["command"]
 
 
 def test_the_weights_follow_every_change_of_them_and_nothing_else(tmp_path):

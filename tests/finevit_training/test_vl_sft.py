@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
         (["--recipe", "no/such.yaml"], "does not exist"),
         (["--size", "nano", "--data", "x", "--mixture", "{transcribe: 1"], "mixture must be JSON"),
         (["--size", "nano", "--data", "no/such/corpus", "--max_steps", "1"], "finevit corpus build"),
-        (["--model", "no/such/model", "--data", "x"], "no model folder"),
+        (["--model", "no/such/model", "--data", "x"], "does not exist"),
         (["--size", "nano", "--data", "x", "--loss_type", "dft"], "no effect"),
     ],
 )

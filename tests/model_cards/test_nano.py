@@ -7,7 +7,8 @@ import pytest
 import yaml
 from transformers import AutoModelForImageTextToText
 
-from finevit_training.receipt import model_facts, weights_sha256
+from finecap.made_with import weight_hashes
+from finevit_training.receipt import model_facts
 from finevit_training.recipe import asked_recipe, parse_recipe
 from tests.support.paths import NANO
 
@@ -28,7 +29,7 @@ def test_the_recipe_is_what_was_asked_and_parses(receipt):
 
 
 def test_the_receipt_is_of_these_weights_and_of_this_curve(receipt):
-    assert receipt["weights_sha256"] == weights_sha256(NANO)
+    assert receipt["weights"] == weight_hashes(NANO)
     assert receipt["model"] == model_facts(AutoModelForImageTextToText.from_pretrained(NANO))
     last = json.loads((NANO / "training_curve.json").read_text())[-1]
     trained = receipt["trained"]
