@@ -51,7 +51,7 @@ def captioned_run(monkeypatch, out, server, keys, names=("a", "b"), **sections):
     monkeypatch.setattr(
         runner, "read_shard", lambda _: ({"key": key, "bytes": pictures[key], "url": None} for key in keys)
     )
-    captioners = [{"name": name, "model": name, "endpoints": [server.url], "timeout_s": 10.0} for name in names]
+    captioners = [{"name": name, "model": name, "endpoints": [server.url], "timeout_s": 3.0} for name in names]
     run = Run(recipe_from({**BEFORE, "captioners": captioners, **sections}), Store(out), (SHARD,))
     for name in BEFORE:
         run_shard(run, name, SHARD, {})
