@@ -138,5 +138,6 @@ def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
     axes.set(xlabel="samples seen", ylabel="loss (nats per supervised token)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(path, dpi=120)

@@ -60,6 +60,10 @@ def train(run: Run) -> Path | None:
     recipe, trainer, checkpoint = run
     if checkpoint:
         trainer.skipped_examples |= load_skipped(Path(checkpoint), trainer.args.process_index)
+    if trainer.is_world_process_zero():
+        args, corpora = trainer.args, ", ".join(recipe.data.data)
+        length = f"{args.max_minutes:g} minutes" if args.max_minutes else f"{args.max_steps:,} steps"
+        print(f"{len(trainer.train_dataset):,} records of {corpora}, {length}, bf16 {args.bf16}", flush=True)
     with trainer.stops.listening():
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stops.stopped_by_signal:
