@@ -27,9 +27,9 @@ def run(folder: Path, *words: object) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("user")
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path
 
 
 def test_corpus_training_evaluation_report_and_questions(folder):

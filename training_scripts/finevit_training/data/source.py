@@ -80,7 +80,8 @@ def _load_corpus(path: str, split: str) -> datasets.Dataset:
         ) from error
     if missing := [name for name in FINECAP_FEATURES if name not in records.column_names]:
         raise ValueError(f"{path!r} in `data` holds no FineCap records: they lack {missing}")
-    if other := [name for name, feature in FINECAP_FEATURES.items() if records.features[name] != feature]:
+    ours, theirs = FINECAP_FEATURES.arrow_schema, records.features.arrow_schema
+    if other := [name for name in FINECAP_FEATURES if theirs.field(name).type != ours.field(name).type]:
         raise ValueError(
             f"{path!r} in `data`: its columns {other} are not those of this version's FineCap records "
             "(finecap.features.FINECAP_FEATURES); make it again, or convert them"
