@@ -16,15 +16,15 @@ from finecap.errors import StopRun
 from tests.support.asking import SECRET, Asking, ask_one, captioner
 from tests.support.faulty_server import FAULTS, FaultyServer, default_reply
 
-STORM = {"error": 0.02, "busy": 0.02, "hang": 0.01, "lost": 0.02, "cut": 0.02, "malformed": 0.02, "choiceless": 0.01}
-STORM |= {"empty": 0.01, "null": 0.01, "bad": 0.03, "latency": 0.005, "jitter": 0.02}
-
+# At 0.02 each, all kinds come among 600 requests, whichever server takes which (1 miss in 10,000 runs).
+STORM = dict.fromkeys(("error", "busy", "hang", "lost", "cut", "malformed", "choiceless", "empty", "null"), 0.02)
+STORM |= {"bad": 0.03, "latency": 0.005, "jitter": 0.02}
 
 UNANSWERED = {"hang", "lost", "cut", "malformed", "choiceless"}
 
 
 def test_in_a_storm_of_faults_every_request_ends_exactly_once_and_is_paid_once(tmp_path):
-    """600 requests, 32 in flight, two endpoints; about one answer in seven is one of ten kinds of fault."""
+    """600 requests, 32 in flight, two endpoints; about one answer in five is one of ten kinds of fault."""
     with FaultyServer(seed=3, **STORM) as a, FaultyServer(seed=4, **STORM) as b:
         who = captioner(a, b, timeout_s=1.5)
         asking = Asking(tmp_path, who)
