@@ -1,99 +1,142 @@
-"""In which order records are trained on, over epochs and the run's clock.
+"""In which order rows are read: an epoch is cut into rounds, a round into windows, a window into pieces of the data.
 
-Nothing here keeps state between batches: a sample is named by a `SampleKey`, made in the main process, and everything
-that is random about it follows from (seed, epoch, index). A run that is killed and resumed, or that uses another
-number of loader workers, therefore sees the same samples.
+The order is a pure function of (seed, epoch) and of the list of parts (a parquet row group, a byte range of an archive,
+some files of a folder). It knows nothing of ranks and loader workers. Pieces are in random order over the whole epoch,
+rows in random order inside their window, and the windows of a round are trained on side by side.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count, islice
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
 
-MEGABATCH = 16  # global batches that are sorted by length together, as transformers' LengthGroupedSampler does with 50
+UNKNOWN_ROWS = 1000  # what a part whose rows nobody has counted yet is taken for when windows are cut
 
 
-class SampleKey(NamedTuple):
-    """Names one sample: the pass over the data, the record, and how far (0 to 1) the training is."""
+class RoundKey(NamedTuple):
+    """Names a round of an epoch."""
 
     epoch: int
-    index: int
-    fraction: float
+    round: int
 
 
-class TrainingBatches(Sampler[list[SampleKey]]):
-    """The micro-batches of a whole run, over as many epochs as it takes.
+class WindowKey(NamedTuple):
+    """Names a window of an epoch, by its number in the epoch."""
 
-    Every epoch is a fresh permutation of the records. If `lengths` is given, each epoch's permutation is cut into
-    windows of `MEGABATCH` global batches, sorted by length inside each window, and the global batches of a window are
-    shuffled again. The records left over at the end of an epoch, fewer than a global batch, come first in the next.
-    This reduces padding, but each batch then holds one kind of record; models trained from scratch seemed to learn
-    worse, so it is off unless asked for.
-    Global batches do not depend on how they are split into micro-batches, processes and accumulation steps.
+    epoch: int
+    window: int
+
+
+class RowKey(NamedTuple):
+    """Names one sample: a row of a part, and the how-manieth time that this row comes in its epoch (from 0)."""
+
+    epoch: int
+    part: int
+    row: int
+    copy: int
+
+
+class Piece(NamedTuple):
+    """A part, or a random share (above 0, at most 1) of its rows; `copy` counts the pieces of a part in an epoch."""
+
+    part: int
+    copy: int
+    share: float
+
+
+class Order:
+    """The order of the rows of every epoch.
+
+    A part's weight says how many times its rows come in an epoch: 1 is once, 2.5 twice and a random half of them a
+    third time.
 
     Args:
-        num_records: records in the data set.
-        batch_size: samples of a micro-batch on one device.
-        global_batch_size: samples of an optimizer step; a multiple of batch_size.
-        num_batches: micro-batches of the whole run, over all devices.
-        progress: told the number of finished optimizer steps, says how far the training is.
-        lengths: estimated tokens of each record, or None to leave the permutation as it is.
+        rows: of each part; `UNKNOWN_ROWS` where nobody knows.
+        weights: of each part, at least 0.
+        seed: the run's.
+        window_rows: about as many rows are shuffled and packed together.
+        streams: most windows that are trained on side by side.
+
+    Raises:
+        ValueError: there are no rows at all.
     """
 
     def __init__(
-        self,
-        num_records: int,
-        batch_size: int,
-        global_batch_size: int,
-        num_batches: int,
-        seed: int,
-        progress: Callable[[int], float],
-        lengths: Sequence[int] | None = None,
+        self, rows: Sequence[int], weights: Sequence[float], seed: int, window_rows: int, streams: int
     ) -> None:
-        if global_batch_size % batch_size:
-            raise ValueError(f"global_batch_size {global_batch_size} is not a multiple of batch_size {batch_size}")
-        if not num_records:
-            raise ValueError("the training set holds no records; correct `data`, or use `finevit corpus build`")
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.global_batch_size = global_batch_size
-        self.num_batches = num_batches
+        if not any(count and weight for count, weight in zip(rows, weights, strict=True)):
+            raise ValueError("the data holds no rows; correct `data`, or use `finevit corpus build`")
+        self.rows = np.asarray(rows, dtype=np.float64)
+        self.weights = np.asarray(weights, dtype=np.float64)
         self.seed = seed
-        self.progress = progress
-        self.lengths: Any = None if lengths is None else np.asarray(lengths)
-        self.drop_last = True  # read by accelerate: every batch is full
-        self.sampler = None
+        self.window_rows = window_rows
+        self.streams = streams
+        self._epochs: dict[int, _Epoch] = {}
 
-    def __len__(self) -> int:
-        return self.num_batches
+    def num_rounds(self, epoch: int) -> int:
+        """Rounds of an epoch."""
+        return -(-self._epoch(epoch).num_windows // self.streams)
 
-    def stream(self) -> Iterator[tuple[int, int]]:
-        """(epoch, index) of every sample, without end."""
-        left_over: list[tuple[int, int]] = []
-        for epoch in count():
-            rng = np.random.default_rng((self.seed, epoch))
-            samples = [(epoch, index) for index in rng.permutation(self.num_records).tolist()]
-            if self.lengths is None:
-                yield from samples
-                continue
-            samples = left_over + samples
-            whole = len(samples) // self.global_batch_size * self.global_batch_size
-            left_over = samples[whole:]
-            window = self.global_batch_size * MEGABATCH
-            for start in range(0, whole, window):
-                yield from self._grouped(samples[start : min(start + window, whole)], rng)
+    def after(self, key: RoundKey) -> RoundKey:
+        """The round that follows."""
+        last = key.round + 1 == self.num_rounds(key.epoch)
+        return RoundKey(key.epoch + 1, 0) if last else RoundKey(key.epoch, key.round + 1)
 
-    def _grouped(self, samples: list[tuple[int, int]], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-        """Whole global batches of like length, in random order."""
-        order = np.argsort(self.lengths[[index for _, index in samples]], kind="stable")
-        size = self.global_batch_size
-        for part in rng.permutation(len(samples) // size).tolist():
-            yield from (samples[place] for place in order[part * size : (part + 1) * size].tolist())
+    def windows(self, key: RoundKey) -> list[WindowKey]:
+        """The windows of a round; all rounds of an epoch have nearly as many."""
+        total, rounds = self._epoch(key.epoch).num_windows, self.num_rounds(key.epoch)
+        first, last = key.round * total // rounds, (key.round + 1) * total // rounds
+        return [WindowKey(key.epoch, window) for window in range(first, last)]
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        stream = self.stream()
-        for made in range(self.num_batches):
-            fraction = self.progress(made * self.batch_size // self.global_batch_size)
-            yield [SampleKey(epoch, index, fraction) for epoch, index in islice(stream, self.batch_size)]
+    def pieces(self, key: WindowKey) -> list[Piece]:
+        """What a window is made of."""
+        epoch = self._epoch(key.epoch)
+        places = slice(epoch.starts[key.window], epoch.starts[key.window + 1])
+        columns = (epoch.parts[places].tolist(), epoch.copies[places].tolist(), epoch.shares[places].tolist())
+        return [Piece(*values) for values in zip(*columns, strict=True)]
+
+    def row_keys(self, key: WindowKey, counts: Sequence[int]) -> list[RowKey]:
+        """The rows of a window in their order.
+
+        Args:
+            counts: the true number of rows of each piece's part.
+        """
+        rows = []
+        for piece, count in zip(self.pieces(key), counts, strict=True):
+            places = range(count) if piece.share == 1 else self._drawn(key.epoch, piece, count)
+            rows += [RowKey(key.epoch, piece.part, row, piece.copy) for row in places]
+        rng = np.random.default_rng((self.seed, key.epoch, key.window, 1))
+        return [rows[place] for place in rng.permutation(len(rows)).tolist()]
+
+    def _drawn(self, epoch: int, piece: Piece, count: int) -> list[int]:
+        """A random share of the rows of a part; its expected size is exact."""
+        rng = np.random.default_rng((self.seed, epoch, piece.part, piece.copy, 2))
+        size = int(piece.share * count + rng.random())
+        return sorted(rng.permutation(count)[:size].tolist())
+
+    def _epoch(self, epoch: int) -> "_Epoch":
+        if epoch not in self._epochs:
+            self._epochs = {held: one for held, one in self._epochs.items() if held == epoch - 1}
+            self._epochs[epoch] = _Epoch(self, epoch)
+        return self._epochs[epoch]
+
+
+class _Epoch:
+    """Pieces of one epoch in random order, as arrays, and where its windows start."""
+
+    def __init__(self, order: Order, epoch: int) -> None:
+        weights = order.weights
+        whole = np.floor(weights).astype(np.int64)
+        rest = weights - whole
+        pieces = whole + (rest > 0)
+        parts = np.repeat(np.arange(len(weights)), pieces)
+        copies = np.arange(len(parts)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        shares = np.where(copies < whole[parts], 1.0, rest[parts])
+        permutation = np.random.default_rng((order.seed, epoch, 0)).permutation(len(parts))
+        self.parts, self.copies, self.shares = parts[permutation], copies[permutation], shares[permutation]
+        rows = order.rows[self.parts] * self.shares
+        before = np.cumsum(rows) - rows
+        numbers = np.floor(before / order.window_rows)
+        changes = np.flatnonzero(np.diff(numbers)) + 1
+        self.starts = np.concatenate([[0], changes, [len(self.parts)]])
+        self.num_windows = len(self.starts) - 1

@@ -1,0 +1,292 @@
+"""The batches of a run, from planned packs, and a position in the run that is a few integers.
+
+Loader processes do two kinds of work in one queue: they make drafts of the windows of a round (texts and lengths, no
+pictures), and later batches of the packs that the main process has planned from those lengths. A round is measured
+while the one before it is trained on. Results come back in the order of the tasks, so what is trained on depends
+neither on the number of loader processes nor on their speed.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from finevit_training.data.batch import Batch
+from finevit_training.data.order import RoundKey, RowKey, WindowKey
+from finevit_training.data.plan import Pack, Sized, plan_round
+from finevit_training.data.reader import Drafts, Planned, Reader, Skip
+
+LANES = 8  # parts that a step is cut into at most; each is taken from one window
+
+
+class Position(NamedTuple):
+    """Where a run is: `pack` packs of a round, and `packs` of the whole run, are trained on."""
+
+    epoch: int = 0
+    round: int = 0
+    pack: int = 0
+    packs: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How packs become steps.
+
+    Args:
+        capacity: tokens of a row.
+        rows: rows of a micro-batch on one device.
+        accumulation: micro-batches of a step on one device.
+        ranks, rank: devices that train, and which of them this is.
+    """
+
+    capacity: int
+    rows: int
+    accumulation: int = 1
+    ranks: int = 1
+    rank: int = 0
+
+    @property
+    def step(self) -> int:
+        """Packs of an optimizer step."""
+        return self.rows * self.accumulation * self.ranks
+
+    @property
+    def lanes(self) -> int:
+        """Parts of a step that are taken from one window each; the same for any number of ranks."""
+        return next(lanes for lanes in range(min(LANES, self.step), 0, -1) if self.step % lanes == 0)
+
+    def owner(self, lane: int) -> int:
+        """The rank that trains on (most of) a lane."""
+        return lane % self.lanes * self.ranks // self.lanes
+
+
+class Measure(NamedTuple):
+    """Task: the drafts of a window."""
+
+    window: WindowKey
+    fraction: float
+
+
+class Make(NamedTuple):
+    """Task: the batch of some packs."""
+
+    packs: list[list[Planned]]
+
+
+# What a loader process has to do; None is nothing, while results are on their way.
+Task = Measure | Make | None
+
+
+class _Placed(NamedTuple):
+    """A pack, and where the run is after it."""
+
+    samples: list[Planned]
+    after: Position
+
+
+class _Answers(Dataset):
+    """Task to result, in a loader process."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, task: Task) -> Any:
+        if isinstance(task, Measure):
+            return self.reader.drafts(*task)
+        return None if task is None else self.reader.batch(task.packs)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+class _Round:
+    """A round that is measured: the lengths of its samples, and the drafts of those in this rank's windows."""
+
+    def __init__(self, fraction: float, awaited: set[WindowKey]) -> None:
+        self.fraction = fraction
+        self.awaited = awaited
+        self.drafts: dict[RowKey, Any] = {}
+        self.sized: dict[WindowKey, list[Sized]] = {}
+
+    def receive(self, found: Drafts) -> None:
+        self.awaited.remove(found.window)
+        pairs = list(zip(found.keys, found.drafts, strict=True))
+        self.drafts |= pairs
+        self.sized[found.window] = [Sized(key, len(draft), draft.patches) for key, draft in pairs]
+
+
+class PackedLoader:
+    """The micro-batches of one rank for a whole run, from a `Position` on.
+
+    Every rank makes the drafts of its own windows only and learns the lengths of the others' by `exchange`, a
+    collective that all ranks call between the same two batches.
+
+    Args:
+        reader: makes drafts and batches.
+        shape: how packs become steps.
+        fraction: how far the training is (0 to 1) when a round begins, given its key and the step that it begins in.
+        steps: optimizer steps of the whole run; without it, the run ends after `epochs` passes over the data, and its
+            last step is filled up with empty rows.
+        exchange: gathers one object of every rank.
+        on_rows: is told how many rows were read and which of them are left out.
+        workers: loader processes; 0 to load in this one.
+        options: for the `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        shape: Shape,
+        fraction: Callable[[RoundKey, int], float],
+        steps: int | None = None,
+        epochs: int = 1,
+        exchange: Callable[[Any], list[Any]] = lambda mine: [mine],
+        on_rows: Callable[[int, list[Skip]], None] = lambda tried, skipped: None,
+        workers: int = 0,
+        **options: Any,
+    ) -> None:
+        self.reader, self.order = reader, reader.order
+        self.shape = shape
+        self.fraction = fraction
+        self.steps, self.epochs = steps, epochs
+        self.exchange, self.on_rows = exchange, on_rows
+        self.workers, self.options = workers, options
+        self.position = Position()
+        self._fractions: dict[RoundKey, float] = {}
+        self._rounds: dict[RoundKey, _Round] = {}
+
+    def __len__(self) -> int:
+        if self.steps is None:
+            raise TypeError("how many batches a pass over the data has is known when it is planned, see count_packs")
+        return self.steps * self.shape.accumulation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is after the batch that was given last, and how far it was when its next rounds were begun."""
+        fractions = [[*key, value] for key, value in self._fractions.items() if key >= self.position[:2]]
+        return {**self.position._asdict(), "fractions": fractions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there, on any number of ranks and loader processes whose steps have as many packs."""
+        self.position = Position(**{name: state[name] for name in Position._fields})
+        self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
+
+    def __iter__(self) -> Iterator[Batch]:
+        positions: deque[Position] = deque()
+        for batch, skipped in self._results(self._tasks(positions)):
+            self.on_rows(0, skipped)
+            self.position = positions.popleft()
+            yield batch
+
+    def count_packs(self) -> int:
+        """Packs of `epochs` passes over the data, planned from the texts alone."""
+        packs = 0
+
+        def tasks() -> Iterator[Task]:
+            nonlocal packs
+            for item in self._packs(Position()):
+                if isinstance(item, _Placed):
+                    packs += 1
+                else:
+                    yield item
+
+        for _ in self._results(tasks()):
+            pass
+        return packs
+
+    def _results(self, tasks: Iterator[Task]) -> Iterator[tuple[Batch, list[Skip]]]:
+        self._rounds.clear()
+        results: Any = DataLoader(
+            _Answers(self.reader),
+            sampler=tasks,  # ty: ignore[invalid-argument-type]  (any iterable does)
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            **self.options,
+        )
+        for result in results:
+            if isinstance(result, Drafts):
+                self.on_rows(len(result.keys) + len(result.skipped), result.skipped)
+                next(one for one in self._rounds.values() if result.window in one.awaited).receive(result)
+            elif result is not None:
+                yield result
+
+    def _tasks(self, positions: deque[Position]) -> Iterator[Task]:
+        """This rank's tasks. Every rank has as many between the same two steps, so that collectives meet."""
+        step: list[_Placed] = []
+        left = math.inf if self.steps is None else self.steps - self.position.packs // self.shape.step
+        for item in self._packs(self.position):
+            if not isinstance(item, _Placed):
+                yield item
+                continue
+            step.append(item)
+            if len(step) == self.shape.step:
+                yield from self._make(step, positions)
+                step, left = [], left - 1
+            if left <= 0:
+                return
+        if step:
+            nothing = _Placed([], step[-1].after)
+            yield from self._make(step + [nothing] * (self.shape.step - len(step)), positions)
+
+    def _make(self, step: list[_Placed], positions: deque[Position]) -> Iterator[Make]:
+        """This rank's micro-batches of a step. A run is resumed between steps, so each is said to end it."""
+        rows, accumulation = self.shape.rows, self.shape.accumulation
+        first = self.shape.rank * accumulation * rows
+        for start in range(first, first + accumulation * rows, rows):
+            positions.append(step[-1].after)
+            yield Make([placed.samples for placed in step[start : start + rows]])
+
+    def _packs(self, start: Position) -> Iterator[Measure | None | _Placed]:
+        """All packs from a position on, of all ranks, and what must be measured before they can be planned."""
+        key, skip, before = RoundKey(start.epoch, start.round), start.pack, start.packs - start.pack
+        yield from self._opened(key, before)
+        barren = 0
+        while True:
+            while self._rounds[key].awaited:
+                yield None
+            this = self._rounds.pop(key)
+            packs = self._planned(key, this)
+            following = self.order.after(key)
+            is_last = self.steps is None and following.epoch >= self.epochs
+            opening = iter(()) if is_last else self._opened(following, before + len(packs))
+            for number, pack in enumerate(packs[skip:], start=skip + 1):
+                place = (*following, 0) if number == len(packs) else (*key, number)
+                samples = [Planned(s.key, s.tokens, this.fraction, this.drafts.get(s.key)) for s in pack.samples]
+                yield _Placed(samples, Position(*place, before + number))
+                yield from islice(opening, 1)
+            yield from opening
+            if is_last:
+                return
+            barren = 0 if packs else barren + 1
+            if barren > self.order.num_rounds(key.epoch):
+                raise ValueError(
+                    "nothing in `data` can be trained on: every row was left out; the rejects say why. Mend the data, "
+                    "or give a mixture whose tasks fit it"
+                )
+            key, skip, before = following, 0, before + len(packs)
+
+    def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | None]:
+        """The tasks that measure this rank's windows of a round; as many on all ranks."""
+        self._fractions = {one: value for one, value in self._fractions.items() if one >= self.position[:2]}
+        fraction = self._fractions.setdefault(key, self.fraction(key, packs_before // self.shape.step))
+        phase = packs_before % self.shape.step * self.shape.lanes // self.shape.step
+        of_ranks: list[list[WindowKey]] = [[] for _ in range(self.shape.ranks)]
+        for lane, window in enumerate(self.order.windows(key), start=phase):
+            of_ranks[self.shape.owner(lane)].append(window)
+        mine = of_ranks[self.shape.rank]
+        self._rounds[key] = _Round(fraction, set(mine))
+        for number in range(max(map(len, of_ranks))):
+            yield Measure(mine[number], fraction) if number < len(mine) else None
+
+    def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:
+        sized = this.sized
+        if self.shape.ranks > 1:
+            sized = {window: rows for of_rank in self.exchange(this.sized) for window, rows in of_rank.items()}
+        windows = [sized[window] for window in self.order.windows(key)]
+        shape = self.shape
+        return plan_round(windows, shape.capacity, shape.step // shape.lanes, (self.order.seed, *key))

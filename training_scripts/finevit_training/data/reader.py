@@ -1,0 +1,194 @@
+"""Rows of the data on their way to the model, in the process that loads them: lengths first, pictures later.
+
+`Reader` holds encoded bytes and never decoded pictures. Nothing that it keeps changes what it returns.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from finecap.sources import BadRow, Part, Row, Source
+from finevit_training.data.bad_records import UnusableRecord
+from finevit_training.data.batch import Batch
+from finevit_training.data.order import Order, RowKey, WindowKey
+
+HELD_BYTES = 2**29  # of encoded pictures that a loading process keeps, beside the part that it is reading
+HELD_PARTS = 64  # whose texts a loading process keeps
+
+
+class Draft(Protocol):
+    """A sample without its pictures. It travels between processes."""
+
+    id: str
+    patches: int
+
+    def __len__(self) -> int:
+        """Tokens."""
+        ...
+
+
+class Examples(Protocol):
+    """What a stage makes of rows."""
+
+    def draft(self, row: Row, key: RowKey, fraction: float) -> Any:
+        """The sample that a row is, pictures aside; raises UnusableRecord."""
+        ...
+
+    def example(self, draft: Any, pictures: Sequence[bytes]) -> Any:
+        """The sample with its pictures decoded; raises UnusableRecord."""
+        ...
+
+    def collate(self, rows: Sequence[Sequence[Any]]) -> Batch:
+        """The batch of some rows of examples."""
+        ...
+
+
+class Skip(NamedTuple):
+    """A row that is not trained on: why, and whether something is wrong with it or it does not fit this run."""
+
+    id: str
+    reason: str
+    is_bad: bool
+
+
+class Drafts(NamedTuple):
+    """The samples of a window in their order, and the rows that gave none."""
+
+    window: WindowKey
+    keys: list[RowKey]
+    drafts: list[Any]
+    skipped: list[Skip]
+
+
+class Planned(NamedTuple):
+    """A sample in a pack; its draft travels along where the asking process has it."""
+
+    key: RowKey
+    tokens: int
+    fraction: float
+    draft: Any = None
+
+
+class Reader:
+    """Reads the rows of windows and makes examples of them.
+
+    Args:
+        sources: opened sources.
+        parts: (source, part) of each part, in the order's numbers.
+        order: of the run.
+        examples: of the stage.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], parts: Sequence[tuple[int, Part]], order: Order, examples: Examples
+    ) -> None:
+        self.sources = sources
+        self.parts = parts
+        self.order = order
+        self.examples = examples
+        self._rows: OrderedDict[int, list[Row | BadRow]] = OrderedDict()
+        self._bytes: OrderedDict[int, dict[int, Any]] = OrderedDict()
+
+    def drafts(self, key: WindowKey, fraction: float) -> Drafts:
+        """The samples of a window, without their pictures.
+
+        Args:
+            fraction: how far the training is, 0 to 1.
+        """
+        rows = {piece.part: self._part_rows(piece.part) for piece in self.order.pieces(key)}
+        counts = [len(rows[piece.part]) for piece in self.order.pieces(key)]
+        found = Drafts(key, [], [], [])
+        for row_key in self.order.row_keys(key, counts):
+            try:
+                draft = self._draft(row_key, rows[row_key.part][row_key.row], fraction)
+            except UnusableRecord as error:
+                found.skipped.append(Skip(error.id, str(error), error.is_bad))
+            else:
+                found.keys.append(row_key)
+                found.drafts.append(draft)
+        return found
+
+    def batch(self, packs: Sequence[Sequence[Planned]]) -> tuple[Batch, list[Skip]]:
+        """The batch of some packs.
+
+        A sample whose pictures cannot be used is replaced by another of the same part that is no longer than it; where
+        there is none, its place stays empty.
+        """
+        skipped: list[Skip] = []
+        rows = []
+        for pack in packs:
+            examples = (self._usable(planned, skipped) for planned in pack)
+            rows.append([example for example in examples if example is not None])
+        return self.examples.collate(rows), skipped
+
+    def _usable(self, planned: Planned, skipped: list[Skip]) -> Any:
+        for key, draft in self._candidates(planned):
+            try:
+                return self.examples.example(draft, self._pictures(key))
+            except UnusableRecord as error:
+                skipped.append(Skip(draft.id, str(error), error.is_bad))
+        return None
+
+    def _candidates(self, planned: Planned) -> Iterator[tuple[RowKey, Any]]:
+        """The planned sample, then those that could take its place, in an order that follows from its key."""
+        key, draft, fraction = planned.key, planned.draft, planned.fraction
+        if draft is None:
+            draft = self._draft(key, self._part_rows(key.part)[key.row], fraction)
+        yield key, draft
+        rows = self._part_rows(key.part)
+        others = list(range(len(rows)))
+        random.Random(f"{self.order.seed}/{key.epoch}/{key.part}/{key.row}/{key.copy}").shuffle(others)
+        for place in others:
+            other = key._replace(row=place)
+            try:
+                draft = self._draft(other, rows[place], fraction)
+            except UnusableRecord:
+                continue  # reported where its window is read
+            if place != key.row and len(draft) <= planned.tokens:
+                yield other, draft
+
+    def _draft(self, key: RowKey, row: Row | BadRow, fraction: float) -> Any:
+        if isinstance(row, BadRow):
+            raise UnusableRecord(row.reason, id=row.id)
+        return self.examples.draft(row, key, fraction)
+
+    def _part_rows(self, number: int) -> list[Row | BadRow]:
+        if number not in self._rows:
+            source, part = self.parts[number]
+            self._rows[number] = self.sources[source].read_rows(part)
+            if len(self._rows) > HELD_PARTS:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(number)
+        return self._rows[number]
+
+    def _pictures(self, key: RowKey) -> list[bytes]:
+        """Encoded pictures of a row; those of its neighbours are kept, because their turn comes soon."""
+        held = self._bytes.get(key.part, {})
+        if key.row not in held:
+            source, part = self.parts[key.part]
+            held = self.sources[source].read_pictures(part, self._wanted(source, key))
+            self._bytes[key.part] = held
+            self._forget()
+        self._bytes.move_to_end(key.part)
+        pictures = held.pop(key.row)
+        if isinstance(pictures, BadRow):
+            raise UnusableRecord(pictures.reason, id=pictures.id)
+        return pictures
+
+    def _wanted(self, source: int, key: RowKey) -> Sequence[int]:
+        """The rows to read when one is needed: where rows lie in one block, all of them."""
+        return range(len(self._part_rows(key.part))) if self.sources[source].reads_whole_parts else [key.row]
+
+    def _forget(self) -> None:
+        sizes = {part: sum(_size(pictures) for pictures in held.values()) for part, held in self._bytes.items()}
+        total = sum(sizes.values())
+        for part in list(self._bytes)[:-1]:
+            if total <= HELD_BYTES and self._bytes[part]:
+                continue
+            total -= sizes[part]
+            del self._bytes[part]
+
+
+def _size(pictures: Any) -> int:
+    return 0 if isinstance(pictures, BadRow) else sum(len(data) for data in pictures)
