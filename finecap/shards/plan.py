@@ -6,12 +6,10 @@ archives is not even scanned: each archive is a shard then, whatever `rows_per_s
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +19,16 @@ import pyarrow.parquet as pq
 
 from finecap.shards import sidecar
 from finecap.shards import tar as archives
+from finecap.shards.on_disk import MAX_ITEM_BYTES, checked_name, is_inside, read_whole, sizes_below
 
 # Those Pillow cannot open are taken as well, so that they end as rejects and not as nothing.
 _PICTURE = "jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif jp2 jxl ppm pgm"
 PICTURES = frozenset(f".{name}" for name in _PICTURE.split())
 KINDS = {**dict.fromkeys(PICTURES, "folder"), ".parquet": "parquet", ".tar": "webdataset"}
-# A single file or member above this is never read into memory, whatever the recipe allows.
-MAX_ITEM_BYTES = 2**29
 MAX_SCANNED_ARCHIVES = 1000
 # Rows of a parquet file that are read at a time, and the bytes that they hold at most: fewer rows if these are more.
 READ_ROWS, READ_BYTES = 32, 2**26
 READ_BUFFER = 2**20
-# What the file system says of a single name, and not of the disk.
-UNREADABLE = {
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-}
 
 Row = dict[str, Any]
 
@@ -129,43 +121,13 @@ def _files_below(folder: Path) -> tuple[Path, dict[str, int]]:
     """The input's folder and the size of each file in it of a known kind, by path below it."""
     data = folder / "data"
     if data.is_dir() and any(data.rglob("*.parquet")):
-        sizes = _sizes(folder, data)
+        sizes = sizes_below(folder, data, KINDS)
         return folder, {name: size for name, size in sizes.items() if name.endswith(".parquet")}
-    return folder, _sizes(folder, folder)
-
-
-def _sizes(root: Path, start: Path) -> dict[str, int]:
-    found = {}
-    for folder, folders, files in os.walk(start, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            path = os.path.join(folder, name)
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in KINDS:
-                continue
-            if os.path.isfile(path) and _is_inside(root, path):
-                found[_checked_name(os.path.relpath(path, root))] = os.path.getsize(path)
-    return dict(sorted(found.items()))
-
-
-def _is_inside(root: Path, path: str) -> bool:
-    """Or does a link lead out of the folder?"""
-    return os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)
-
-
-def _raise(error: OSError) -> None:
-    raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-
-def _checked_name(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name!r}: the file name is not UTF-8, so no record can name it; rename it") from None
-    return Path(name).as_posix()
+    return folder, sizes_below(folder, folder, KINDS)
 
 
 def _single_file(path: Path) -> dict[str, int]:
-    return {_checked_name(path.name): path.stat().st_size}
+    return {checked_name(path.name): path.stat().st_size}
 
 
 def _kind_of(sizes: dict[str, int], source: Path) -> str:
@@ -194,7 +156,7 @@ def _cut_folder(root: Path, sizes: dict[str, int], rows: int, whole: bool) -> tu
     """
     said, digest = sidecar.read(root, whole)
     listed = said if whole else {}
-    names = sorted({*sizes, *(name for name in listed if _is_inside(root, os.path.join(root, name)))})
+    names = sorted({*sizes, *(name for name in listed if is_inside(root, os.path.join(root, name)))})
     cuts = []
     for at in range(0, len(names), rows):
         files = tuple(names[at : at + rows])
@@ -255,23 +217,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _read_folder(shard: Shard) -> Iterator[Row]:
     for name in shard.files:
-        data, problem = _read_picture(Path(shard.root, name))
+        data, problem = read_whole(Path(shard.root, name))
         said = shard.fields.get(name, {})
         yield _row(name, data, problem, {field: said.get(field) for field in sidecar.FIELDS})
-
-
-def _read_picture(path: Path) -> tuple[bytes | None, str | None]:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
-            return None, "unreadable: no regular file"
-        if status.st_size > MAX_ITEM_BYTES:
-            return None, f"too large: {status.st_size} bytes"
-        return path.read_bytes(), None
-    except OSError as error:
-        if error.errno not in UNREADABLE:
-            raise
-        return None, f"unreadable: {error.strerror}"
 
 
 def _row(key: str, data: bytes | None, problem: str | None, fields: Row) -> Row:
@@ -315,10 +263,12 @@ def _row_group(file: pq.ParquetFile, number: int, columns: list[str], rows: int)
             yield f"unreadable: {error}"
 
 
-def rows_at_once(footer: pq.FileMetaData, columns: Collection[str]) -> int:
-    """How many rows of a parquet file to read at a time, so that rows with large pictures do not fill the memory."""
+def rows_at_once(footer: pq.FileMetaData, columns: Collection[str], groups: Iterable[int] | None = None) -> int:
+    """How many rows of a parquet file, or of some of its row groups, to read at a time, so that rows with large
+    pictures do not fill the memory.
+    """
     largest = 1
-    for group in map(footer.row_group, range(footer.num_row_groups)):
+    for group in map(footer.row_group, range(footer.num_row_groups) if groups is None else groups):
         chunks = (group.column(number) for number in range(group.num_columns))
         size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] in columns)
         largest = max(largest, size // max(1, group.num_rows))

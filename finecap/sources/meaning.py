@@ -1,0 +1,186 @@
+"""What the columns of a source mean: FineCap records, captions, or conversations."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any
+
+from finecap.records import Record, new_record
+from finecap.shards.layout import SPLITS
+from finecap.sources.rows import Bad, Reference, Row, Size
+from finecap.sources.turns import FORMS
+
+FINECAP = ("id", "image", "width", "height", "source", "license", "regions", "qa")
+# Usual names, the likeliest first, in lower case.
+IMAGES = (
+    *("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "image_path", "file_name", "filename"),
+    *("filepath", "file_path", "path"),
+)
+CAPTIONS = ("caption", "text", "txt")
+PICTURES_OF_TURNS = ("images", "image")
+FACTS = ("width", "height", "source", "license", "split")
+COLUMNS = ("image", "caption")
+UNKNOWN_LICENSE = "unknown"
+EXPECTED = (
+    "expected a FineCap record (image, regions, qa, ...), an image column (image, jpg, file_name, ...) with or "
+    "without a caption (caption, text), or a conversation (messages, texts or conversations, with images); name "
+    "others with `columns: {image: ..., caption: ...}`"
+)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How a row is made of its columns.
+
+    Attributes:
+        kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
+        words: the columns that hold no picture.
+        pictures: the columns that may hold the pictures; the first that is there counts.
+        caption: the column of the caption.
+    """
+
+    kind: str
+    words: tuple[str, ...]
+    pictures: tuple[str, ...]
+    caption: str | None = None
+
+    @property
+    def has_sizes(self) -> bool:
+        """May the columns tell the size of the picture?"""
+        return {"width", "height"} <= set(self.words)
+
+    def references(self, values: Mapping[str, Any]) -> list[Reference]:
+        """What stands for the pictures of a row."""
+        found = next((values[name] for name in self.pictures if values.get(name) is not None), None)
+        if isinstance(found, list):
+            return found
+        return [] if found is None and self.kind in FORMS else [found]
+
+    def row(self, values: Mapping[str, Any], name: str, source: str, split: str) -> Row:
+        """One row, with the size of its picture if its columns tell it, else without any.
+
+        Args:
+            name: an id for it, if it has none of its own.
+            source, split: for records that say none.
+
+        Raises:
+            Bad: it cannot be used.
+        """
+        if self.kind in FORMS:
+            turns = FORMS[self.kind](values.get(self.kind), len(self.references(values)))
+            return Row(name, [], messages=clean(turns))
+        if self.kind == "finecap":
+            record = shaped({**values, "image": {"bytes": None, "path": None}}, Record, "record")
+            if not record["id"]:
+                raise Bad("record: its id is empty")
+        else:
+            record = _captioned(values, self.caption, name, source, split)
+        if record["split"] in SPLITS and split in SPLITS and record["split"] != split:
+            raise Bad(f"other split: {record['split']}, and {split} is asked for")
+        size = record["width"], record["height"]
+        return Row(record["id"], [size] if min(size) > 0 else [], record=record)
+
+
+def meaning_of(names: Collection[str], chosen: Mapping[str, str], where: str) -> Meaning:
+    """What columns of these names mean.
+
+    Args:
+        chosen: names of the columns `image` and `caption`, if they are not the usual ones.
+        where: for messages.
+
+    Raises:
+        ValueError: nothing that is known.
+    """
+    if missing := [name for name in chosen.values() if name not in names]:
+        raise ValueError(f"{where}: `columns` names {', '.join(missing)}, and its columns are {', '.join(names)}")
+    facts = tuple(name for name in FACTS if name in names)
+    if not chosen:
+        if set(FINECAP) <= set(names):
+            fields = tuple(name for name in Record.__annotations__ if name != "image" and name in names)
+            return Meaning("finecap", fields, ("image",))
+        for form in FORMS:
+            if form in names:
+                return Meaning(form, (form,), tuple(name for name in PICTURES_OF_TURNS if name in names))
+    lower = {name.lower(): name for name in reversed(list(names))}
+    image = chosen.get("image") or next((lower[name] for name in IMAGES if name in lower), None)
+    caption = chosen.get("caption") or next((lower[name] for name in CAPTIONS if name in lower), None)
+    if image is None:
+        links = "; links are not fetched: `finevit caption` with ingest.allow_urls does that" if "url" in lower else ""
+        raise ValueError(f"{where}: its columns are {', '.join(names) or 'none'}; {EXPECTED}{links}")
+    words = tuple(dict.fromkeys((*facts, *([caption] if caption else []))))
+    return Meaning("captions" if caption else "pictures", words, (image,), caption)
+
+
+def _captioned(values: Mapping[str, Any], column: str | None, name: str, source: str, split: str) -> Record:
+    caption = values.get(column) if column else None
+    if caption is not None and not isinstance(caption, str):
+        raise Bad(f"caption: {str(caption)[:80]!r}, expected text")
+    facts = {key: value for key in FACTS if isinstance(value := values.get(key), str) and value}
+    record = new_record(
+        name,
+        b"",
+        _size(values),
+        clean(facts.get("source", source)),
+        clean(facts.get("license", UNKNOWN_LICENSE)),
+        facts.get("split", split),
+        regions=[],
+        qa=[],
+        global_caption=clean((caption or "").strip()) or None,
+    )
+    return {**record, "image": {"bytes": None, "path": None}}
+
+
+def _size(values: Mapping[str, Any]) -> Size:
+    """As the columns tell it, or zeros. CSV tells numbers as text."""
+    width, height = (str(values.get(name)) for name in ("width", "height"))
+    if width.isascii() and height.isascii() and width.isdigit() and height.isdigit() and len(width + height) < 19:
+        return int(width), int(height)
+    return 0, 0
+
+
+def clean(value: Any) -> Any:
+    """Texts that can be written as UTF-8; JSON may hold half a surrogate pair."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [clean(one) for one in value]
+    if isinstance(value, dict):
+        return {key: clean(one) for key, one in value.items()}
+    return value
+
+
+def shaped(value: Any, hint: Any, where: str) -> Any:
+    """The value in the shape that a type of `finecap.records` asks for: fields that are missing are None (a list is
+    empty, a size 0), and fields that it does not know are left out.
+
+    Raises:
+        Bad: it is of another shape.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint):
+        if not isinstance(value, Mapping):
+            raise Bad(f"record: {where} is {str(value)[:80]!r}, expected its fields")
+        return {name: shaped(value.get(name), one, f"{where}.{name}") for name, one in _fields(hint).items()}
+    if origin is list:
+        if not isinstance(value, list | NoneType):
+            raise Bad(f"record: {where} is {str(value)[:80]!r}, expected a list")
+        return [shaped(one, arguments[0], where) for one in value or []]
+    if origin in (typing.Union, UnionType):
+        return None if value is None else shaped(value, arguments[0], where)
+    if origin is typing.Literal and value in arguments:
+        return value
+    if hint is int and value is None:
+        return 0
+    kinds = {dict: dict, float: (float, int)}.get(origin or hint, hint)
+    if isinstance(kinds, type | tuple) and isinstance(value, kinds):
+        return clean(value)
+    raise Bad(f"record: {where} is {str(value)[:80]!r}, expected {getattr(hint, '__name__', hint)}")
+
+
+@functools.cache
+def _fields(hint: type) -> dict[str, Any]:
+    return typing.get_type_hints(hint)

@@ -1,0 +1,182 @@
+"""Where a source lies: its files by name, on this disk or (finecap.sources.remote) behind a URL.
+
+Paths inside of data are strangers' words: none is followed out of the source's folder, and no link is fetched.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from finecap.errors import StopRun
+from finecap.shards.on_disk import MAX_ITEM_BYTES, checked_name, is_inside, read_whole, sizes_below
+from finecap.shards.plan import PICTURES
+from finecap.sources.rows import Bad, Part, Reference, Size
+from finecap.sources.sizes import upright_size, upright_size_of
+
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
+# Names of what `datasets.save_to_disk` writes: of one split, and of several.
+SAVED = ("state.json", "dataset_dict.json")
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+KNOWN = (
+    "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
+    "`datasets.save_to_disk`, and the id of a dataset on the Hub"
+)
+
+
+class Place(Protocol):
+    """A folder whose files are read by their paths below it. Picklable; holds no open file."""
+
+    @property
+    def root(self) -> str:
+        """A path or a URL."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A file for reading, which can seek.
+
+        Raises:
+            StopRun: it is gone.
+        """
+        ...
+
+    def inside(self, name: str, reference: str) -> str:
+        """The path below the root of what the file `name` refers to, relative to itself.
+
+        Raises:
+            Bad: that leads out of the root.
+        """
+        ...
+
+    def picture(self, name: str) -> bytes:
+        """A whole file. Raises Bad: it is missing, too large or no regular file."""
+        ...
+
+    def size(self, name: str) -> Size:
+        """The upright size of a picture. Raises Bad."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A folder of this disk."""
+
+    root: str
+
+    def open(self, name: str) -> BinaryIO:
+        path = Path(self.root, name)
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise StopRun(
+                f"{path}: cannot be read ({error.strerror}); it was there when the source was opened. Bring it back, "
+                "or start again without it."
+            ) from error
+
+    def inside(self, name: str, reference: str) -> str:
+        path = os.path.join(self.root, os.path.dirname(name), reference)
+        if "\0" in path or not is_inside(Path(self.root), path):
+            raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
+        return os.path.relpath(path, self.root)
+
+    def picture(self, name: str) -> bytes:
+        data, problem = read_whole(Path(self.root, name))
+        if data is None:
+            raise Bad(problem or "unreadable: nothing")
+        return data
+
+    def size(self, name: str) -> Size:
+        path = Path(self.root, name)
+        if not path.is_file():
+            raise Bad(read_whole(path)[1] or "unreadable: no regular file")
+        with path.open("rb") as file:
+            return upright_size_of(file, MAX_ITEM_BYTES)
+
+
+@dataclass
+class FileReader:
+    """What readers of files share: their place, their parts, and how a picture is found that a row refers to."""
+
+    place: Place
+    parts: list[Part] = field(default_factory=list)
+
+    def picture(self, reference: Reference, part: Part) -> bytes:
+        data = inline(reference)
+        return data if isinstance(data, bytes) else self.place.picture(self.place.inside(part.path, data))
+
+    def size(self, reference: Reference, part: Part) -> Size:
+        data = inline(reference)
+        return upright_size(data) if isinstance(data, bytes) else self.place.size(self.place.inside(part.path, data))
+
+
+def inline(reference: Reference) -> bytes | str:
+    """The bytes that a reference holds, or the path that it names.
+
+    Raises:
+        Bad: it holds neither, or a link.
+    """
+    if isinstance(reference, Mapping):
+        reference = reference.get("bytes") or reference.get("path")
+    if isinstance(reference, bytes) and reference:
+        return reference
+    if not isinstance(reference, str) or not reference:
+        kind = type(reference).__name__
+        raise Bad(f"no picture: {'nothing is there' if not reference else f'a {kind}, expected bytes or a path'}")
+    if URL.match(reference):
+        raise Bad(f"link: {reference[:80]!r} is not fetched; `finevit caption` with ingest.allow_urls does that")
+    return reference
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies at a place.
+
+    Attributes:
+        sizes: bytes of each file of a known kind, by path below the root, in order.
+        named: the files were named one by one (a path, a glob), and not found in a folder.
+    """
+
+    place: Place
+    sizes: dict[str, int]
+    named: bool
+
+    @property
+    def suffixes(self) -> dict[str, str]:
+        """The first file of each suffix."""
+        found: dict[str, str] = {}
+        for name in self.sizes:
+            found.setdefault(suffix(name), name)
+        return found
+
+
+def suffix(name: str) -> str:
+    """Of a path, in lower case and with its dot."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def local_files(path: str) -> Files:
+    """The files of a folder, of a glob, or one file.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(path):
+        return Files(LocalPlace(path), sizes_below(Path(path), Path(path), SUFFIXES), named=False)
+    if os.path.isfile(path):
+        found = [path]
+    elif glob.has_magic(path):
+        found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+    else:
+        raise ValueError(f"{path}: no such file or folder; {KNOWN}")
+    if not found:
+        raise ValueError(f"{path}: no file matches this pattern")
+    root = os.path.commonpath([os.path.dirname(one) for one in found])
+    names = {checked_name(os.path.relpath(one, root)): os.path.getsize(one) for one in found}
+    return Files(LocalPlace(root), names, named=True)

@@ -1,0 +1,94 @@
+"""Which reader a place takes, by the names of its files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from finecap.shards.plan import PICTURES
+from finecap.sources.asked import Asked
+from finecap.sources.folder import folder_reader
+from finecap.sources.parquet import parquet_reader
+from finecap.sources.places import KNOWN, Files, local_files, suffix
+from finecap.sources.rows import Reader
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# Words of file and folder names that stand for a split, as `datasets` takes them.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def reader_of(asked: Asked) -> tuple[Reader, list[str]]:
+    """The reader of what was asked for, and the names of its columns.
+
+    Raises:
+        ValueError: there is nothing, or files of several kinds.
+    """
+    files = local_files(asked.where)
+    return _by_suffix(files, asked)
+
+
+def _by_suffix(files: Files, asked: Asked) -> tuple[Reader, list[str]]:
+    kinds = set(files.suffixes)
+    if not files.named and any(_is_at(name, "data") and suffix(name) == ".parquet" for name in files.sizes):
+        files = _only(files, [name for name in files.sizes if _is_at(name, "data") and suffix(name) == ".parquet"])
+    files = files if files.named else _of_split(files, asked)
+    kinds = set(files.suffixes)
+    if ".parquet" in kinds:
+        _refuse_others(files, {".parquet"}, asked)
+        reader = parquet_reader(files.place, list(files.sizes))
+        return reader, reader.schema.names
+    if kinds & PICTURES:
+        _refuse_others(files, {*PICTURES, ".txt"}, asked)
+        reader = folder_reader(files)
+        return reader, ["image", "caption"] if reader.texts else ["image"]
+    raise ValueError(f"{asked.where}: {_found(files)}; {KNOWN}")
+
+
+def _only(files: Files, names: list[str]) -> Files:
+    return replace(files, sizes={name: files.sizes[name] for name in names})
+
+
+def _is_at(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")
+
+
+def _of_split(files: Files, asked: Asked) -> Files:
+    """The files whose names say this split; where none says any split, all of them are "train".
+
+    Raises:
+        ValueError: others are named, and this one is not.
+    """
+    by_split: dict[str | None, list[str]] = {}
+    for name in files.sizes:
+        by_split.setdefault(_split_of(name), []).append(name)
+    if set(by_split) <= {None} and asked.split == "train":
+        return files
+    if asked.split not in by_split:
+        there = ", ".join(sorted(split for split in by_split if split)) or "none that names a split (they are train)"
+        raise ValueError(f"{asked.where}: holds no files of the split {asked.split!r}; there are {there}")
+    return _only(files, by_split[asked.split])
+
+
+def _split_of(name: str) -> str | None:
+    """The split that the folders of a path say, and for containers of rows also the name of the file."""
+    folders, _, last = name.rpartition("/")
+    words = re.split(r"[^a-z0-9]+", (folders if suffix(last) in PICTURES or suffix(last) == ".txt" else name).lower())
+    return next((split for split, known in SPLIT_WORDS.items() if set(words) & set(known)), None)
+
+
+def _refuse_others(files: Files, fitting: set[str], asked: Asked) -> None:
+    first = files.suffixes
+    if others := [name for kind, name in first.items() if kind not in fitting]:
+        fit = next(name for kind, name in first.items() if kind in fitting)
+        raise ValueError(
+            f"{asked.where}: holds files of different kinds, such as {fit} and {others[0]}; name the file that is the "
+            "data, or give a folder of one kind"
+        )
+
+
+def _found(files: Files) -> str:
+    return f"holds {', '.join(list(files.sizes)[:3])}" if files.sizes else "holds no file of a known kind"
