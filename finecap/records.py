@@ -160,6 +160,13 @@ def validate_record(record: Mapping[str, Any]) -> None:
             area, an unknown kind, verdict or split, a refuted caption, an empty question or answer, a text region
         without text, a grounding answer that is not a box, no picture bytes, no size.
     """
+    validate_texts(record)
+    if not (record["image"] or {}).get("bytes"):
+        raise ValueError(f"record {record['id']}: the image has no embedded bytes")
+
+
+def validate_texts(record: Mapping[str, Any]) -> None:
+    """As `validate_record`, for a record whose picture is somewhere else."""
     name = record["id"]
     if not name:
         raise ValueError("a record has an empty id; every record needs a unique one")
@@ -167,8 +174,6 @@ def validate_record(record: Mapping[str, Any]) -> None:
         raise ValueError(f"record {name}: split is {record['split']!r}, expected one of {SPLITS}")
     if not record["license"] or not record["source"]:
         raise ValueError(f"record {name}: source and license must both be given")
-    if not (record["image"] or {}).get("bytes"):
-        raise ValueError(f"record {name}: the image has no embedded bytes")
     if (record["width"] or 0) < 1 or (record["height"] or 0) < 1:
         raise ValueError(f"record {name}: width and height are {record['width']} and {record['height']} pixels")
     for item in record["regions"] or []:

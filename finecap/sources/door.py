@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from finecap.sources.asked import Asked, asked_for
+from finecap.sources.folder import FolderReader
 from finecap.sources.meaning import Meaning, meaning_of
 from finecap.sources.readers import reader_of
 from finecap.sources.rows import Bad, BadRow, Item, Part, Reader, Row
@@ -23,10 +24,12 @@ class Source:
         weight: as it was asked for.
         kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
         parts: the same for the same files.
+        reads_blocks: whether pictures of a part lie in one block, so that reading one is about as dear as reading all.
     """
 
     def __init__(self, asked: Asked, reader: Reader, meaning: Meaning) -> None:
         self.name, self.weight, self.kind, self.parts = asked.name, asked.weight, meaning.kind, reader.parts
+        self.reads_blocks = not isinstance(reader, FolderReader)
         self._split, self._reader, self._meaning = asked.split, reader, meaning
 
     def read_rows(self, part: Part) -> list[Row | BadRow]:

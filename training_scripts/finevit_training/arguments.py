@@ -91,35 +91,34 @@ class DataArguments:
 
     data: list[str] = field(
         default_factory=list,
-        metadata={"help": "FineCap corpora: folders or Hub ids (owner/name)."},
+        metadata={
+            "help": "Sources: paths, globs, URLs, dataset names; or mappings (JSON) with path or name, weight, split, "
+            "columns. A weight of 2.5 reads the source two and a half times an epoch."
+        },
     )
-    split: str = field(default="train", metadata={"help": "Split of the corpora."})
+    split: str = field(default="train", metadata={"help": "Split of the sources."})
     eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
     eval_records: int | None = field(
-        default=None, metadata={"help": "So many records of eval_split, drawn once for all runs; all without it."}
+        default=None, metadata={"help": "About so many rows of eval_split, drawn once for all runs; all without it."}
     )
     mixture: dict | str | None = field(
         default=None, metadata={"help": "Turns per task, or a curriculum [{until, mixture}, ...] (JSON)."}
     )
     max_turns: int | None = field(default=None, metadata={"help": "Most turns asked about one picture."})
-    pack_samples: bool = field(default=False, metadata={"help": "One row per device batch instead of padding."})
     isolate_turns: bool = field(default=False, metadata={"help": "Turns see the picture and themselves alone."})
-    group_by_length: bool = field(
-        default=False, metadata={"help": "Put records of like length, hence of one kind, into a batch: less padding."}
-    )
-
     max_bad_share: float = field(
         default=0.5, metadata={"help": "Stop when more than this share of the records read is broken."}
     )
 
     def __post_init__(self) -> None:
         self.mixture = _parse_json(self.mixture, "mixture")
+        self.data = [_parse_json(one, "data", plain_text=True) for one in self.data]
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share is {self.max_bad_share}; expected a share of the records, 0 to 1")
         if self.mixture is None:
             self.mixture = dict(DEFAULT_MIXTURE)
         if not self.data:
-            raise ValueError("`data` is empty; expected at least one corpus folder, e.g. --data outputs/corpus")
+            raise ValueError("`data` is empty; expected at least one source, e.g. --data outputs/corpus")
         if self.eval_records is not None and self.eval_records < 1:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
         if self.max_turns is not None and self.max_turns < 1:
@@ -146,8 +145,8 @@ class DataArguments:
 class FineViTSFTConfig(SFTConfig):
     """TRL's SFTConfig with what FineViT-VL adds, and other defaults where TRL's do not fit pictures.
 
-    `learning_rate` is the language model's; the other two default to it. `max_length` is unset because cutting a
-    sequence would cut image tokens. AdamW's betas and the weight decay are openPangu-VL's and LLaVA-OneVision-1.5's.
+    `learning_rate` is the language model's; the other two default to it. `per_device_train_batch_size` counts rows of
+    `max_length` tokens. AdamW's betas and the weight decay are openPangu-VL's and LLaVA-OneVision-1.5's.
     An instance holds what this machine makes of a recipe; what was asked for is in `Recipe.asked`.
     """
 
@@ -185,7 +184,9 @@ class FineViTSFTConfig(SFTConfig):
             "`last-or-start`: the newest one, or the beginning (for jobs that start themselves again)."
         },
     )
-    max_length: int | None = field(default=None, metadata={"help": "Longest sequence; further turns are left out."})
+    max_length: int | None = field(
+        default=4096, metadata={"help": "Tokens of a row, which several samples share; turns beyond it are left out."}
+    )
     output_dir: str = field(  # ty: ignore[incompatible-mutable-override]
         default="outputs/vl_sft", metadata={"help": "Where everything is written."}
     )

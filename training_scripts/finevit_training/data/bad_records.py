@@ -1,10 +1,13 @@
 """Records that cannot be trained on: skipped with a reason, and too many of them stop the run."""
 
 from collections import Counter
+from collections.abc import Iterable
+
+ENOUGH_TRIED = 200  # rows that are read before the share of bad ones is looked at
 
 
 class UnusableRecord(Exception):
-    """No sample can be made of a record. The message is the reason, "kind: detail".
+    """No sample can be made of a row. The message is the reason, "kind: detail".
 
     Args:
         reason: the message.
@@ -18,33 +21,29 @@ class UnusableRecord(Exception):
 
 
 class BadRecordShare:
-    """Counts the records that one process has tried, and stops it when too many of them were bad.
+    """Counts the records that one rank has read, and stops it when too many of them were bad.
 
     Args:
         most: the largest share of bad records, 0 to 1.
-        after: records that are tried before the share is looked at.
     """
 
-    def __init__(self, most: float, after: int) -> None:
+    def __init__(self, most: float) -> None:
         self.most = most
-        self.after = after
         self.tried = 0
         self.bad: Counter[str] = Counter()
 
-    def add(self, error: UnusableRecord | None) -> None:
-        """Counts one record: usable (None), or not.
+    def add(self, tried: int, reasons: Iterable[str]) -> None:
+        """Counts `tried` records more, and why the bad ones among them, or among those before, are bad.
 
         Raises:
             ValueError: more than the allowed share is bad.
         """
-        self.tried += 1
-        if error is None or not error.is_bad:
-            return
-        self.bad[reason_kind(str(error))] += 1
-        if self.tried >= self.after and self.bad.total() > self.most * self.tried:
-            reasons = "; ".join(f"{count} x {kind}" for kind, count in self.bad.most_common())
+        self.tried += tried
+        self.bad.update(map(reason_kind, reasons))
+        if self.tried >= ENOUGH_TRIED and self.bad.total() > self.most * self.tried:
+            kinds = "; ".join(f"{count} x {kind}" for kind, count in self.bad.most_common())
             raise ValueError(
-                f"{self.bad.total()} of the {self.tried} records read so far cannot be trained on ({reasons}), more "
+                f"{self.bad.total()} of the {self.tried} records read so far cannot be trained on ({kinds}), more "
                 f"than max_bad_share {self.most:.0%}. Mend the data, or raise max_bad_share"
             )
 

@@ -24,12 +24,13 @@ LANES = 8  # parts that a step is cut into at most; each is taken from one windo
 
 
 class Position(NamedTuple):
-    """Where a run is: `pack` packs of a round, and `packs` of the whole run, are trained on."""
+    """Where a run is: `pack` packs of a round are trained on, and `packs` and `samples` of the whole run."""
 
     epoch: int = 0
     round: int = 0
     pack: int = 0
     packs: int = 0
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,10 @@ class _Answers(Dataset):
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def __getitem__(self, task: Task) -> Any:
-        if isinstance(task, Measure):
-            return self.reader.drafts(*task)
-        return None if task is None else self.reader.batch(task.packs)
+    def __getitem__(self, index: Task) -> Any:
+        if isinstance(index, Measure):
+            return self.reader.drafts(*index)
+        return None if index is None else self.reader.batch(index.packs)
 
 
 def _as_it_is(result: Any) -> Any:
@@ -202,7 +203,7 @@ class PackedLoader:
         self._rounds.clear()
         results: Any = DataLoader(
             _Answers(self.reader),
-            sampler=tasks,  # ty: ignore[invalid-argument-type]  (any iterable does)
+            sampler=tasks,
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=self.workers,
@@ -241,9 +242,10 @@ class PackedLoader:
             positions.append(step[-1].after)
             yield Make([placed.samples for placed in step[start : start + rows]])
 
-    def _packs(self, start: Position) -> Iterator[Measure | None | _Placed]:
+    def _packs(self, start: Position) -> Iterator[Measure | _Placed | None]:
         """All packs from a position on, of all ranks, and what must be measured before they can be planned."""
         key, skip, before = RoundKey(start.epoch, start.round), start.pack, start.packs - start.pack
+        seen = start.samples
         yield from self._opened(key, before)
         barren = 0
         while True:
@@ -257,7 +259,8 @@ class PackedLoader:
             for number, pack in enumerate(packs[skip:], start=skip + 1):
                 place = (*following, 0) if number == len(packs) else (*key, number)
                 samples = [Planned(s.key, s.tokens, this.fraction, this.drafts.get(s.key)) for s in pack.samples]
-                yield _Placed(samples, Position(*place, before + number))
+                seen += len(samples)
+                yield _Placed(samples, Position(*place, before + number, seen))
                 yield from islice(opening, 1)
             yield from opening
             if is_last:

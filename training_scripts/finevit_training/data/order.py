@@ -1,4 +1,4 @@
-"""In which order rows are read: an epoch is cut into rounds, a round into windows, a window into pieces of the data.
+"""In which order rows are read. An epoch is cut into rounds, those into windows, those into pieces.
 
 The order is a pure function of (seed, epoch) and of the list of parts (a parquet row group, a byte range of an archive,
 some files of a folder). It knows nothing of ranks and loader workers. Pieces are in random order over the whole epoch,

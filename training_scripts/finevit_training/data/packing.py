@@ -1,25 +1,18 @@
 """Sequence packing for training: several samples in one row, none of which sees another.
 
-Rows carry `position_ids` that restart with every sample and no attention mask; transformers then builds the
-block-diagonal causal mask itself (`masking_utils.find_packed_sequence_indices`). With flash attention it does so for a
-single row only, see `may_pack_rows`.
+Batches follow the contract of TRL's `padding_free`: a single sequence with `position_ids` that restart with every
+sample, no attention mask, and no label on the first token of a sample. transformers then keeps the samples apart
+itself (`masking_utils.find_packed_sequence_indices`). `segments` say the same, and what turns about one picture see.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from finevit_vl.losses import IGNORE_INDEX
-
-
-def may_pack_rows(attention: str) -> bool:
-    """Whether this attention implementation of a language model keeps samples apart in several packed rows at once.
-
-    Those that get a mask do. Flash kernels get none and find the samples by their positions in a batch of one row;
-    with more rows every sample would see those before it in its row.
-    """
-    return attention in ("sdpa", "eager", "flex_attention")
 
 
 def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
@@ -57,36 +50,49 @@ def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     return sorted((sorted(row) for row in rows), key=lambda row: row[0])
 
 
-def collate_packed(rows: Sequence[Sequence[Mapping[str, torch.Tensor]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Lay packed rows out as one batch.
+class Sample(Protocol):
+    """A sample that is laid out: arrays of equal length, and segments (see `Batch`) counted from its first token."""
 
-    Args:
-        rows: samples of each row; a sample has `input_ids` and `labels` of shape `(length,)` and, with pictures,
-            `pixel_values` `(patches, patch dim)` and `image_grid_thw` `(images, 3)`.
-        pad_token_id: fills short rows. Padding restarts the positions too and has no labels.
+    input_ids: np.ndarray
+    labels: np.ndarray
+    segments: np.ndarray
+
+    def __len__(self) -> int: ...
+
+
+def lay_out(rows: Sequence[Sequence[Sample]], capacity: int, pad_token_id: int) -> dict[str, Any]:
+    """Lay packs out one after the other, each filled up to `capacity` tokens.
 
     Returns:
-        `input_ids`, `labels`, `position_ids` of shape `(rows, longest row)`, and `pixel_values`, `image_grid_thw` of
-        all pictures in order. A sample's first token has no label: nothing before it may predict it.
+        `input_ids`, `labels`, `position_ids` of shape `(1, rows * capacity)`, int64, and `segments`, see `Batch`. The
+        first token of a segment has no label: nothing before it may predict it. Padding restarts the positions too.
     """
-    longest = max(sum(len(sample["input_ids"]) for sample in row) for row in rows)
-    input_ids = torch.full((len(rows), longest), pad_token_id)
-    labels = torch.full((len(rows), longest), IGNORE_INDEX)
-    position_ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    pictures = []
-    for index, row in enumerate(rows):
-        start = 0
+    length = len(rows) * capacity
+    input_ids = np.full(length, pad_token_id, dtype=np.int64)
+    labels = np.full(length, IGNORE_INDEX, dtype=np.int64)
+    position_ids = np.zeros(length, dtype=np.int64)
+    segments = []
+    for number, row in enumerate(rows):
+        start, row_end = number * capacity, (number + 1) * capacity
         for sample in row:
-            end = start + len(sample["input_ids"])
-            input_ids[index, start:end] = sample["input_ids"]
-            labels[index, start + 1 : end] = sample["labels"][1:]
-            position_ids[index, start:end] = torch.arange(end - start)
+            end = start + len(sample)
+            input_ids[start:end] = sample.input_ids
+            labels[start:end] = sample.labels
+            placed = sample.segments + np.array([start, 0, start, 0], dtype=np.int32)
+            labels[placed[:, 0]] = IGNORE_INDEX
+            position_ids[start:end] = _positions(sample.segments)
+            segments.append(placed)
             start = end
-            if sample.get("pixel_values") is not None:
-                pictures.append(sample)
-        position_ids[index, start:] = torch.arange(longest - start)
-    batch = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
-    if pictures:
-        batch["pixel_values"] = torch.cat([sample["pixel_values"] for sample in pictures])
-        batch["image_grid_thw"] = torch.cat([sample["image_grid_thw"] for sample in pictures])
-    return batch
+        position_ids[start:row_end] = np.arange(row_end - start)
+    tensors: dict[str, Any] = {
+        name: torch.from_numpy(values)[None]
+        for name, values in (("input_ids", input_ids), ("labels", labels), ("position_ids", position_ids))
+    }
+    joined = np.concatenate(segments) if segments else np.zeros((0, 4), dtype=np.int32)
+    return {**tensors, "segments": torch.from_numpy(joined)}
+
+
+def _positions(segments: np.ndarray) -> np.ndarray:
+    """The position of every token of a sample: a segment goes on after what it sees before it."""
+    lengths = segments[:, 1]
+    return np.arange(lengths.sum()) + np.repeat(segments[:, 3] - segments[:, 0], lengths)

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from finecap.sources import BadRow, Part, Row, Source
+from finecap.sources.door import Source
+from finecap.sources.rows import BadRow, Part, Row
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import Order, RowKey, WindowKey
@@ -103,7 +104,8 @@ class Reader:
             try:
                 draft = self._draft(row_key, rows[row_key.part][row_key.row], fraction)
             except UnusableRecord as error:
-                found.skipped.append(Skip(error.id, str(error), error.is_bad))
+                row = rows[row_key.part][row_key.row]
+                found.skipped.append(Skip(row.id, str(error), error.is_bad))
             else:
                 found.keys.append(row_key)
                 found.drafts.append(draft)
@@ -150,7 +152,7 @@ class Reader:
 
     def _draft(self, key: RowKey, row: Row | BadRow, fraction: float) -> Any:
         if isinstance(row, BadRow):
-            raise UnusableRecord(row.reason, id=row.id)
+            raise UnusableRecord(row.reason)
         return self.examples.draft(row, key, fraction)
 
     def _part_rows(self, number: int) -> list[Row | BadRow]:
@@ -173,12 +175,12 @@ class Reader:
         self._bytes.move_to_end(key.part)
         pictures = held.pop(key.row)
         if isinstance(pictures, BadRow):
-            raise UnusableRecord(pictures.reason, id=pictures.id)
+            raise UnusableRecord(pictures.reason)
         return pictures
 
     def _wanted(self, source: int, key: RowKey) -> Sequence[int]:
         """The rows to read when one is needed: where rows lie in one block, all of them."""
-        return range(len(self._part_rows(key.part))) if self.sources[source].reads_whole_parts else [key.row]
+        return range(len(self._part_rows(key.part))) if self.sources[source].reads_blocks else [key.row]
 
     def _forget(self) -> None:
         sizes = {part: sum(_size(pictures) for pictures in held.values()) for part, held in self._bytes.items()}

@@ -1,11 +1,8 @@
 """Rows of the data to conversations about pictures: ids, labels and patches of FineViT-VL's training.
 
-The processor's chat template is rendered and tokenized as `processor.apply_chat_template` does it, so ids and loss
-mask are its ids and `assistant_masks` with any tokenizer; a test compares them. Loss falls on what the assistant says
-and on its `<|im_end|>`, never on image tokens.
+Loss falls on what the assistant says and on its `<|im_end|>`, never on image tokens.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,10 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from finecap.boxes import format_box
 from finecap.pictures import BadPicture, open_rgb
@@ -27,17 +21,11 @@ from finecap.tasks.mixture import DEFAULT_MIXTURE, mixture_at
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import RowKey
-from finevit_training.data.packing import IGNORE_INDEX, lay_out
+from finevit_training.data.packing import lay_out
+from finevit_training.examples.chat import ChatEncoder, Ids, control_tokens, messages
 from finevit_vl import FineViTVLProcessor
 
 KEPT_ENCODINGS = 20_000  # short texts whose ids a process keeps: the same questions come again and again
-
-
-class Ids(NamedTuple):
-    """A tokenized conversation: ids and labels, equally long."""
-
-    input_ids: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass
@@ -98,14 +86,15 @@ class Conversations:
 
     def __post_init__(self) -> None:
         self.control_tokens = control_tokens(self.processor.tokenizer)
-        self._kept = lru_cache(KEPT_ENCODINGS)(self._tokenize_one)
+        self.chat = ChatEncoder(self.processor.tokenizer, str(self.processor.chat_template))
+        self._kept = lru_cache(KEPT_ENCODINGS)(self._encode_turn)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._kept = lru_cache(KEPT_ENCODINGS)(self._tokenize_one)
+        self._kept = lru_cache(KEPT_ENCODINGS)(self._encode_turn)
 
     def draft(self, row: Row, key: RowKey, fraction: float) -> Draft:
         """The conversation of a row.
@@ -119,11 +108,11 @@ class Conversations:
         patches = [self._patches(row.id, size) for size in row.sizes]
         tokens = [count // self.processor.image_processor.merge_size**2 for count in patches]
         if row.messages is not None:
-            ids, segments = self._whole(row, row.messages, tokens)
+            ids, segments = self._whole(self._checked(row.messages), tokens)
         else:
             turns = self.turns(row, key, fraction)
-            encode = self._isolated if self.isolate_turns else self._joined
-            ids, segments = encode(row, turns, tokens)
+            whole = not self.isolate_turns
+            ids, segments = self._whole(messages(turns), tokens) if whole else self._isolated(turns, tokens)
         return Draft(row.id, key.epoch, *ids, segments, row.sizes, sum(patches))
 
     def example(self, draft: Draft, pictures: Sequence[bytes]) -> Example:
@@ -149,12 +138,15 @@ class Conversations:
     def collate(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """The batch of some rows, each at most `max_length` tokens."""
         examples = [example for row in rows for example in row]
-        tensors = lay_out(
-            [[example.draft for example in row] for row in rows], self.max_length, self.processor.tokenizer.pad_token_id
+        tensors: Any = lay_out(
+            [[example.draft for example in row] for row in rows],
+            self.max_length,
+            self.processor.tokenizer.pad_token_id,
         )
+        pixels: Any = self._pixels([image for example in examples for image in example.images])
         batch: Batch = {
             **tensors,
-            **self._pixels([image for example in examples for image in example.images]),
+            **pixels,
             "lengths": torch.tensor([len(example.draft) for example in examples], dtype=torch.int64),
             "ids": [example.draft.id for example in examples],
             "epochs": [example.draft.epoch for example in examples],
@@ -199,7 +191,7 @@ class Conversations:
         except ValueError as error:
             raise UnusableRecord(f"picture cannot be processed: {error}") from error
 
-    def _isolated(self, row: Row, turns: list[Turn], tokens: list[int]) -> tuple[Ids, np.ndarray]:
+    def _isolated(self, turns: list[Turn], tokens: list[int]) -> tuple[Ids, np.ndarray]:
         """Every turn as a conversation of its own, with the picture and what stands before it written once."""
         parts, segments, length = [], [], 0
         for turn in turns:
@@ -219,11 +211,15 @@ class Conversations:
         joined = Ids(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         return joined, np.array(segments, dtype=np.int32)
 
-    def _joined(self, row: Row, turns: list[Turn], tokens: list[int]) -> tuple[Ids, np.ndarray]:
-        """The turns as one conversation."""
-        return self._whole(row, messages(turns), tokens)
+    def _checked(self, conversation: list[Message]) -> list[Message]:
+        """A conversation of the data, whose words may hold none of the tokenizer's special tokens."""
+        for message in conversation:
+            for piece in message["content"]:
+                if found := self.control_tokens.search(piece.get("text", "")):
+                    raise UnusableRecord(f"a special token stands in the data: {found.group()!r}")
+        return conversation
 
-    def _whole(self, row: Row, conversation: Sequence[Any], tokens: list[int]) -> tuple[Ids, np.ndarray]:
+    def _whole(self, conversation: Sequence[Any], tokens: list[int]) -> tuple[Ids, np.ndarray]:
         """One conversation, without the last turns if it is too long with them; pictures are never cut."""
         ends = [place + 1 for place, message in enumerate(conversation) if message["role"] == "assistant"]
         if not ends:
@@ -233,82 +229,21 @@ class Conversations:
             shown = sum(piece["type"] == "image" for message in part for piece in message["content"])
             if shown < len(tokens):
                 break  # a picture of a turn that does not fit would have no place
-            ids = self._expanded(self._tokenize(part), tokens)
+            ids = self._expanded(self.chat.encode(part), tokens)
             if len(ids.input_ids) <= self.max_length:
                 return ids, np.array([(0, len(ids.input_ids), 0, 0)], dtype=np.int32)
         raise too_long("its first turns do not fit", len(ids.input_ids), self.max_length)
 
-    def _tokenize_one(self, prompt: str, answer: str) -> tuple[Ids, int]:
+    def _encode_turn(self, prompt: str, answer: str) -> tuple[Ids, int]:
         """The ids of a turn about one picture, with a single image token, and where they go on after the picture."""
-        ids = self._tokenize(messages([Turn(prompt, answer, "")]))
+        ids = self.chat.encode(messages([Turn(prompt, answer, "")]))
         return ids, ids.input_ids.tolist().index(self.processor.vision_end_token_id) + 1
-
-    def _tokenize(self, conversation: Sequence[Any]) -> Ids:
-        """A conversation as `apply_chat_template` encodes it, with a single token for each picture.
-
-        Raises:
-            UnusableRecord: its texts hold one of the tokenizer's special tokens, or the template refuses it.
-        """
-        for message in conversation:
-            for piece in message["content"]:
-                if found := self.control_tokens.search(piece.get("text") or ""):
-                    raise UnusableRecord(f"a special token stands in the data: {found.group()!r}")
-        tokenizer: Any = self.processor.tokenizer
-        template: Any = self.processor.chat_template
-        try:
-            texts, spoken = render_jinja_template(
-                conversations=[conversation],
-                chat_template=template,
-                return_assistant_tokens_mask=True,
-                **tokenizer.special_tokens_map,
-            )
-        except TemplateError as error:
-            raise UnusableRecord(f"the chat template refuses it: {error}") from error
-        # A template that writes the first token itself must not get it twice.
-        bos = {"add_special_tokens": False} if tokenizer.bos_token and texts[0].startswith(tokenizer.bos_token) else {}
-        encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, **bos)
-        ids = np.array(encoded["input_ids"][0], dtype=np.int32)
-        supervised = _supervised(encoded["offset_mapping"][0], spoken[0])
-        return Ids(ids, np.where(supervised, ids, IGNORE_INDEX).astype(np.int32))
 
     def _expanded(self, ids: Ids, tokens: list[int]) -> Ids:
         """Every image token written as often as its picture has merged patches."""
         repeats = np.ones(len(ids.input_ids), dtype=np.int64)
         repeats[ids.input_ids == self.processor.image_token_id] = tokens
         return Ids(np.repeat(ids.input_ids, repeats), np.repeat(ids.labels, repeats))
-
-
-def messages(turns: Sequence[Turn]) -> list[Message]:
-    """Turns about one picture as `apply_chat_template` takes them; the picture comes before the first question."""
-    conversation: list[Message] = []
-    for number, turn in enumerate(turns):
-        picture = [] if number else [{"type": "image"}]
-        conversation += [
-            {"role": "user", "content": [*picture, {"type": "text", "text": turn.prompt}]},
-            {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]},
-        ]
-    return conversation
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Finds in a text whatever the tokenizer would read as one of its special tokens."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    tokens = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
-    return re.compile("|".join(re.escape(token) for token in tokens))
-
-
-def _supervised(offsets: Any, spans: Any) -> np.ndarray:
-    """Which tokens overlap what the assistant says.
-
-    Args:
-        offsets: (first, last + 1) character of each token.
-        spans: the same of each text between the template's generation marks.
-    """
-    starts, ends = np.asarray(offsets).T
-    supervised = np.zeros(len(starts), dtype=bool)
-    for start, end in spans:
-        supervised |= (starts < end) & (ends > start)
-    return supervised
 
 
 def too_long(what: str, tokens: int, max_length: int) -> UnusableRecord:

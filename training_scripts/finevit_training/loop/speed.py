@@ -61,10 +61,11 @@ class FlopCounter:
         if self.windowed_layers:
             in_windows = _sum_of_squares(rows, self.window) * _sum_of_squares(columns, self.window)
             scores += self.windowed_layers * float((frames * in_windows).sum())
-        lengths = batch["lengths"].double()
+        _, lengths, _, seen_before = batch["segments"].double().T
         vision = 2 * patches * self.vision_weights + self.score * scores
         projector = 2 * patches / self.merge * self.projector_weights
-        text = 2 * float(lengths.sum()) * self.text_weights + self.text_score * float(lengths.square().sum())
+        scored = float((lengths * (lengths + 2 * seen_before)).sum())
+        text = 2 * float(lengths.sum()) * self.text_weights + self.text_score * scored
         supervised = float((batch["labels"] != IGNORE_INDEX).sum())
         text += 2 * supervised * self.head_weights
         vision_passes, projector_passes, text_passes = self.passes()

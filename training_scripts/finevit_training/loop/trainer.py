@@ -1,45 +1,50 @@
 """TRL's SFTTrainer for FineViT-VL: own batches, learning rates by part, a checked loss, a schedule by the clock."""
 
-from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
 from finevit_training.arguments import FineViTSFTConfig
 from finevit_training.compat import add_metric
-from finevit_training.data.bad_records import reason_kind
+from finevit_training.data.bad_records import BadRecordShare
 from finevit_training.data.batch import model_inputs
-from finevit_training.data.order import SampleKey, TrainingBatches
-from finevit_training.data.source import RecordDataset
-from finevit_training.examples.conversation import SFTCollator
+from finevit_training.data.loader import PackedLoader, Shape
+from finevit_training.data.order import RoundKey
+from finevit_training.data.reader import Reader, Skip
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.parts import optimizer_groups, split_parameters
+from finevit_training.loop.position import PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
 from finevit_training.loop.speed import SpeedMeter
 from finevit_training.loop.stops import StopCallback
 from finevit_vl.losses import IGNORE_INDEX, supervised_positions
 
+# TRL looks at a data set to learn that there are pictures; batches come from the loader.
+_LOOKED_AT_BY_TRL = {"images": [[]], "messages": [[]]}
+
 
 class FineViTSFTTrainer(SFTTrainer):
-    """Supervised fine-tuning of a FineViT-VL on FineCap records.
+    """Supervised fine-tuning of a FineViT-VL.
 
     Args:
         model: a FineViTVLForConditionalGeneration.
         args: the run's configuration; `max_steps` must be positive.
-        collator: makes batches of records.
-        records: FineCap records.
+        reader: of the training data.
         processor: saved beside the model.
-        eval_records: records that `eval_strategy` measures the loss on, or None.
-        lengths: estimated tokens of each record, to group by, or None.
+        eval_reader: of the data that `eval_strategy` measures the loss on, or None.
+        fraction: how far the training is when a round of the data begins, see `PackedLoader`; None: by steps and
+            clock.
+        max_bad_share: see `BadRecordShare`.
         peft_config: LoRA's configuration, or None.
     """
 
@@ -48,41 +53,43 @@ class FineViTSFTTrainer(SFTTrainer):
     optimizer: Any
     lr_scheduler: Any
     processing_class: ProcessorMixin
-    train_dataset: datasets.Dataset
-    eval_dataset: datasets.Dataset | None
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: FineViTSFTConfig,
-        collator: SFTCollator,
-        records: datasets.Dataset,
+        reader: Reader,
         processor: ProcessorMixin,
-        eval_records: datasets.Dataset | None = None,
-        lengths: list[int] | None = None,
+        eval_reader: Reader | None = None,
+        fraction: Callable[[RoundKey, int], float] | None = None,
+        max_bad_share: float = 1.0,
         peft_config: Any = None,
     ) -> None:
         self.progress = Progress(args.max_steps, args.max_minutes * 60 if args.max_minutes else None)
         self.stops = StopCallback()
-        self.lengths = lengths
+        self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
-        self.skipped: Counter[str] = Counter()
-        self.skipped_examples: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.bad_rows = BadRecordShare(max_bad_share)
+        by_steps = fraction or (lambda key, step: self.progress.fraction(step))
+        self.loader = self._loader(args, reader, by_steps, on_rows=self._count_rows, steps=args.max_steps)
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
         callbacks: list[TrainerCallback] = [
             ClockCallback(self.progress, save_seconds),
             self.stops,
-            SkippedCallback(self.skipped_examples),
+            SkippedCallback(self.skipped),
+            PositionCallback(self.loader),
         ]
         if args.save_total_limit:
             callbacks.append(KeepCallback(args.save_total_limit))
             args.save_total_limit = None  # transformers would delete folders of the user
+        looked_at = datasets.Dataset.from_dict(_LOOKED_AT_BY_TRL)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,  # ty: ignore[invalid-argument-type]  (a TypedDict is a dict)
-            train_dataset=records,
-            eval_dataset=eval_records,
+            data_collator=_no_collator,
+            train_dataset=looked_at,
+            eval_dataset=looked_at if eval_reader else None,
             processing_class=processor,
             peft_config=peft_config,
             callbacks=callbacks,
@@ -97,31 +104,33 @@ class FineViTSFTTrainer(SFTTrainer):
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         self.meter = SpeedMeter(self.model, self.accelerator.device, dtype)
 
-    def get_train_dataloader(self) -> DataLoader:
-        """The whole run as one pass over `TrainingBatches`; a resumed run skips batches without loading them."""
-        args = self.args
-        micro_batches = args.gradient_accumulation_steps * args.world_size
-        batches = TrainingBatches(
-            num_records=len(self.train_dataset),
-            batch_size=args.per_device_train_batch_size,
-            global_batch_size=args.per_device_train_batch_size * micro_batches,
-            num_batches=args.max_steps * micro_batches,
-            seed=args.seed,
-            progress=self.progress.fraction,
-            lengths=self.lengths,
+    def _loader(self, args: FineViTSFTConfig, reader: Reader, fraction: Any, **options: Any) -> PackedLoader:
+        shape = Shape(
+            capacity=int(args.max_length or 0),
+            rows=options.pop("rows", args.per_device_train_batch_size),
+            accumulation=options.pop("accumulation", args.gradient_accumulation_steps),
+            ranks=args.world_size,
+            rank=args.process_index,
         )
-        return self.accelerator.prepare(self._loader(self.train_dataset, batches))
-
-    def _loader(self, records: datasets.Dataset, batches: Any) -> DataLoader:
-        args = self.args
-        return DataLoader(
-            RecordDataset(records),
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
+        return PackedLoader(
+            reader,
+            shape,
+            fraction,
+            exchange=lambda mine: gather_object([mine]),
+            workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory and self.accelerator.device.type == "cuda",
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            **options,
         )
+
+    def _count_rows(self, tried: int, skipped: list[Skip]) -> None:
+        for skip in skipped:
+            self.skipped.setdefault(skip.id, skip.reason)
+        self.bad_rows.add(tried, (skip.reason for skip in skipped if skip.is_bad))
+
+    def get_train_dataloader(self) -> Any:
+        """The batches of the whole run; a resumed run begins at its position and skips nothing."""
+        return self.loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One parameter group for each part (tower, projector, LLM), with and without weight decay."""
@@ -200,15 +209,10 @@ class FineViTSFTTrainer(SFTTrainer):
 
         A loss that is no number ends the run before the step's weights are touched, see `StopCallback`.
         """
-        for record_id, reason in inputs.get("skipped", []):
-            self.skipped[reason_kind(reason)] += 1
-            self.skipped_examples.setdefault(record_id, reason)
         if self.model.training:
             self.meter.add(inputs)
-        config: Any = self.model.config
-        arguments = model_inputs(inputs, config.get_text_config()._attn_implementation, self._attention_dtype())
-        # TRL counts tokens by summing the attention mask, which the additive mask of isolated turns does not allow.
-        if return_outputs or (self.accelerator.device.type == "cuda" and "turn_ids" not in inputs):
+        arguments = model_inputs(inputs)
+        if return_outputs or self.accelerator.device.type == "cuda":
             result = super().compute_loss(model, arguments, return_outputs, num_items_in_batch)
         else:
             result = self.supervised_loss(model, arguments, num_items_in_batch)
@@ -216,11 +220,6 @@ class FineViTSFTTrainer(SFTTrainer):
         if self.model.training:
             self.stops.watch(loss, inputs["ids"], inputs["epochs"])
         return result
-
-    def _attention_dtype(self) -> torch.dtype:
-        """What the model computes attention in, under autocast or without."""
-        model: Any = self.model
-        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else model.dtype
 
     def supervised_loss(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
@@ -255,35 +254,26 @@ class FineViTSFTTrainer(SFTTrainer):
             add_metric(self, "mean_token_accuracy", accuracy)
         return loss
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """This rank's batches of the evaluation: every record once, with the questions of the end of the training that
-        its place and the seed draw, the same in every evaluation.
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """This rank's batches of the evaluation: every row once, with the questions of the end of the training, the
+        same in every evaluation.
         """
-        records: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        keys = [SampleKey(0, index, 1.0) for index in range(len(records))]
-        size = self.args.per_device_eval_batch_size
-        batches = [keys[start : start + size] for start in range(0, len(keys), size)]
-        rank, ranks = self.args.process_index, self.args.world_size
-        # Whoever has a batch fewer repeats the first, because a sharded model's forward needs all ranks.
-        even = range(rank, -(-len(batches) // ranks) * ranks, ranks)
-        return self._loader(records, [batches[at if at < len(batches) else 0] for at in even])
+        if self.eval_reader is None:
+            raise ValueError("there is no evaluation data; set eval_strategy and eval_split")
+        rows = self.args.per_device_eval_batch_size
+        return self._loader(self.args, self.eval_reader, lambda key, step: 1.0, rows=rows, accumulation=1)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean loss over the supervised tokens of all evaluation records: `eval_loss`. It depends neither on the batch
+        """Mean loss over the supervised tokens of the evaluation data: `eval_loss`. It depends neither on the batch
         size nor on the number of ranks.
         """
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64)  # loss, tokens
-        loader = self.get_eval_dataloader(eval_dataset)
-        records: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        batches = -(-len(records) // self.args.per_device_eval_batch_size)
-        mine = len(range(self.args.process_index, batches, self.args.world_size))
-        for number, batch in enumerate(loader):
+        for batch in self.get_eval_dataloader(eval_dataset):
             loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
-            # A batch that was repeated to keep the ranks in step does not count.
-            tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) if number < mine else 0
+            tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
             if tokens:
                 total += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
         total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum")
@@ -298,14 +288,12 @@ class FineViTSFTTrainer(SFTTrainer):
         if "loss" in logs:
             logs |= {f"learning_rate_{part}": rate for part, rate in self.rates.items()}
             logs |= self.meter.read(self.args.world_size)
-            skipped = torch.tensor(float(len(self.skipped_examples)), device=self.accelerator.device)
+            skipped = torch.tensor(float(len(self.skipped)), device=self.accelerator.device)
             logs["skipped_records"] = self.accelerator.reduce(skipped, reduction="sum").item()
         if "loss" in logs or "eval_loss" in logs:
             logs["elapsed_seconds"] = self.progress.elapsed
-            samples_per_step = (
-                self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            )
-            logs["samples_seen"] = self.state.global_step * samples_per_step
+            logs["samples_seen"] = self.loader.position.samples
+            self.state.epoch = float(self.loader.position.epoch)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -314,3 +302,7 @@ class FineViTSFTTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints carry no card; the finished model's is written by `finevit_training.checkpoint`."""
+
+
+def _no_collator(samples: Any) -> dict[str, Any]:
+    raise AssertionError("batches come from the loader")

@@ -1,18 +1,21 @@
 """Supervised fine-tuning: from a recipe to a finished model folder."""
 
 import hashlib
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
-import numpy as np
+from accelerate.utils import gather_object
 from transformers import set_seed
 
-from finevit_training.arguments import DataArguments
+from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
-from finevit_training.data.packing import may_pack_rows
-from finevit_training.data.source import estimate_lengths, load_records
-from finevit_training.examples.conversation import SFTCollator
+from finevit_training.data.loader import PackedLoader, Shape
+from finevit_training.data.order import Order, RoundKey
+from finevit_training.data.reader import Reader
+from finevit_training.data.source import open_data
+from finevit_training.examples.conversation import Conversations
 from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks
 from finevit_training.loop.support import refuse_setup
 from finevit_training.loop.trainer import FineViTSFTTrainer
@@ -20,6 +23,7 @@ from finevit_training.process import prepare_process
 from finevit_training.receipt import model_facts, training_receipt
 from finevit_training.recipe import Recipe
 from finevit_training.stages.sft_model import build_lora, build_model, build_processor
+from finevit_vl import FineViTVLProcessor
 
 _UNBOUNDED_STEPS = 10_000_000  # a run that only the clock ends
 
@@ -59,11 +63,12 @@ def train(run: Run) -> Path | None:
     """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint."""
     recipe, trainer, checkpoint = run
     if checkpoint:
-        trainer.skipped_examples |= load_skipped(Path(checkpoint), trainer.args.process_index)
+        trainer.skipped |= load_skipped(Path(checkpoint), trainer.args.process_index)
     if trainer.is_world_process_zero():
-        args, corpora = trainer.args, ", ".join(recipe.data.data)
+        args, facts = trainer.args, data_facts(recipe.data, trainer.loader.reader)
         length = f"{args.max_minutes:g} minutes" if args.max_minutes else f"{args.max_steps:,} steps"
-        print(f"{len(trainer.train_dataset):,} records of {corpora}, {length}, bf16 {args.bf16}", flush=True)
+        count = "an unknown number of" if facts["records"] is None else f"{facts['records']:,}"
+        print(f"{count} rows of {', '.join(facts['corpora'])}, {length}, bf16 {args.bf16}", flush=True)
     with trainer.stops.listening():
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stops.stopped_by_signal:
@@ -79,41 +84,70 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     set_seed(args.seed)
     processor = build_processor(recipe.model)
     model = build_model(recipe.model, processor)
-    records = load_records(data.data, data.split)
-    lengths = estimate_lengths(records) if data.group_by_length else None
-    samples_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if args.max_steps <= 0:
-        by_epochs = -(-int(args.num_train_epochs * len(records)) // samples_per_step)
-        args.max_steps = _UNBOUNDED_STEPS if args.max_minutes else by_epochs
-    collator = SFTCollator(
-        processor,
-        mixture=data.stages,
-        seed=args.seed,
-        max_turns=data.max_turns,
-        max_length=args.max_length,
-        packing=data.pack_samples,
-        single_row=not may_pack_rows(model.config.get_text_config()._attn_implementation),
-        isolate_turns=data.isolate_turns,
-        max_bad_share=data.max_bad_share,
-    )
+    readers = {"train": build_reader(recipe, processor, data.split)}
+    if args.eval_strategy != "no":
+        readers["eval"] = build_reader(recipe, processor, data.eval_split, data.eval_records)
+    fraction = None
+    if args.max_steps <= 0 and not args.max_minutes:
+        fraction = by_rounds(readers["train"].order, math.ceil(args.num_train_epochs))
+        args.max_steps = count_steps(readers["train"], args, fraction)
+    elif args.max_steps <= 0:
+        args.max_steps = _UNBOUNDED_STEPS
     return FineViTSFTTrainer(
         model=model,
         args=args,
-        collator=collator,
-        records=records,
-        eval_records=load_eval_records(data) if args.eval_strategy != "no" else None,
+        reader=readers["train"],
         processor=processor,
-        lengths=lengths,
+        eval_reader=readers.get("eval"),
+        fraction=fraction,
+        max_bad_share=data.max_bad_share,
         peft_config=build_lora(recipe.model, model, processor),
     )
 
 
-def load_eval_records(data: DataArguments) -> datasets.Dataset:
-    """The records that the training is evaluated on: all of `eval_split`, or always the same `eval_records` of it."""
-    records = load_records(data.data, data.eval_split)
-    if data.eval_records is None or data.eval_records >= len(records):
-        return records
-    return records.select(sorted(np.random.default_rng(0).permutation(len(records))[: data.eval_records]))
+def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most_rows: int | None = None) -> Reader:
+    """Reads a split of the recipe's data as conversations.
+
+    Args:
+        most_rows: about so many rows of it, always the same.
+    """
+    args, data = recipe.training, open_data(recipe.data.data, split)
+    seed = args.seed if split == recipe.data.split else 0
+    examples = Conversations(
+        processor,
+        max_length=int(args.max_length or 0),
+        mixture=recipe.data.stages,
+        seed=seed,
+        max_turns=recipe.data.max_turns,
+        isolate_turns=recipe.data.isolate_turns,
+    )
+    return Reader(data.sources, data.parts, data.order(seed, most_rows), examples)
+
+
+def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
+    """How far a run of so many epochs is when a round begins."""
+    return lambda key, step: min(1.0, (key.epoch + key.round / order.num_rounds(key.epoch)) / epochs)
+
+
+def count_steps(reader: Reader, args: FineViTSFTConfig, fraction: Callable[[RoundKey, int], float]) -> int:
+    """Optimizer steps of `num_train_epochs`, planned from the texts of the data before any picture is decoded."""
+    epochs = math.ceil(args.num_train_epochs)
+    shape = Shape(
+        int(args.max_length or 0),
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        args.process_index,
+    )
+    loader = PackedLoader(
+        reader,
+        shape,
+        fraction,
+        epochs=epochs,
+        exchange=lambda mine: gather_object([mine]),
+        workers=args.dataloader_num_workers,
+    )
+    return max(1, math.ceil(loader.count_packs() * args.num_train_epochs / epochs / shape.step))
 
 
 def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -> None:
@@ -124,13 +158,13 @@ def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -
         state = trainer.accelerator.get_state_dict(trainer.model)  # gathered from all ranks
     elif recipe.model.lora_rank:
         model = model.merge_and_unload()
-    skipped = skipped_of_all_ranks(trainer.skipped_examples)
+    skipped = skipped_of_all_ranks(trainer.skipped)
     if not trainer.accelerator.is_main_process:
         return
     receipt = training_receipt(
         recipe,
         trainer.state,
-        {"model": model_facts(model), "data": data_facts(recipe.data, trainer.train_dataset), "skipped": len(skipped)},
+        {"model": model_facts(model), "data": data_facts(recipe.data, trainer.loader.reader), "skipped": len(skipped)},
         processes=trainer.args.world_size,
         resumed_from=checkpoint,
     )
@@ -140,9 +174,15 @@ def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -
     )  # fmt: skip
 
 
-def data_facts(data: DataArguments, records: datasets.Dataset) -> dict[str, Any]:
-    """What the receipt says about the records: where they are, how many, and a hash of their ids in order."""
+def data_facts(data: DataArguments, reader: Reader) -> dict[str, Any]:
+    """What the receipt says about the data: where it is, how many rows, and a hash of the list of its parts."""
     digest = hashlib.sha256()
-    for record_id in records["id"]:
-        digest.update(f"{record_id}\n".encode())
-    return {"corpora": data.data, "split": data.split, "records": len(records), "ids_sha256": digest.hexdigest()}
+    for number, part in reader.parts:
+        digest.update(f"{number} {part}\n".encode())
+    counts = [part.rows for _, part in reader.parts]
+    return {
+        "corpora": [one if isinstance(one, str) else one.get("path") or one["name"] for one in data.data],
+        "split": data.split,
+        "records": None if None in counts else sum(count or 0 for count in counts),
+        "parts_sha256": digest.hexdigest(),
+    }
