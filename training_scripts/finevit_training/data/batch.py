@@ -6,9 +6,10 @@ from typing import Any, NotRequired, TypedDict
 import torch
 
 from finevit_training.data.packing import may_pack_rows
+from finevit_vl.packed_attention import plain_name
 
 # Everything else in a batch is for the trainer.
-FORWARD_KEYS = ("input_ids", "labels", "attention_mask", "position_ids", "pixel_values", "image_grid_thw")
+FORWARD_KEYS = ("input_ids", "labels", "attention_mask", "position_ids", "segments", "pixel_values", "image_grid_thw")
 
 
 class Batch(TypedDict):
@@ -21,6 +22,9 @@ class Batch(TypedDict):
         image_grid_thw: (pictures, 3) int64: frames, rows and columns of patches.
         attention_mask: (rows, length) int64, 1 on tokens and 0 on padding; padded batches only.
         position_ids: (rows, length) int64, from 0 again at every sample; packed batches only.
+        segments: (segments, 4) int32: start, length, prefix start and prefix length of each run of tokens that sees
+            its prefix and itself alone, in tokens of the flattened batch; goes without attention_mask and turn_ids.
+            The model reads it on the host: on an accelerator that costs a synchronisation.
         turn_ids: (rows, length) int16: 0 on the picture and what stands before it, 1, 2, ... on the turns, -1 on
             padding; batches of isolated turns only, which have no attention_mask.
         lengths: (samples,) int64, tokens of each sample.
@@ -35,6 +39,7 @@ class Batch(TypedDict):
     image_grid_thw: torch.Tensor
     attention_mask: NotRequired[torch.Tensor]
     position_ids: NotRequired[torch.Tensor]
+    segments: NotRequired[torch.Tensor]
     turn_ids: NotRequired[torch.Tensor]
     lengths: torch.Tensor
     ids: list[str]
@@ -56,8 +61,10 @@ def model_inputs(batch: Mapping[str, Any], attention: str, dtype: torch.dtype) -
         ValueError: the attention cannot keep the turns, or the samples of several packed rows, apart.
     """
     inputs = {key: batch[key] for key in FORWARD_KEYS if key in batch}
+    if "segments" in inputs:
+        return inputs
     if "turn_ids" in batch:
-        if attention not in ("sdpa", "eager"):
+        if plain_name(attention) not in ("sdpa", "eager"):
             raise ValueError(
                 f"isolate_turns needs sdpa or eager attention in the language model, which has {attention!r}: set "
                 'attn_implementation, e.g. to {"text_config": "sdpa"}, or leave isolate_turns out'

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from finevit_vl.losses import IGNORE_INDEX
+from finevit_vl.packed_attention import plain_name
 
 
 def may_pack_rows(attention: str) -> bool:
@@ -19,7 +20,7 @@ def may_pack_rows(attention: str) -> bool:
     Those that get a mask do. Flash kernels get none and find the samples by their positions in a batch of one row;
     with more rows every sample would see those before it in its row.
     """
-    return attention in ("sdpa", "eager", "flex_attention")
+    return plain_name(attention) in ("sdpa", "eager", "flex_attention")
 
 
 def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
