@@ -17,6 +17,7 @@ from finevit_vl.modeling_finevit_vl import (
     FineViTVLModel,
     FineViTVLPreTrainedModel,
 )
+from finevit_vl.packed_attention import register_packed_attention
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.tokenizer import build_qwen_tokenizer
 from modeling_finevit import expose_in_transformers, name_as_vision_language_model
@@ -40,6 +41,7 @@ def _register() -> None:
     AutoModelForImageTextToText.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoModelForMultimodalLM.register(FineViTVLConfig, FineViTVLForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(FineViTVLConfig, FineViTVLProcessor, exist_ok=True)
+    register_packed_attention()
     expose_in_transformers(FineViTVLConfig, FineViTVLModel, FineViTVLForConditionalGeneration, FineViTVLProcessor)
     name_as_vision_language_model("finevit_vl", FineViTVLForConditionalGeneration.__name__)
 

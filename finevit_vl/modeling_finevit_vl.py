@@ -22,6 +22,8 @@ from finevit_vl.assembly import join_vision_and_text
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from finevit_vl.losses import IGNORE_INDEX, load_balancing_loss, slice_positions, supervised_positions
 from finevit_vl.outputs import FineViTVLCausalLMOutputWithPast, FineViTVLModelOutputWithPast
+from finevit_vl.packed_attention import attend_in_segments
+from finevit_vl.packed_layout import PackedLayout
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.quantization import leave_vision_unquantized
 
@@ -141,6 +143,7 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         image_grid_thw: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        segments: Any = None,
         **kwargs: Any,
     ) -> FineViTVLModelOutputWithPast:
         r"""Run the language model with every image token replaced by a projected image feature.
@@ -152,13 +155,18 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): their patch grids.
             mm_encoder_outputs (`dict`, *optional*): `{"image": get_image_features(...)}` computed before; generate
                 passes it instead of pixels.
+            segments (`torch.IntTensor` of shape `(num_segments, 4)`, *optional*): which tokens of packed rows see each
+                other; takes the place of `attention_mask`, and of `position_ids` where there are none. See
+                [`PackedLayout.read`]; best left on the host.
 
         Raises:
-            ValueError: not exactly one of `input_ids` and `inputs_embeds`, both pixels and `mm_encoder_outputs`, or
-                image tokens and features that differ in number.
+            ValueError: not exactly one of `input_ids` and `inputs_embeds`, both pixels and `mm_encoder_outputs`, image
+                tokens and features that differ in number, or segments together with a mask or a cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        tokens: Any = inputs_embeds if input_ids is None else input_ids
+        layout = None if segments is None else PackedLayout.read(segments, tokens)
         image_outputs = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and image_outputs is not None:
             raise ValueError("Pass either pixel_values or mm_encoder_outputs['image'], not both.")
@@ -171,14 +179,11 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
         if use_cache is None and attention_mask is None and position_ids is not None:
             # A fresh cache would keep transformers from seeing that rows are packed (`finevit_training.data.packing`).
             use_cache = False if past_key_values is None else None
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
+        arguments = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache, **kwargs}
+        arguments["past_key_values"] = past_key_values
+        if layout is not None:
+            arguments |= attend_in_segments(self.language_model, layout, arguments)
+        outputs = self.language_model(inputs_embeds=inputs_embeds, **arguments)
         return FineViTVLModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -302,7 +307,9 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         logits = self.lm_head(slice_positions(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = self._cross_entropy(logits, labels, shift_labels, logits_to_keep, **kwargs), None
         if output_router_logits:
-            loss, aux_loss = self._with_balance(loss, outputs.router_logits, attention_mask)
+            segments, states = kwargs.get("segments"), outputs.last_hidden_state
+            tokens = attention_mask if segments is None else PackedLayout.read(segments, states).token_mask
+            loss, aux_loss = self._with_balance(loss, outputs.router_logits, tokens)
         return FineViTVLCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,

@@ -116,22 +116,27 @@ def flex_block_mask(cu_seqlens: torch.Tensor, num_patches: int, block_size: int 
     same_B = (low_B == high_B) & whole_B
     full_BB = overlap_BB & same_B[:, None] & same_B[None]
 
-    def listed(blocks_BB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How many blocks of keys each block of queries meets, and which, as `BlockMask` lists them."""
-        counts_B = blocks_BB.sum(-1).to(torch.int32)
-        which_BB = torch.argsort(blocks_BB.int(), descending=True, stable=True).to(torch.int32)
-        return counts_B[None, None], which_BB[None, None]
-
     def same_sequence(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return sequences[query] == sequences[key]
 
     return BlockMask.from_kv_blocks(
-        *listed(overlap_BB & ~full_BB),
-        *listed(full_BB),
+        *listed_blocks(overlap_BB & ~full_BB),
+        *listed_blocks(full_BB),
         BLOCK_SIZE=block_size,
         mask_mod=same_sequence,
         seq_lengths=(num_patches, num_patches),
     )
 
 
-__all__ = ["AttentionLayout", "flex_block_mask", "image_layout", "window_layout"]
+def listed_blocks(blocks_BB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many blocks of keys each block of queries meets, `(1, 1, B)`, and which, `(1, 1, B, B)`, for a `BlockMask`.
+
+    Args:
+        blocks_BB (`torch.BoolTensor` of shape `(B, B)`): which meet, by block of queries and block of keys.
+    """
+    counts_B = blocks_BB.sum(-1).to(torch.int32)
+    which_BB = torch.argsort(blocks_BB.int(), descending=True, stable=True).to(torch.int32)
+    return counts_B[None, None], which_BB[None, None]
+
+
+__all__ = ["AttentionLayout", "flex_block_mask", "image_layout", "listed_blocks", "window_layout"]

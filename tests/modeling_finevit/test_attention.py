@@ -14,6 +14,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_finevit.attention import has_varlen_kernel
 from tests.support.encoder_cases import RAGGED_GRID, make_model, make_patches, relative_error
+from tests.support.varlen_kernel import varlen_kernel
+
+__all__ = ["varlen_kernel"]
 
 pytestmark = pytest.mark.model
 
@@ -78,29 +81,6 @@ def test_torch_varlen_is_safe_for_text_models():
         assert torch.equal(found, expected)
     assert ALL_MASK_ATTENTION_FUNCTIONS["torch_varlen"] is ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
     assert not has_varlen_kernel(query)
-
-
-def kernel_on_the_cpu(query, key, value, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
-    """What `varlen_attn` computes, from its documentation: like the kernel it takes equal heads and equal dtypes."""
-    assert query.shape == key.shape == value.shape
-    assert query.dtype == key.dtype == value.dtype
-    assert max_q == max_k == int(cu_q.diff().max())
-    sequences = torch.repeat_interleave(cu_q.diff().long())
-    places = torch.arange(len(query))
-    distance = places[:, None] - places
-    allowed = sequences[:, None] == sequences
-    for limit, behind in ((window_size[0], distance), (window_size[1], -distance)):
-        allowed &= (behind <= limit) if limit >= 0 else True
-    q_HTD, k_HTD, v_HTD = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-    out = nn.functional.scaled_dot_product_attention(q_HTD, k_HTD, v_HTD, attn_mask=allowed, scale=scale)
-    return out[0].transpose(0, 1)
-
-
-@pytest.fixture
-def varlen_kernel(monkeypatch):
-    """The CUDA kernel's part played by a reference; the test on the GPU takes the real one."""
-    monkeypatch.setattr("modeling_finevit.attention.varlen_attn", kernel_on_the_cpu)
-    monkeypatch.setattr("modeling_finevit.attention.has_varlen_kernel", lambda states: True)
 
 
 TEXT = {

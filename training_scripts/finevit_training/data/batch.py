@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 
 # Everything else in a batch is for the trainer.
@@ -16,7 +17,7 @@ class Batch(TypedDict):
         input_ids: (1, tokens) int64.
         labels: (1, tokens) int64; `input_ids` where the assistant speaks, IGNORE_INDEX elsewhere.
         position_ids: (1, tokens) int64, from 0 again at every sample; an isolated turn goes on after the picture.
-        segments: (segments, 4) int32: first token, length, first token and length of what stands before it and is
+        segments: (segments, 4) int32 array, which stays on the host: first token, length, first token and length of what stands before it and is
             seen too. A sample is a segment that sees nothing else (0, 0), or with isolated turns a picture and then
             turns that see the picture and themselves. Tokens in no segment are padding.
         pixel_values: (patches of all pictures, channels·patch²) float32, patches in 2x2-merge order.
@@ -29,7 +30,7 @@ class Batch(TypedDict):
     input_ids: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
-    segments: torch.Tensor
+    segments: np.ndarray
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
     lengths: torch.Tensor

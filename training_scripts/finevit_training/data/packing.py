@@ -88,8 +88,8 @@ def lay_out(rows: Sequence[Sequence[Sample]], capacity: int, pad_token_id: int) 
         name: torch.from_numpy(values)[None]
         for name, values in (("input_ids", input_ids), ("labels", labels), ("position_ids", position_ids))
     }
-    joined = np.concatenate(segments) if segments else np.zeros((0, 4), dtype=np.int32)
-    return {**tensors, "segments": torch.from_numpy(joined)}
+    padding_alone = np.array([[0, 1, 0, 0]], dtype=np.int32)
+    return {**tensors, "segments": np.concatenate(segments) if segments else padding_alone}
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:

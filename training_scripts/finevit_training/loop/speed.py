@@ -61,7 +61,7 @@ class FlopCounter:
         if self.windowed_layers:
             in_windows = _sum_of_squares(rows, self.window) * _sum_of_squares(columns, self.window)
             scores += self.windowed_layers * float((frames * in_windows).sum())
-        _, lengths, _, seen_before = batch["segments"].double().T
+        _, lengths, _, seen_before = torch.as_tensor(batch["segments"]).double().T
         vision = 2 * patches * self.vision_weights + self.score * scores
         projector = 2 * patches / self.merge * self.projector_weights
         scored = float((lengths * (lengths + 2 * seen_before)).sum())
