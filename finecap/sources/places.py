@@ -21,8 +21,6 @@ from finecap.sources.sizes import upright_size, upright_size_of
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
-# Names of what `datasets.save_to_disk` writes: of one split, and of several.
-SAVED = ("state.json", "dataset_dict.json")
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 KNOWN = (
     "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
