@@ -36,8 +36,11 @@ class Place(Protocol):
         """A path or a URL."""
         ...
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, in_order: bool = True) -> BinaryIO:
         """A file for reading, which can seek.
+
+        Args:
+            in_order: mostly read from front to end, so that more may be fetched than is asked for.
 
         Raises:
             StopRun: it is gone.
@@ -67,7 +70,7 @@ class LocalPlace:
 
     root: str
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, in_order: bool = True) -> BinaryIO:
         path = Path(self.root, name)
         try:
             return path.open("rb")

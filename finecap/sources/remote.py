@@ -51,11 +51,12 @@ class RemotePlace:
     root: str
     query: str = ""
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, in_order: bool = True) -> BinaryIO:
         size = self._told(name, "size", lambda system, path: system.info(path)["size"])
         if size is None:
             raise StopRun(f"{self.root}/{name}: the server does not say how long it is, so no part of it can be read")
-        return cast(BinaryIO, io.BufferedReader(_Ranges(self, name, size), BUFFER))
+        ranges = _Ranges(self, name, size)
+        return cast(BinaryIO, io.BufferedReader(ranges, BUFFER) if in_order else ranges)
 
     def inside(self, name: str, reference: str) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), reference))
@@ -177,19 +178,11 @@ def patiently(call: Callable[[], T], what: str) -> T:
     for number in range(MOST_TRIES):
         try:
             return call()
-        except FINAL:
-            raise
         except Exception as error:  # each file system has exceptions of its own
-            status = _status(error)
-            if status in (401, 403):
-                raise PermissionError(f"status {status}") from error
-            if status in (404, 410):
-                raise FileNotFoundError(f"status {status}") from error
-            if isinstance(error, StopRun) or not _is_network(error):
-                raise
-            if status is not None and 400 <= status < 500 and status not in NOT_NOW:
-                raise StopRun(f"{what}: the server refuses it with status {status}") from error
-            failure = error
+            # fsspec says of whatever goes wrong over HTTP that there is no such file; what did is the cause.
+            failure = error.__cause__ if isinstance(error, FINAL) and error.__cause__ else error
+            status = _status(failure)
+            _raise_final(error, failure, status, what)
         if number + 1 < MOST_TRIES:
             time.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**number)))
     kind = f"{type(failure).__name__}: {str(failure)[:200]}" if status is None else f"status {status}"
@@ -199,7 +192,19 @@ def patiently(call: Callable[[], T], what: str) -> T:
     ) from failure
 
 
-def _is_network(error: Exception) -> bool:
+def _raise_final(error: Exception, failure: BaseException, status: int | None, what: str) -> None:
+    """Raise what no other try will change."""
+    if status in (401, 403):
+        raise PermissionError(f"status {status}") from error
+    if status in (404, 410):
+        raise FileNotFoundError(f"status {status}") from error
+    if status is not None and 400 <= status < 500 and status not in NOT_NOW:
+        raise StopRun(f"{what}: the server refuses it with status {status}") from error
+    if isinstance(failure, (StopRun, *FINAL)) or not _is_network(failure):
+        raise error
+
+
+def _is_network(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError) or type(error).__module__.partition(".")[0] in NETWORK
 
 
