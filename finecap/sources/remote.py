@@ -194,8 +194,8 @@ def patiently(call: Callable[[], T], what: str) -> T:
 
 def _raise_final(error: Exception, failure: BaseException, status: int | None, what: str) -> None:
     """Raise what no other try will change."""
-    if status in (401, 403):
-        raise PermissionError(f"status {status}") from error
+    if status in (401, 403) or "Credentials" in type(failure).__name__:
+        raise PermissionError(f"status {status}" if status else str(failure)) from error
     if status in (404, 410):
         raise FileNotFoundError(f"status {status}") from error
     if status is not None and 400 <= status < 500 and status not in NOT_NOW:

@@ -2,10 +2,12 @@
 
 import json
 import sys
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 import webdataset
 
 from finecap.errors import StopRun
@@ -157,10 +159,25 @@ def test_the_key_of_a_signed_link_is_sent_and_shown_nowhere(server, monkeypatch)
 @pytest.mark.parametrize("protocol", ["s3", "http"])
 def test_a_missing_package_is_named(monkeypatch, protocol):
     package = {"s3": "s3fs", "http": "aiohttp"}[protocol]
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})  # it keeps what was imported before
+    monkeypatch.delitem(
+        sys.modules["fsspec.registry"]._registry, protocol, raising=False
+    )  # it keeps what was imported
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"{protocol}:// needs more packages .*pip install 'finevit\[remote\]'"):
         open_source(f"{protocol}://127.0.0.1/a.parquet")
+
+
+def test_s3_without_credentials_is_said_at_once(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"may not be read .*Unable to locate credentials"):
+        open_source("s3://bucket/a.parquet")
+    assert time.monotonic() - start < 10
 
 
 @pytest.fixture
