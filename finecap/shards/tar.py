@@ -13,8 +13,7 @@ import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, Protocol
 
 BLOCK = 512
 MAX_JSON_BYTES = 2**20
@@ -29,17 +28,37 @@ class Sample:
     Attributes:
         key: name of the picture's member, or of the sample if there is none; unique in the archive.
         data: the encoded picture, or None.
-        fields: what its .json member says.
+        said: what its .json member says, if that is an object.
+        text: what its .txt member says, or its .cls where that is the name of a class and not a number.
         problem: why there is no picture, as a reject reason.
     """
 
     key: str
     data: bytes | None = None
-    fields: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
     problem: str | None = None
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """The texts among what was said."""
+        return {key: value for key, value in self.said.items() if isinstance(value, str) and value}
 
-def count_samples(path: Path) -> int:
+
+class Archived(Protocol):
+    """A tar file that can be opened: a `Path`, or one elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        ...
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """The file for reading; it can seek."""
+        ...
+
+
+def count_samples(path: Archived) -> int:
     """How many samples can be read; looks at headers only."""
     with _Archive(path) as archive:
         return sum(1 for _ in archive.samples())
@@ -61,7 +80,7 @@ class Part:
     keys: dict[int, str] = field(default_factory=dict)
 
 
-def cut_samples(path: Path, pictures: Collection[str], rows: int) -> list[Part]:
+def cut_samples(path: Archived, pictures: Collection[str], rows: int) -> list[Part]:
     """The archive in parts of `rows` samples; looks at headers only. The last part has no end: it also says what is
     wrong with the end of the archive.
 
@@ -83,13 +102,14 @@ def cut_samples(path: Path, pictures: Collection[str], rows: int) -> list[Part]:
 
 
 def read_samples(
-    path: Path,
+    path: Archived,
     pictures: Collection[str],
     max_bytes: int,
     start: int,
     stop: int | None,
     offset: int = 0,
     keys: Mapping[int, str] | None = None,
+    with_pictures: bool = True,
 ) -> Iterator[Sample]:
     """Samples `start` to `stop`. With `stop` None, an archive that is cut off or corrupt ends in a sample with that
     problem.
@@ -99,6 +119,7 @@ def read_samples(
             fewest dots.
         max_bytes: a larger picture is a problem and is not read.
         offset, keys: of the `Part`.
+        with_pictures: read their bytes too.
 
     Raises:
         OSError: no such file, or its disk fails.
@@ -111,7 +132,10 @@ def read_samples(
             picture = _picture_of(members, pictures)
             key = _unique(_own_key(name, picture), seen)
             if number >= start:
-                yield _read(archive, (keys or {}).get(number, key), picture, members, max_bytes)
+                sample = _read(archive, (keys or {}).get(number, key), picture, members, max_bytes)
+                if with_pictures and picture and not sample.problem:
+                    sample.data, sample.problem = archive.read(picture)
+                yield sample
         if stop is None and archive.problem:
             yield Sample(f"(end of {path.name})", problem=archive.problem)
 
@@ -156,8 +180,14 @@ def _read(
 ) -> Sample:
     sample = Sample(key)
     for member in members:
-        if member.isreg() and member.name.lower().endswith(".json") and member.size <= MAX_JSON_BYTES:
-            sample.fields = _fields(archive.read(member)[0])
+        name = member.name.lower()
+        if not member.isreg() or member.size > MAX_JSON_BYTES:
+            continue
+        if name.endswith(".json"):
+            sample.said = _fields(archive.read(member)[0])
+        elif name.endswith(".txt") or (name.endswith(".cls") and sample.text is None):
+            text = (archive.read(member)[0] or b"").decode("utf-8", "replace").strip()
+            sample.text = text if name.endswith(".txt") or not text.isdigit() else None
     if picture is None:
         if not sample.fields.get("url"):
             sample.problem = f"no picture: only {', '.join(_printable(one.name) for one in members)}"[:300]
@@ -167,20 +197,16 @@ def _read(
         ]
     elif picture.size > max_bytes:
         sample.problem = f"too large: {picture.size} bytes"
-    else:
-        sample.data, sample.problem = archive.read(picture)
     return sample
 
 
-def _fields(data: bytes | None) -> dict[str, str]:
-    """The texts of a JSON object; anything else says nothing of the picture."""
+def _fields(data: bytes | None) -> dict[str, Any]:
+    """A JSON object; anything else says nothing of the picture."""
     try:
         content = json.loads(data or b"{}")
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(content, dict):
-        return {}
-    return {key: value for key, value in content.items() if isinstance(value, str) and value}
+    return content if isinstance(content, dict) else {}
 
 
 class _Bounded:
@@ -188,7 +214,9 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        here = file.tell()
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(here)
         self.most = MAX_HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
@@ -209,7 +237,7 @@ class _Archive:
         problem: once it is read through, why it ends where it does, or None if it ends as it should.
     """
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Archived, offset: int = 0) -> None:
         self.problem: str | None = None
         self._file = path.open("rb")
         self._file.seek(offset)

@@ -111,7 +111,17 @@ def open_source(spec: str | Mapping[str, object], split: str = "train") -> Sourc
     """
     asked = asked_for(spec, split)
     reader, names = reader_of(asked)
-    source = Source(asked, reader, meaning_of(names, asked.columns, asked.where))
-    if not source.parts:
+    if not reader.parts:
         raise ValueError(f"{asked.where}: holds no rows")
-    return source
+    try:
+        meaning = meaning_of(names, asked.columns, asked.where)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_first_row(reader, names)}") from error
+    return Source(asked, reader, meaning)
+
+
+def _first_row(reader: Reader, names: Collection[str]) -> str:
+    first = next(iter(reader.read(reader.parts[0], names, (0,))), None)
+    if first is None or isinstance(first.values, str):
+        return f"its first row cannot be read ({first.values if first else 'there is none'})"
+    return "its first row is " + str({name: str(value)[:60] for name, value in first.values.items()})[:600]

@@ -54,9 +54,11 @@ class Meaning:
         return {"width", "height"} <= set(self.words)
 
     def references(self, values: Mapping[str, Any]) -> list[Reference]:
-        """What stands for the pictures of a row."""
+        """What stands for the pictures of a row. Raises Bad: a record has another number of them than one."""
         found = next((values[name] for name in self.pictures if values.get(name) is not None), None)
         if isinstance(found, list):
+            if self.kind not in FORMS and len(found) != 1:
+                raise Bad(f"pictures: {len(found)}, expected one")
             return found
         return [] if found is None and self.kind in FORMS else [found]
 

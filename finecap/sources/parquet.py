@@ -35,7 +35,7 @@ class ParquetReader(FileReader):
         number = 0
         rows = part.rows or 0
         try:
-            with self.place.open(part.path) as file:
+            with self.place.open(part.path, in_order=False) as file:
                 for batch in self._batches(file, part, columns):
                     chosen = [at for at in range(len(batch)) if wanted is None or number + at in wanted]
                     found = batch if len(chosen) == len(batch) else batch.take(chosen) if chosen else None
@@ -92,7 +92,7 @@ def parquet_reader(place: Place, names: list[str]) -> ParquetReader:
 
     def footer(name: str) -> tuple[pa.Schema, list[int]]:
         try:
-            with place.open(name) as file:
+            with place.open(name, in_order=False) as file:
                 found = pq.read_metadata(file)
                 rows = [found.row_group(at).num_rows for at in range(found.num_row_groups)]
                 return found.schema.to_arrow_schema(), rows

@@ -14,15 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from finecap.errors import StopRun
-from finecap.shards.on_disk import MAX_ITEM_BYTES, checked_name, is_inside, read_whole, sizes_below
+from finecap.shards.on_disk import MAX_ITEM_BYTES, UNREADABLE, checked_name, is_inside, read_whole, sizes_below
 from finecap.shards.plan import PICTURES
 from finecap.sources.rows import Bad, Part, Reference, Size
 from finecap.sources.sizes import upright_size, upright_size_of
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
-# Names of what `datasets.save_to_disk` writes: of one split, and of several.
-SAVED = ("state.json", "dataset_dict.json")
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 KNOWN = (
     "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
@@ -38,8 +36,11 @@ class Place(Protocol):
         """A path or a URL."""
         ...
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, in_order: bool = True) -> BinaryIO:
         """A file for reading, which can seek.
+
+        Args:
+            in_order: mostly read from front to end, so that more may be fetched than is asked for.
 
         Raises:
             StopRun: it is gone.
@@ -69,7 +70,7 @@ class LocalPlace:
 
     root: str
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, in_order: bool = True) -> BinaryIO:
         path = Path(self.root, name)
         try:
             return path.open("rb")
@@ -81,9 +82,12 @@ class LocalPlace:
 
     def inside(self, name: str, reference: str) -> str:
         path = os.path.join(self.root, os.path.dirname(name), reference)
-        if "\0" in path or not is_inside(Path(self.root), path):
-            raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
-        return os.path.relpath(path, self.root)
+        try:
+            if is_inside(Path(self.root), path):
+                return os.path.relpath(path, self.root)
+        except ValueError:  # no name of a file system: it holds a zero or half a surrogate pair
+            pass
+        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
 
     def picture(self, name: str) -> bytes:
         data, problem = read_whole(Path(self.root, name))
@@ -93,10 +97,15 @@ class LocalPlace:
 
     def size(self, name: str) -> Size:
         path = Path(self.root, name)
-        if not path.is_file():
-            raise Bad(read_whole(path)[1] or "unreadable: no regular file")
-        with path.open("rb") as file:
-            return upright_size_of(file, MAX_ITEM_BYTES)
+        try:
+            if not os.path.isfile(path):  # a pipe would be waited on for ever
+                raise Bad(read_whole(path)[1] or "unreadable: no regular file")
+            with path.open("rb") as file:
+                return upright_size_of(file, MAX_ITEM_BYTES)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            raise Bad(f"unreadable: {error.strerror}") from error
 
 
 @dataclass

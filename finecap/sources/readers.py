@@ -9,9 +9,13 @@ from finecap.shards.plan import PICTURES
 from finecap.sources.asked import Asked
 from finecap.sources.folder import folder_reader
 from finecap.sources.parquet import parquet_reader
-from finecap.sources.places import KNOWN, Files, local_files, suffix
+from finecap.sources.places import KNOWN, TABLES, Files, local_files, suffix
 from finecap.sources.rows import Reader
+from finecap.sources.saved import is_saved, saved_reader
+from finecap.sources.tars import tar_reader
+from finecap.sources.text_tables import text_reader
 
+# What `datasets` reads beside pictures (ImageFolder); the column of their paths is `file_name`.
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # Words of file and folder names that stand for a split, as `datasets` takes them.
 SPLIT_WORDS = {
@@ -27,37 +31,55 @@ def reader_of(asked: Asked) -> tuple[Reader, list[str]]:
     Raises:
         ValueError: there is nothing, or files of several kinds.
     """
-    files = local_files(asked.where)
-    return _by_suffix(files, asked)
+    if asked.by_name or is_saved(asked.where):
+        return saved_reader(asked.where, asked.split, asked.by_name)
+    if "://" in asked.where:
+        from finecap.sources.remote import remote_files
+
+        files = remote_files(asked.where)
+    else:
+        files = local_files(asked.where)
+    return _by_suffix(files if files.named else _of_split(_below_data(files), asked), asked)
 
 
 def _by_suffix(files: Files, asked: Asked) -> tuple[Reader, list[str]]:
-    kinds = set(files.suffixes)
-    if not files.named and any(_is_at(name, "data") and suffix(name) == ".parquet" for name in files.sizes):
-        files = _only(files, [name for name in files.sizes if _is_at(name, "data") and suffix(name) == ".parquet"])
-    files = files if files.named else _of_split(files, asked)
+    described = [name for name in files.sizes if name.rpartition("/")[2] in METADATA]
+    if described and set(files.suffixes) & PICTURES:
+        reader, columns = _by_suffix(_only(files, described), asked)
+        return reader, [name for name in columns if name != "image"]
     kinds = set(files.suffixes)
     if ".parquet" in kinds:
         _refuse_others(files, {".parquet"}, asked)
         reader = parquet_reader(files.place, list(files.sizes))
         return reader, reader.schema.names
+    if ".tar" in kinds:
+        _refuse_others(files, {".tar"}, asked)
+        reader = tar_reader(files.place, list(files.sizes))
+        return reader, reader.columns
+    if kinds & set(TABLES):
+        _refuse_others(files, set(TABLES), asked)
+        reader = text_reader(files.place, list(files.sizes))
+        return reader, reader.columns
     if kinds & PICTURES:
         _refuse_others(files, {*PICTURES, ".txt"}, asked)
         reader = folder_reader(files)
         return reader, ["image", "caption"] if reader.texts else ["image"]
-    raise ValueError(f"{asked.where}: {_found(files)}; {KNOWN}")
+    found = ", ".join(list(files.sizes)[:3]) or "no file of a known kind"
+    raise ValueError(f"{asked.where}: holds {found}; {KNOWN}")
 
 
 def _only(files: Files, names: list[str]) -> Files:
     return replace(files, sizes={name: files.sizes[name] for name in names})
 
 
-def _is_at(name: str, folder: str) -> bool:
-    return name.startswith(f"{folder}/")
+def _below_data(files: Files) -> Files:
+    """Where a folder `data` holds parquet files, as in repositories of the Hub, they alone are meant."""
+    below = [name for name in files.sizes if name.startswith("data/") and suffix(name) == ".parquet"]
+    return _only(files, below) if below else files
 
 
 def _of_split(files: Files, asked: Asked) -> Files:
-    """The files whose names say this split; where none says any split, all of them are "train".
+    """The files whose names say this split; where none says any, all of them are "train".
 
     Raises:
         ValueError: others are named, and this one is not.
@@ -75,9 +97,9 @@ def _of_split(files: Files, asked: Asked) -> Files:
 
 def _split_of(name: str) -> str | None:
     """The split that the folders of a path say, and for containers of rows also the name of the file."""
-    folders, _, last = name.rpartition("/")
-    words = re.split(r"[^a-z0-9]+", (folders if suffix(last) in PICTURES or suffix(last) == ".txt" else name).lower())
-    return next((split for split, known in SPLIT_WORDS.items() if set(words) & set(known)), None)
+    said = name.rpartition("/")[0] if suffix(name) in (*PICTURES, ".txt") else name
+    words = set(re.split(r"[^a-z0-9]+", said.lower()))
+    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
 def _refuse_others(files: Files, fitting: set[str], asked: Asked) -> None:
@@ -88,7 +110,3 @@ def _refuse_others(files: Files, fitting: set[str], asked: Asked) -> None:
             f"{asked.where}: holds files of different kinds, such as {fit} and {others[0]}; name the file that is the "
             "data, or give a folder of one kind"
         )
-
-
-def _found(files: Files) -> str:
-    return f"holds {', '.join(list(files.sizes)[:3])}" if files.sizes else "holds no file of a known kind"

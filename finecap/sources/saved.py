@@ -1,0 +1,76 @@
+"""Datasets that the library `datasets` loads: by name, or from a folder that its `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from finecap.sources.folder import ROWS_PER_PART
+from finecap.sources.parquet import python_rows
+from finecap.sources.places import inline
+from finecap.sources.rows import Bad, Item, Part, Reference, Size
+from finecap.sources.sizes import upright_size
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# What `save_to_disk` writes of one split, and of several.
+MARKS = ("state.json", "dataset_dict.json")
+
+
+class DatasetReader:
+    """Rows of a `datasets.Dataset`, which is memory-mapped; pictures stay encoded."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self._rows: Any = dataset.with_format("arrow")
+        count = len(dataset)
+        self.parts = [Part(name, start, min(start + ROWS_PER_PART, count)) for start in range(0, count, ROWS_PER_PART)]
+
+    def read(self, part: Part, columns: Collection[str], wanted: Collection[int] | None = None) -> Iterator[Item]:
+        """See `Reader`."""
+        numbers = [at for at in range(part.rows or 0) if wanted is None or at in wanted]
+        table = self._rows.select_columns(list(columns))[part.start : part.stop].take(numbers)
+        for number, values in zip(numbers, python_rows(table), strict=True):
+            yield Item(number, f"{part.path}#{part.start + number}", values)
+
+    def picture(self, reference: Reference, part: Part) -> bytes:
+        """See `Reader`."""
+        data = inline(reference)
+        if not isinstance(data, bytes):
+            raise Bad(f"path refused: {data[:200]!r}; of a dataset, pictures that it holds itself are read")
+        return data
+
+    def size(self, reference: Reference, part: Part) -> Size:
+        """See `Reader`."""
+        return upright_size(self.picture(reference, part))
+
+
+def is_saved(folder: str) -> bool:
+    """Did `save_to_disk` write this folder?"""
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in MARKS)
+
+
+def saved_reader(where: str, split: str, by_name: bool) -> tuple[DatasetReader, list[str]]:
+    """The reader and its columns.
+
+    Args:
+        where: name of a dataset if `by_name`, else a folder.
+
+    Raises:
+        ValueError: there is none, or it has no such split.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_dataset(where, split=split) if by_name else datasets.load_from_disk(where)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: `datasets` cannot load it: {error}") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise ValueError(f"{where}: has no split {split!r}; there are {', '.join(map(str, found))}")
+        found = found[split]
+    named = str(found.split or split).partition("[")[0]
+    if not by_name and named != split:
+        raise ValueError(f"{where}: holds the split {named!r}, and {split!r} is asked for")
+    return DatasetReader(found, where), found.column_names
