@@ -1,14 +1,14 @@
 """A recipe at the smallest scale and what is built from it."""
 
+import pyarrow.parquet as pq
 import pytest
 
-from finevit_training.data.order import SampleKey
-from finevit_training.data.source import RecordDataset, load_records
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
+from tests.support.training_data import reader_of
 from tests.support.vl_fixtures import model, processor, shared_model, tokenizer
 
-__all__ = ["model", "processor", "recipe_for", "records", "samples", "shared_model", "tokenizer", "trainer_for"]
+__all__ = ["model", "processor", "reader_for", "recipe_for", "records", "shared_model", "tokenizer", "trainer_for"]
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def recipe_for(nano_corpus, tmp_path):
             "output_dir": tmp_path / "out",
             "max_turns": 3,
             "max_steps": 2,
-            "per_device_train_batch_size": 4,
+            "per_device_train_batch_size": 1,
+            "max_length": 1024,
             "logging_steps": 1,
             "learning_rate": 1e-3,
             "bf16": False,
@@ -43,10 +44,11 @@ def trainer_for(recipe_for):
 
 @pytest.fixture(scope="session")
 def records(nano_corpus):
-    return load_records([str(nano_corpus)], "train")
+    """The records of the embedded corpus, pictures and all."""
+    return pq.read_table(next((nano_corpus / "data").glob("*.parquet"))).to_pylist()
 
 
-@pytest.fixture(scope="session")
-def samples(records):
-    dataset = RecordDataset(records)
-    return [dataset[SampleKey(0, i, 0.0)] for i in range(8)]
+@pytest.fixture
+def reader_for(nano_corpus, processor):
+    """Reads the embedded corpus: `reader_for(seed=3, isolate_turns=True)`."""
+    return lambda **flags: reader_of([str(nano_corpus)], processor, **flags)

@@ -1,90 +1,83 @@
-"""Which records come when: every record once an epoch, whatever the batch shape, and from keys alone."""
+"""The order of rows: every row as often as its weight says, the same for everybody, cut into rounds and windows."""
 
-import time
+from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from finevit_training.data.order import MEGABATCH, TrainingBatches
-from finevit_training.loop.clock import Progress
+from finevit_training.data.order import Order, RoundKey
+
+PARTS = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0.25, 1.0, 1.0, 2.0, 2.5])), min_size=1, max_size=30)
 
 
-def batches(batch_size=2, global_batch_size=4, num_batches=10, num_records=20, lengths=None, seed=0):
-    return TrainingBatches(
-        num_records, batch_size, global_batch_size, num_batches, seed, lambda step: step / 100, lengths
-    )
+def order_of(parts, seed=0, window_rows=16, streams=3):
+    return Order([rows for rows, _ in parts], [weight for _, weight in parts], seed, window_rows, streams)
 
 
-def indices(batch_list):
-    return [key.index for batch in batch_list for key in batch]
+def rounds(order, epoch=0):
+    return [RoundKey(epoch, number) for number in range(order.num_rounds(epoch))]
 
 
-@settings(max_examples=50, deadline=None)
-@given(num_records=st.integers(1, 60), seed=st.integers(0, 99), grouped=st.booleans())
-def test_every_record_comes_once_an_epoch(num_records, seed, grouped):
-    lengths = [(i * 37) % 11 for i in range(num_records)] if grouped else None
-    # A grouped epoch hands its last records, fewer than a global batch, on to the first window of the next.
-    num_batches = 2 * num_records + (4 * MEGABATCH + num_records if grouped else 0)
-    keys = [key for batch in batches(1, 4, num_batches, num_records, lengths, seed) for key in batch]
-    for epoch in (0, 1):
-        assert sorted(key.index for key in keys if key.epoch == epoch) == list(range(num_records))
+def rows_of(order, parts, epoch=0):
+    windows = [window for key in rounds(order, epoch) for window in order.windows(key)]
+    counts = [[parts[piece.part][0] for piece in order.pieces(window)] for window in windows]
+    return [row for window, count in zip(windows, counts, strict=True) for row in order.row_keys(window, count)]
 
 
-@pytest.mark.parametrize("lengths", [None, list(range(20))])
-def test_the_global_batches_do_not_depend_on_the_micro_batch(lengths):
-    ones = indices(batches(1, 4, 40, lengths=lengths))
-    twos = indices(batches(2, 4, 20, lengths=lengths))
-    assert ones == twos
-    assert ones != indices(batches(2, 4, 20, lengths=lengths, seed=1))
+@given(PARTS, st.integers(0, 3))
+def test_every_row_comes_as_often_as_its_weight_says(parts, epoch):
+    if not any(rows for rows, _ in parts):
+        with pytest.raises(ValueError, match="no rows"):
+            order_of(parts)
+        return
+    rows = rows_of(order_of(parts), parts, epoch)
+    assert len(rows) == len(set(rows))
+    seen = Counter((row.part, row.row) for row in rows)
+    for number, (count, weight) in enumerate(parts):
+        times = [seen[number, row] for row in range(count)]
+        assert all(int(weight) <= many <= int(weight) + (weight % 1 > 0) for many in times)
+        assert abs(sum(times) - weight * count) < 1
 
 
-def test_grouping_by_length_puts_like_lengths_together():
-    lengths = [i % 50 for i in range(400)]
-
-    def spread(sampler):
-        return sum(max(lengths[k.index] for k in b) - min(lengths[k.index] for k in b) for b in sampler)
-
-    assert spread(batches(4, 4, 100, 400, lengths)) < 0.4 * spread(batches(4, 4, 100, 400, None))
-
-
-@pytest.mark.parametrize("num_records", [4096, 4100, 4127])
-def test_grouping_keeps_the_padding_low_in_every_epoch(num_records):
-    """Padding share of micro-batches of 32 at global batches of 32, epoch by epoch."""
-    lengths = np.random.default_rng(0).lognormal(5, 0.6, num_records).astype(int) + 1
-
-    def padding_by_epoch(grouped):
-        sampler = batches(32, 32, 4 * num_records // 32, num_records, lengths if grouped else None)
-        shares: list[list[float]] = [[], [], [], []]
-        for batch in sampler:
-            tokens = [lengths[key.index] for key in batch]
-            shares[batch[-1].epoch].append(1 - sum(tokens) / (len(tokens) * max(tokens)))
-        return [sum(epoch) / len(epoch) for epoch in shares]
-
-    assert max(padding_by_epoch(True)) < 0.13
-    assert min(padding_by_epoch(False)) > 0.4
+@given(PARTS)
+def test_rounds_of_an_epoch_have_nearly_as_many_windows_and_no_more_than_there_are_streams(parts):
+    parts = [*parts, (5, 1.0)]
+    order = order_of(parts)
+    sizes = [len(order.windows(key)) for key in rounds(order)]
+    assert max(sizes) <= 3
+    assert max(sizes) - min(sizes) <= 1
+    assert order.after(RoundKey(0, len(sizes) - 1)) == RoundKey(1, 0)
 
 
-def test_keys_carry_the_progress_of_their_step():
-    fractions = [batch[0].fraction for batch in batches(2, 4, 6)]
-    assert fractions == [0.0, 0.0, 0.01, 0.01, 0.02, 0.02]
+def test_the_order_follows_from_seed_and_epoch_alone():
+    parts = [(8, 1.0)] * 20
+    first = rows_of(order_of(parts), parts)
+    assert rows_of(order_of(parts), parts) == first
+    again = order_of(parts)
+    rows_of(again, parts, 5)  # what was looked at before changes nothing
+    assert rows_of(again, parts) == first
+    assert rows_of(order_of(parts, seed=1), parts) != first
+    assert [row[1:] for row in rows_of(order_of(parts), parts, 1)] != [row[1:] for row in first]
 
 
-def test_progress_is_the_larger_share_and_moves_only_with_ticks():
-    progress = Progress(max_steps=10, max_seconds=0.2)
-    progress.start()
-    assert progress.fraction(5) == 0.5
-    time.sleep(0.15)
-    assert progress.fraction(1) == 0.1
-    progress.tick()
-    assert progress.fraction(1) > 0.7
-    assert progress.fraction(20) == 1.0
+def test_a_share_of_a_source_is_another_one_each_epoch():
+    parts = [(100, 0.3)]
+    drawn = [frozenset(row.row for row in rows_of(order_of(parts), parts, epoch)) for epoch in range(4)]
+    assert {len(rows) for rows in drawn} == {30}
+    assert len(set(drawn)) == 4
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "word"), [({"num_records": 0}, "no records"), ({"global_batch_size": 5}, "multiple")]
-)
-def test_impossible_batches_are_refused(kwargs, word):
-    with pytest.raises(ValueError, match=word):
-        batches(**kwargs)
+def test_pieces_of_all_sources_are_mixed():
+    parts = [(8, 1.0)] * 40
+    order = order_of(parts, window_rows=32, streams=4)
+    firsts = [piece.part for window in order.windows(RoundKey(0, 0)) for piece in order.pieces(window)]
+    assert np.std(firsts) > 8
+    assert firsts != sorted(firsts)
+
+
+def test_a_hundred_million_rows_are_ordered_in_a_moment():
+    order = Order(np.full(1_000_000, 100), np.ones(1_000_000), 0, 256, 16)
+    last = order.windows(RoundKey(0, order.num_rounds(0) - 1))
+    assert sum(len(order.pieces(window)) for window in last) > 10

@@ -17,9 +17,10 @@ class Batch(TypedDict):
         input_ids: (1, tokens) int64.
         labels: (1, tokens) int64; `input_ids` where the assistant speaks, IGNORE_INDEX elsewhere.
         position_ids: (1, tokens) int64, from 0 again at every sample; an isolated turn goes on after the picture.
-        segments: (segments, 4) int32 array, which stays on the host: first token, length, first token and length of
-            what stands before it and is seen too. A sample is a segment that sees nothing else (0, 0), or with isolated turns a picture and then
-            turns that see the picture and themselves. Tokens in no segment are padding.
+        segments: (segments, 4) int32 array, which stays on the host: first token and length, then first token and
+            length of what stands before it and is seen too. A sample is a segment that sees nothing else (0, 0); with
+            isolated turns it is a picture and then turns that see the picture and themselves. Tokens in no segment are
+            padding.
         pixel_values: (patches of all pictures, channels·patch²) float32, patches in 2x2-merge order.
         image_grid_thw: (pictures, 3) int64: frames, rows and columns of patches.
         lengths: (samples,) int64, tokens of each sample.

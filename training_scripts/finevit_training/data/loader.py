@@ -211,7 +211,7 @@ class PackedLoader:
         )
         for result in results:
             if isinstance(result, Drafts):
-                self.on_rows(len(result.keys) + len(result.skipped), result.skipped)
+                self.on_rows(result.tried, result.skipped)
                 next(one for one in self._rounds.values() if result.window in one.awaited).receive(result)
             elif result is not None:
                 yield result

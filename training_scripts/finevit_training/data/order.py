@@ -1,8 +1,8 @@
 """In which order rows are read. An epoch is cut into rounds, those into windows, those into pieces.
 
-The order is a pure function of (seed, epoch) and of the list of parts (a parquet row group, a byte range of an
-archive, some files of a folder). It knows nothing of ranks and loader workers. Pieces are in random order over the whole
-epoch, rows in random order inside their window, and the windows of a round are trained on side by side.
+The order is a pure function of (seed, epoch) and of the list of parts (a row group of a parquet file, a range of an
+archive, some files of a folder). It knows nothing of ranks and loader workers. Pieces are in random order over the
+whole epoch, rows in random order inside their window, and the windows of a round are trained on side by side.
 """
 
 from collections.abc import Sequence

@@ -23,6 +23,7 @@ class Draft(Protocol):
 
     id: str
     patches: int
+    left_out: list[str]
 
     def __len__(self) -> int:
         """Tokens."""
@@ -54,11 +55,12 @@ class Skip(NamedTuple):
 
 
 class Drafts(NamedTuple):
-    """The samples of a window in their order, and the rows that gave none."""
+    """The samples of a window in their order, how many rows were tried, and what is left out of them."""
 
     window: WindowKey
     keys: list[RowKey]
     drafts: list[Any]
+    tried: int
     skipped: list[Skip]
 
 
@@ -99,8 +101,9 @@ class Reader:
         """
         rows = {piece.part: self._part_rows(piece.part) for piece in self.order.pieces(key)}
         counts = [len(rows[piece.part]) for piece in self.order.pieces(key)]
-        found = Drafts(key, [], [], [])
-        for row_key in self.order.row_keys(key, counts):
+        keys = self.order.row_keys(key, counts)
+        found = Drafts(key, [], [], len(keys), [])
+        for row_key in keys:
             try:
                 draft = self._draft(row_key, rows[row_key.part][row_key.row], fraction)
             except UnusableRecord as error:
@@ -109,6 +112,7 @@ class Reader:
             else:
                 found.keys.append(row_key)
                 found.drafts.append(draft)
+                found.skipped.extend(Skip(draft.id, reason, False) for reason in draft.left_out)
         return found
 
     def batch(self, packs: Sequence[Sequence[Planned]]) -> tuple[Batch, list[Skip]]:

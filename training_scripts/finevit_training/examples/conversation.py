@@ -16,7 +16,7 @@ from finecap.boxes import format_box
 from finecap.pictures import BadPicture, open_rgb
 from finecap.records import validate_texts
 from finecap.sources.rows import Message, Row
-from finecap.tasks.conversation import Turn, record_to_turns
+from finecap.tasks.conversation import Report, Turn, record_to_turns
 from finecap.tasks.mixture import DEFAULT_MIXTURE, mixture_at
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
@@ -40,6 +40,7 @@ class Draft:
         segments: (segments, 4) int32, see `Batch`; counted from this conversation's first token.
         sizes: width and height of each picture.
         patches: of all pictures.
+        left_out: why parts of the row are not asked about.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Draft:
     segments: np.ndarray
     sizes: list[tuple[int, int]]
     patches: int
+    left_out: list[str]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -107,13 +109,14 @@ class Conversations:
         """
         patches = [self._patches(row.id, size) for size in row.sizes]
         tokens = [count // self.processor.image_processor.merge_size**2 for count in patches]
+        left_out: list[str] = []
         if row.messages is not None:
             ids, segments = self._whole(self._checked(row.messages), tokens)
         else:
-            turns = self.turns(row, key, fraction)
+            turns = self.turns(row, key, fraction, left_out.append)
             whole = not self.isolate_turns
             ids, segments = self._whole(messages(turns), tokens) if whole else self._isolated(turns, tokens)
-        return Draft(row.id, key.epoch, *ids, segments, row.sizes, sum(patches))
+        return Draft(row.id, key.epoch, *ids, segments, row.sizes, sum(patches), left_out)
 
     def example(self, draft: Draft, pictures: Sequence[bytes]) -> Example:
         """Decodes the pictures of a conversation.
@@ -162,8 +165,8 @@ class Conversations:
             }
         return dict(processor(images, return_tensors="pt"))
 
-    def turns(self, row: Row, key: RowKey, fraction: float) -> list[Turn]:
-        """The questions and answers about a record.
+    def turns(self, row: Row, key: RowKey, fraction: float, report: Report | None = None) -> list[Turn]:
+        """The questions and answers about a record; what has to be left out of it is reported.
 
         Raises:
             UnusableRecord: the record is broken, or there is nothing to ask.
@@ -179,6 +182,7 @@ class Conversations:
             format_box,
             mixture_at(self.mixture, fraction),
             max_turns=self.max_turns,
+            report=report,
             control_tokens=self.control_tokens,
         )
         if not turns:

@@ -1,0 +1,154 @@
+"""Every sample once an epoch, the same batches for any number of processes, and a position to go on from."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from finevit_training.data.loader import Position
+from finevit_training.data.order import RoundKey
+from finevit_training.data.plan import Sized
+from tests.support.training_data import ids_of, loader_of, reader_of, write_records
+
+MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
+
+
+@pytest.fixture
+def reader(reader_for):
+    return reader_for(mixture=MIXTURE, max_length=700)
+
+
+def test_an_epoch_has_every_row_once(reader, records):
+    batches = list(loader_of(reader))
+    assert Counter(ids_of(batches)) == Counter(record["id"] for record in records)
+    assert {epoch for batch in batches for epoch in batch["epochs"]} == {0}
+
+
+def test_two_epochs_have_every_row_twice_in_another_order(reader, records):
+    batches = list(loader_of(reader, epochs=2))
+    assert Counter(ids_of(batches)) == Counter({record["id"]: 2 for record in records})
+    first, second = (ids_of(batches)[start:][: len(records)] for start in (0, len(records)))
+    assert first != second
+
+
+def test_a_weight_reads_a_source_so_many_times_an_epoch(records, tmp_path, processor):
+    folders = [write_records(part, tmp_path / name) for name, part in (("a", records[:24]), ("b", records[24:]))]
+    data = [{"path": folders[0], "weight": 2.5}, folders[1]]
+    seen = Counter(ids_of(loader_of(reader_of(data, processor, mixture=MIXTURE))))
+    assert {seen[record["id"]] for record in records[24:]} == {1}
+    assert {seen[record["id"]] for record in records[:24]} == {2, 3}
+    assert sum(seen[record["id"]] for record in records[:24]) == 60
+
+
+def test_rows_of_tokens_are_full(reader_for):
+    reader = reader_for(mixture=MIXTURE, max_length=2048, window_rows=48)
+    batches = list(loader_of(reader, epochs=4))[:-1]
+    real = sum(int(batch["lengths"].sum()) for batch in batches)
+    assert real >= 0.9 * sum(batch["input_ids"].numel() for batch in batches)
+
+
+def test_the_packs_of_an_epoch_are_counted_before_a_picture_is_decoded(reader, monkeypatch):
+    expected = len(list(loader_of(reader)))
+    monkeypatch.setattr("finevit_training.examples.conversation.open_rgb", None)
+    assert loader_of(reader).count_packs() == expected
+
+
+def same(batch, other):
+    assert batch["ids"] == other["ids"]
+    for key in ("input_ids", "labels", "position_ids", "pixel_values", "image_grid_thw"):
+        torch.testing.assert_close(batch[key], other[key], rtol=0, atol=0)
+
+
+def test_loader_processes_change_no_batch(reader):
+    alone, helped = (list(loader_of(reader, rows=2, steps=12, workers=workers)) for workers in (0, 3))
+    assert len(alone) == 12
+    for one, other in zip(alone, helped, strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_after_any_step_as_if_it_had_never_stopped(reader, workers):
+    loader = loader_of(reader, rows=2, steps=14)
+    whole, states = [], [json.dumps(loader.state_dict())]
+    for batch in loader:
+        whole.append(batch)
+        states.append(json.dumps(loader.state_dict()))
+    for stopped in (0, 1, 5, 6, 13):
+        resumed = loader_of(reader, rows=2, steps=14, workers=workers)
+        resumed.load_state_dict(json.loads(states[stopped]))
+        rest = list(resumed)
+        assert len(rest) == 14 - stopped
+        for one, other in zip(whole[stopped:], rest, strict=True):
+            same(one, other)
+    assert ids_of(whole[1:]) != ids_of(whole[:-1])
+
+
+def lengths_of_all_windows(reader, epochs=3):
+    """What the ranks of a run tell each other, made by one."""
+    sized, order = {}, reader.order
+    keys = (RoundKey(epoch, number) for epoch in range(epochs) for number in range(order.num_rounds(epoch)))
+    for key in keys:
+        for window in order.windows(key):
+            found = reader.drafts(window, 0.0)
+            pairs = zip(found.keys, found.drafts, strict=True)
+            sized[window] = [Sized(row, len(draft), draft.patches) for row, draft in pairs]
+    return sized
+
+
+def ranks_of(reader, ranks, rows, accumulation=1, start=None, steps=6):
+    """The loader of each rank of a run, and its batches."""
+    told = lengths_of_all_windows(reader)
+    loaders = []
+    for rank in range(ranks):
+        shape = {"rows": rows, "accumulation": accumulation, "ranks": ranks, "rank": rank}
+        loaders.append(loader_of(reader, **shape, steps=steps, exchange=lambda mine: [mine, told]))
+        if start is not None:
+            loaders[-1].load_state_dict(start)
+    return [(loader, iter(loader)) for loader in loaders]
+
+
+def samples_of_steps(loaders, accumulation=1):
+    """The samples of each step, over all ranks."""
+    steps = []
+    while True:
+        step = []
+        for _, batches in loaders:
+            for _ in range(accumulation):
+                batch = next(batches, None)
+                step += [] if batch is None else batch["ids"]
+        if not step:
+            return steps
+        steps.append(step)
+
+
+@pytest.mark.parametrize(("ranks", "rows", "accumulation"), [(2, 2, 1), (4, 1, 1), (2, 1, 2)])
+def test_a_step_has_the_same_samples_on_any_number_of_ranks(reader, ranks, rows, accumulation):
+    alone = samples_of_steps(ranks_of(reader, 1, 4))
+    shared = samples_of_steps(ranks_of(reader, ranks, rows, accumulation), accumulation)
+    assert shared == alone
+
+
+def test_a_run_goes_on_on_another_number_of_ranks(reader):
+    whole = samples_of_steps(ranks_of(reader, 1, 4))
+    loaders = ranks_of(reader, 2, 2)
+    begun = [[name for _, batches in loaders for name in next(batches)["ids"]] for _ in range(2)]
+    state = loaders[0][0].state_dict()
+    assert state == loaders[1][0].state_dict()
+    assert begun + samples_of_steps(ranks_of(reader, 4, 1, start=state)) == whole
+
+
+def test_a_position_is_a_few_integers(reader):
+    loader = loader_of(reader, steps=3)
+    list(loader)
+    state = loader.state_dict()
+    assert set(state) == {*Position._fields, "fractions"}
+    assert len(json.dumps(state)) < 200
+
+
+def test_data_in_which_nothing_can_be_asked_says_so(records, tmp_path, processor):
+    mute = [{**record, "qa": [], "regions": [], "global_caption": None} for record in records[:10]]
+    reader = reader_of([write_records(mute, tmp_path / "mute")], processor, mixture=MIXTURE)
+    with pytest.raises(ValueError, match="nothing in `data` can be trained on"):
+        next(iter(loader_of(reader, steps=3)))
+    assert list(loader_of(reader)) == []
