@@ -133,3 +133,20 @@ class TestPackedForward:
                 count = alone["labels"].shape[1] - 1
                 total, tokens = total + model(**alone).loss * count, tokens + count
         torch.testing.assert_close(packed, total / tokens)
+
+    def test_the_loss_is_the_same_with_a_table_of_segments(self, model, samples):
+        """Positions alone let transformers make a mask, the table needs none."""
+        batch = self.packed(samples)
+        length, segments = batch["input_ids"].shape[1], []
+        for number, row in enumerate(self.ROWS):
+            start = number * length
+            for index in row:
+                segments.append([start, len(samples[index]["input_ids"]), 0, 0])
+                start += segments[-1][1]
+        with torch.no_grad():
+            by_positions = model(**batch).loss
+            by_table = model(**batch, segments=torch.tensor(segments)).loss
+            segments[:2] = [[0, segments[0][1] + segments[1][1], 0, 0]]
+            by_wrong_table = model(**batch, segments=torch.tensor(segments)).loss
+        torch.testing.assert_close(by_table, by_positions, rtol=1e-5, atol=0)
+        assert abs(by_wrong_table - by_positions) > 1e-3
