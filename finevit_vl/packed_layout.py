@@ -17,9 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from modeling_finevit.layouts import listed_blocks
 
-# Lengths and numbers of segments are rounded up to these: oneDNN builds a kernel for each new shape, which costs a CPU
-# as much as using it, and keeps about a thousand.
-_LENGTH_STEP, _COUNT_STEP = 32, 4
+# Lengths are rounded up to this, for few blocks: oneDNN builds kernels for each shape, and each call costs some time.
+_LENGTH_STEP = 32
 _FLEX_BLOCK = 128
 
 
@@ -263,13 +262,12 @@ def _boundaries(lengths: torch.Tensor) -> torch.Tensor:
 
 
 def _grouped(table: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
-    """Segments of about the same number of queries and keys, the last one repeated up to a round count."""
+    """Segments of about the same number of queries and keys."""
     sizes = torch.stack([table[:, 1], table[:, 1] + table[:, 3]], 1)
     sizes += -sizes % _LENGTH_STEP
     for queries, keys in sizes.unique(dim=0).tolist():
         segments = table[(sizes == torch.tensor([queries, keys])).all(1)]
-        missing = -len(segments) % _COUNT_STEP
-        yield Block(len(segments) + missing, queries, keys), torch.cat([segments, segments[-1:].expand(missing, -1)])
+        yield Block(len(segments), queries, keys), segments
 
 
 def _block_mask(shape: Block, prefix_lengths: torch.Tensor, dtype: torch.dtype, window: int | None) -> torch.Tensor:

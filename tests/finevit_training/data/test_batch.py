@@ -53,6 +53,15 @@ def test_only_known_keys_reach_the_model(isolated):
     assert {"input_ids", "labels", "attention_mask", "position_ids", "pixel_values", "image_grid_thw"} <= set(inputs)
 
 
+def test_segments_reach_the_model_whatever_its_attention(isolated):
+    batch = {key: value for key, value in isolated.items() if key not in ("turn_ids", "position_ids")}
+    batch["segments"] = torch.tensor([[0, 4, 0, 0]], dtype=torch.int32)
+    for attention in ("sdpa", "packed_sdpa", "torch_varlen", "flash_attention_2"):
+        inputs = model_inputs(batch, attention, torch.float32)
+        assert inputs["segments"] is batch["segments"]
+        assert "attention_mask" not in inputs
+
+
 @pytest.mark.parametrize("attention", ["flash_attention_2", "torch_varlen"])
 def test_isolated_turns_need_an_attention_that_takes_a_mask(isolated, attention):
     with pytest.raises(ValueError, match="isolate_turns needs sdpa or eager"):
@@ -63,12 +72,14 @@ def test_isolated_turns_need_an_attention_that_takes_a_mask(isolated, attention)
     ("attention", "may"),
     [
         ("sdpa", True),
+        ("packed_sdpa", True),
         ("eager", True),
         ("flex_attention", True),
         ("flash_attention_2", False),
         ("flash_attention_3", False),
         ("kernels-community/flash-attn2", False),
         ("torch_varlen", False),
+        ("packed_torch_varlen", False),
     ],
 )
 def test_several_packed_rows_only_where_a_mask_keeps_samples_apart(processor, samples, attention, may):
