@@ -53,6 +53,7 @@ class RemotePlace:
 
     root: str
     query: str = ""
+    at_once: int = 16
 
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         size = self._told(name, "size", lambda system, path: system.info(path)["size"])

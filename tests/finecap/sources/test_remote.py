@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow as pa
@@ -158,6 +159,22 @@ def test_the_key_of_a_signed_link_is_sent_and_shown_nowhere(server, monkeypatch)
     with pytest.raises(StopRun) as caught:
         source.read_rows(source.parts[0])
     assert "secret" not in str([source.name, source.parts, rows, caught.value])
+
+
+def test_pictures_beside_remote_data_are_fetched_together(folder):
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]
+    rows = [{"image": f"b/{number % 3}.png", "conversations": said} for number in range(4)]
+    (folder / "four.json").write_text(json.dumps(rows))
+    files, together = files_of(folder), threading.Barrier(4)
+
+    def answer(method, path, headers, body):
+        if path.endswith(".png"):
+            together.wait(timeout=30)  # which one request after the other would never pass
+        return files(method, path, headers, body)
+
+    with FileServer(answer) as server:
+        _, _, pictures = everything(f"{server.url}/four.json")
+    assert pictures == [[PICTURES[number % 3]] for number in range(4)]
 
 
 @pytest.mark.parametrize("protocol", ["s3", "http"])
