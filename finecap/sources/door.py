@@ -6,14 +6,19 @@ row is said in place of that row and never raises.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
 
 from finecap.sources.asked import Asked, asked_for
 from finecap.sources.folder import FolderReader
 from finecap.sources.meaning import Meaning, meaning_of
 from finecap.sources.readers import reader_of
 from finecap.sources.rows import Bad, BadRow, Item, Part, Reader, Row
+
+T = TypeVar("T")
 
 
 class Source:
@@ -40,15 +45,15 @@ class Source:
         Raises:
             StopRun: a file that was there is gone, or its server gives no answer any more.
         """
-        meaning = self._meaning
-        pictures = () if meaning.has_sizes else meaning.pictures
-        rows = []
-        for item in self._reader.read(part, (*meaning.words, *pictures)):
-            rows.append(self._row(item, part, sized=not meaning.has_sizes))
+        meaning, sized = self._meaning, not self._meaning.has_sizes
+        items = self._reader.read(part, (*meaning.words, *(meaning.pictures if sized else ())))
+        rows = list(self._each(items, lambda item: self._row(item, part, sized)))
         unknown = [at for at, row in enumerate(rows) if isinstance(row, Row) and row.record and not row.sizes]
         if unknown:
-            for item in self._reader.read(part, meaning.pictures, unknown):
-                rows[item.number] = self._with_sizes(rows[item.number], item, part)
+            items = self._reader.read(part, meaning.pictures, frozenset(unknown))
+            sizes = self._each(items, lambda item: (item.number, self._with_sizes(rows[item.number], item, part)))
+            for number, row in list(sizes):
+                rows[number] = row
         return rows
 
     def read_pictures(self, part: Part, rows: Collection[int]) -> dict[int, list[bytes] | BadRow]:
@@ -60,15 +65,33 @@ class Source:
         Raises:
             StopRun: see `read_rows`.
         """
-        found: dict[int, list[bytes] | BadRow] = {}
-        wanted = frozenset(rows)
-        for item in self._reader.read(part, self._meaning.pictures, wanted) if wanted else ():
-            try:
-                values = _values(item)
-                found[item.number] = [self._reader.picture(one, part) for one in self._meaning.references(values)]
-            except Bad as error:
-                found[item.number] = BadRow(item.id, str(error))
+        wanted = sorted(set(rows))
+        if not wanted:
+            return {}
+        items = self._reader.read(part, self._meaning.pictures, frozenset(wanted))
+        found = dict(self._each(items, lambda item: (item.number, self._pictures(item, part))))
+        for number in wanted:
+            gone = BadRow(f"{part.path}#{part.start + number}", "unreadable: the file has fewer rows than it had")
+            found.setdefault(number, gone)
         return found
+
+    def _pictures(self, item: Item, part: Part) -> list[bytes] | BadRow:
+        try:
+            return [self._reader.picture(one, part) for one in self._meaning.references(_values(item))]
+        except Bad as error:
+            return BadRow(item.id, str(error))
+
+    def _each(self, items: Iterator[Item], work: Callable[[Item], T]) -> Iterator[T]:
+        """What comes of each item in order; of some at a time where their pictures have to be waited for."""
+        if self._reader.at_once == 1:
+            yield from map(work, items)
+            return
+        pool = ThreadPoolExecutor(self._reader.at_once)
+        try:
+            while some := list(islice(items, self._reader.at_once)):
+                yield from pool.map(work, some)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _row(self, item: Item, part: Part, sized: bool) -> Row | BadRow:
         try:

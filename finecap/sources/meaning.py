@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any
 
 from finecap.records import Record, new_record
@@ -155,34 +155,75 @@ def clean(value: Any) -> Any:
     return value
 
 
-def shaped(value: Any, hint: Any, where: str) -> Any:
+class _Misfit(Exception):
+    """A value of another shape: what was expected, and the fields that lead to it, the innermost first."""
+
+    def __init__(self, value: Any, expected: str) -> None:
+        super().__init__()
+        self.value, self.expected, self.fields = value, expected, list[str]()
+
+
+def shaped(value: Any, hint: type, where: str) -> Any:
     """The value in the shape that a type of `finecap.records` asks for: fields that are missing are None (a list is
     empty, a size 0), and fields that it does not know are left out.
 
     Raises:
         Bad: it is of another shape.
     """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if typing.is_typeddict(hint):
-        if not isinstance(value, Mapping):
-            raise Bad(f"record: {where} is {str(value)[:80]!r}, expected its fields")
-        return {name: shaped(value.get(name), one, f"{where}.{name}") for name, one in _fields(hint).items()}
-    if origin is list:
-        if not isinstance(value, list | NoneType):
-            raise Bad(f"record: {where} is {str(value)[:80]!r}, expected a list")
-        return [shaped(one, arguments[0], where) for one in value or []]
-    if origin in (typing.Union, UnionType):
-        return None if value is None else shaped(value, arguments[0], where)
-    if origin is typing.Literal and value in arguments:
-        return value
-    if hint is int and value is None:
-        return 0
-    kinds = {dict: dict, float: (float, int)}.get(origin or hint, hint)
-    if isinstance(kinds, type | tuple) and isinstance(value, kinds):
-        return clean(value)
-    raise Bad(f"record: {where} is {str(value)[:80]!r}, expected {getattr(hint, '__name__', hint)}")
+    try:
+        return _shaper(hint)(value)
+    except _Misfit as error:
+        path = ".".join([where, *reversed(error.fields)])
+        raise Bad(f"record: {path} is {str(error.value)[:80]!r}, expected {error.expected}") from error
 
 
 @functools.cache
-def _fields(hint: type) -> dict[str, Any]:
-    return typing.get_type_hints(hint)
+def _shaper(hint: Any) -> Callable[[Any], Any]:
+    """What `shaped` does for one type; made once, because records have many regions."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint):
+        return _fields_shaper({name: _shaper(one) for name, one in typing.get_type_hints(hint).items()})
+    if origin is list:
+        return _list_shaper(_shaper(arguments[0]))
+    if origin in (typing.Union, UnionType):
+        inner = _shaper(arguments[0])  # all of them are a type or None
+        return lambda value: None if value is None else inner(value)
+    kinds = {float: (float, int)}.get(hint, origin or hint)
+    allowed = arguments if origin is typing.Literal else None
+
+    def checked(value: Any) -> Any:
+        if allowed is not None:
+            if isinstance(value, str) and value in allowed:
+                return value
+        elif isinstance(value, kinds):
+            return clean(value)
+        elif hint is int and value is None:
+            return 0
+        raise _Misfit(value, str(allowed) if allowed else getattr(hint, "__name__", str(hint)))
+
+    return checked
+
+
+def _fields_shaper(fields: dict[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def checked(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _Misfit(value, "its fields")
+        found, name = {}, ""
+        try:
+            for name, shape in fields.items():
+                found[name] = shape(value.get(name))
+        except _Misfit as error:
+            error.fields.append(name)
+            raise
+        return found
+
+    return checked
+
+
+def _list_shaper(inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def checked(value: Any) -> list[Any]:
+        if value is not None and not isinstance(value, list):
+            raise _Misfit(value, "a list")
+        return [inner(one) for one in value or ()]
+
+    return checked

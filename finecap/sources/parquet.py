@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finecap.errors import StopRun
 from finecap.shards.plan import READ_BUFFER, rows_at_once
 from finecap.sources.places import FileReader, Place
 from finecap.sources.rows import Item, Part
@@ -57,6 +58,11 @@ class ParquetReader(FileReader):
     def _batches(self, file: Any, part: Part, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         footer = self._footer(part.path, file)
         group = part.offset
+        if group >= footer.num_row_groups or footer.row_group(group).num_rows != part.rows:
+            raise StopRun(
+                f"{self.place.root}/{part.path}: its row groups are not those that it had when the source was opened; "
+                "start again, and do not write to data that is read"
+            )
         chunks = [footer.row_group(group).column(at) for at in range(footer.num_columns)]
         size = sum(one.total_compressed_size for one in chunks if one.path_in_schema.split(".")[0] in columns)
         small = size <= AT_ONCE_BYTES

@@ -36,6 +36,11 @@ class Place(Protocol):
         """A path or a URL."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """How many files are asked for at a time."""
+        ...
+
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         """A file for reading, which can seek.
 
@@ -69,6 +74,7 @@ class LocalPlace:
     """A folder of this disk."""
 
     root: str
+    at_once: int = 1
 
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         path = Path(self.root, name)
@@ -114,6 +120,10 @@ class FileReader:
 
     place: Place
     parts: list[Part] = field(default_factory=list)
+
+    @property
+    def at_once(self) -> int:
+        return self.place.at_once
 
     def picture(self, reference: Reference, part: Part) -> bytes:
         data = inline(reference)

@@ -29,7 +29,10 @@ BUFFER = 2**22
 NOT_NOW = (408, 409, 425, 429)
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # Whose exceptions, where they are no OSError, tell of the network.
-NETWORK = ("aiohttp", "aiobotocore", "botocore", "httpx", "httpcore", "huggingface_hub", "fsspec")
+NETWORK = (
+    *("aiohttp", "aiobotocore", "botocore", "fsspec", "huggingface_hub"),
+    *("httpx", "httpx2", "httpcore", "httpcore2"),
+)
 WEB = ("http", "https")
 
 T = TypeVar("T")
@@ -50,6 +53,7 @@ class RemotePlace:
 
     root: str
     query: str = ""
+    at_once: int = 16
 
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         size = self._told(name, "size", lambda system, path: system.info(path)["size"])

@@ -101,6 +101,11 @@ class Reader(Protocol):
 
     parts: list[Part]
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures are asked for at a time, where most of the time is waiting."""
+        ...
+
     def read(self, part: Part, columns: Collection[str], wanted: Collection[int] | None = None) -> Iterator[Item]:
         """The rows of a part in order.
 

@@ -22,6 +22,8 @@ MARKS = ("state.json", "dataset_dict.json")
 class DatasetReader:
     """Rows of a `datasets.Dataset`, which is memory-mapped; pictures stay encoded."""
 
+    at_once = 1
+
     def __init__(self, dataset: Dataset, name: str) -> None:
         self._rows: Any = dataset.with_format("arrow")
         count = len(dataset)

@@ -26,6 +26,14 @@ BOM = b"\xef\xbb\xbf"
 SPACE = b" \t\r\n"
 
 
+def _whole(digits: str) -> int | float:
+    """Python makes no int of thousands of digits, which would cost the file that holds them."""
+    return int(digits) if len(digits) < 1000 else float(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole)
+
+
 @dataclass
 class TextReader(FileReader):
     """Rows of text files.
@@ -51,8 +59,7 @@ class TextReader(FileReader):
     def _values(self, file: BinaryIO, part: Part) -> Iterator[dict[str, Any] | str]:
         form = self.forms[part.path]
         if form == "array":
-            data = file.read((part.end or 0) - part.offset).decode("utf-8", "replace")
-            yield from (_object(one) for one in json.loads(f"[{data}]"))
+            yield from _elements(file.read((part.end or 0) - part.offset), part.rows or 0)
             return
         lines = _Lines(file, part.offset, part.end)
         if form == "lines":
@@ -161,9 +168,16 @@ def _header(lines: _Lines, delimiter: str, where: str) -> list[str]:
 
 def _parsed(line: bytes) -> dict[str, Any] | str:
     try:
-        return _object(json.loads(line.decode("utf-8", "replace")))
+        return _object(_DECODER.decode(line.decode("utf-8", "replace").strip()))
     except (ValueError, RecursionError) as error:
         return f"unreadable: {str(error)[:100]} in {line[:80].decode('utf-8', 'replace')!r}"
+
+
+def _elements(data: bytes, count: int) -> list[dict[str, Any] | str]:
+    try:
+        return [_object(one) for one in _DECODER.decode(f"[{data.decode('utf-8', 'replace')}]")]
+    except (ValueError, RecursionError) as error:  # the file was changed, or this is nested deeper than the stack now
+        return [f"unreadable: {str(error)[:100]}"] * count
 
 
 def _object(value: Any) -> dict[str, Any] | str:
@@ -209,7 +223,6 @@ class _Window:
 
     def __init__(self, file: BinaryIO, offset: int) -> None:
         self._file, self.offset, self._text, self._at = file, offset, "", 0
-        self._decoder = json.JSONDecoder()
 
     def _more(self) -> bool:
         data = self._file.read(max(CHUNK, len(self._text) - self._at))
@@ -233,7 +246,7 @@ class _Window:
         """Go on behind an element. Raises ValueError: there is none."""
         while True:
             try:
-                end = self._decoder.raw_decode(self._text, self._at)[1]
+                end = _DECODER.raw_decode(self._text, self._at)[1]
                 if end < len(self._text):  # or it may be a number that goes on
                     self.drop(end - self._at)
                     return

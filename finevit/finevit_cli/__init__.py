@@ -14,7 +14,9 @@ from pathlib import Path
 
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
+from finevit_cli.data import add_data
 from finevit_cli.recipes import add_recipes
+from finevit_cli.values import positive
 from finevit_eval.suite import EVALUATIONS
 
 DEVICE = "for instance cpu or cuda:0; the GPU where there is one by default"
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finevit", description="FineViT and FineViT-VL: build, train, measure, ask.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_corpus(commands)
+    add_data(commands)
     _add_caption(commands)
     _add_detector(commands)
     add_recipes(commands)
@@ -82,11 +85,11 @@ def _add_corpus(commands: argparse._SubParsersAction) -> None:
         "build", help="write parquet shards"
     )
     build.add_argument("--out", type=Path, required=True)
-    build.add_argument("--size", type=_positive, default=20_000, help="records in all splits together")
+    build.add_argument("--size", type=positive, default=20_000, help="records in all splits together")
     build.add_argument("--difficulty", choices=DIFFICULTIES, default="nano", help="how hard the pictures are")
     build.add_argument("--kinds", type=_weights, help="shares, for instance doc=2,chart=1,scene=1,easyvqa=1")
     build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--workers", type=_positive, help="processes; all cores by default")
+    build.add_argument("--workers", type=positive, help="processes; all cores by default")
     build.set_defaults(run=_corpus_build)
 
 
@@ -101,8 +104,8 @@ def _add_caption(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--in", dest="source", type=Path, help="folder of pictures, parquet or WebDataset files")
     command.add_argument("--out", type=Path, help="the run's folder; the same again goes on where it ended")
     command.add_argument("--executor", choices=("local", "ray", "slurm"), default="local")
-    command.add_argument("--workers", type=_positive, help="processes, or CPUs of a local Ray; all cores by default")
-    command.add_argument("--tries", type=_positive, default=3, help="before a shard is set aside with its error")
+    command.add_argument("--workers", type=positive, help="processes, or CPUs of a local Ray; all cores by default")
+    command.add_argument("--tries", type=positive, default=3, help="before a shard is set aside with its error")
     command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
     command.add_argument("--leave-out-failed", action="store_true", help="go on for good without shards that failed")
     command.add_argument("--dry-run", action="store_true", help="say what it would cost, and do nothing")
@@ -127,9 +130,9 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
     command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
     command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS))
-    command.add_argument("--limit", type=_positive, help="questions per task, drawn by seed")
-    command.add_argument("--batch-size", type=_positive, default=16)
-    command.add_argument("--max-pixels", type=_positive, help="area budget of a picture; the processor's by default")
+    command.add_argument("--limit", type=positive, help="questions per task, drawn by seed")
+    command.add_argument("--batch-size", type=positive, default=16)
+    command.add_argument("--max-pixels", type=positive, help="area budget of a picture; the processor's by default")
     command.add_argument("--blind", action="store_true", help="show grey pictures: what is still right was guessed")
     command.add_argument("--split", default="test")
     command.add_argument("--seed", type=int, default=0)
@@ -146,7 +149,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command.add_argument("blind_dir", type=Path, nargs="?", help="--out of `finevit eval --blind` of the same model")
     command.add_argument("--base", type=Path, help="--out of the evaluation of the checkpoint before tuning")
     command.add_argument("--curve", type=Path, help="training curve (JSON) in the model folder")
-    command.add_argument("--examples", type=_positive, default=12, help="questions shown with their pictures")
+    command.add_argument("--examples", type=positive, default=12, help="questions shown with their pictures")
     command.add_argument("--seed", type=int, default=0, help="of the draw of the examples")
     command.add_argument("--out", type=Path, required=True, help="the HTML file")
     command.set_defaults(run=_report)
@@ -169,12 +172,6 @@ def _add_ground(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, help="write the picture with its boxes here")
     command.add_argument("--device", help=DEVICE)
     command.set_defaults(run=_ground)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
 
 
 def _weights(text: str) -> dict[str, float]:

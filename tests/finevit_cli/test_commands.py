@@ -6,8 +6,10 @@ import pytest
 
 from finevit_cli import _is_for_the_user, _read_curve, main
 
+COMMANDS = [[], ["corpus", "build"], ["data", "look"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]]
 
-@pytest.mark.parametrize("command", [[], ["corpus", "build"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]])
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

@@ -1,11 +1,12 @@
 """Files behind HTTP on the loopback, and servers in front of them that fail as real ones do."""
 
+import json
 import threading
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 # What a client sees before it gets an answer: a busy server, a connection that is lost before or in the middle of the
 # body, fewer bytes than were asked for in an answer that looks whole, and one that comes too late.
@@ -57,7 +58,9 @@ class FileServer:
 
     def _serve(self, request):
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        status, headers, data = self.answer(request.command, request.path, dict(request.headers), body)
+        status, headers, data = self.answer(
+            request.command, request.path, {name.lower(): value for name, value in request.headers.items()}, body
+        )
         fault = self.fault() if request.command == "GET" else None
         if fault in ("503", "429"):
             status, headers, data = int(fault), {}, b"busy"
@@ -87,7 +90,7 @@ def files_of(folder, ranges=True):
         if not file.is_file():
             return 404, {}, b"not here"
         data = file.read_bytes()
-        asked = headers.get("Range") if ranges else None
+        asked = headers.get("range") if ranges else None
         said = {"Accept-Ranges": "bytes"} if ranges else {}
         if method == "HEAD":
             return 200, {**said, "Content-Length": len(data)}, b""
@@ -137,3 +140,29 @@ def s3_server(monkeypatch):
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         behind.stop()
+
+
+def hub_of(folder):
+    """Answers of a Hub whose data set `o/n` is a folder: what its client asks to list and to read files."""
+    files, api, words = files_of(folder), "/api/datasets/o/n", {"Content-Type": "application/json"}
+
+    def entry(path):
+        size = {"type": "file", "size": path.stat().st_size} if path.is_file() else {"type": "directory", "size": 0}
+        return {**size, "path": path.relative_to(folder).as_posix(), "oid": "1" * 40}
+
+    def answer(method, path, headers, body):
+        place = unquote(urlsplit(path).path)
+        if place.startswith("/datasets/o/n/resolve/main/"):
+            return files(method, place.removeprefix("/datasets/o/n/resolve/main"), headers, body)
+        if place in (api, f"{api}/revision/main"):
+            return 200, words, json.dumps({"id": "o/n", "sha": "0" * 40, "siblings": [], "tags": []}).encode()
+        below = folder / place.removeprefix(f"{api}/tree/main").strip("/")
+        if place.startswith(f"{api}/tree/main") and below.is_dir():
+            found = below.rglob("*") if "recursive=true" in path.lower() else below.iterdir()
+            return 200, words, json.dumps([entry(one) for one in sorted(found)]).encode()
+        if place == f"{api}/paths-info/main":
+            asked = [folder / one for one in parse_qs(body.decode()).get("paths", [])]
+            return 200, words, json.dumps([entry(one) for one in asked if one.exists()]).encode()
+        return 404, words, b"{}"
+
+    return answer

@@ -453,5 +453,22 @@ def test_a_file_that_is_gone_ends_the_run_with_its_name(tmp_path):
         source.read_rows(source.parts[0])
 
 
+def test_a_file_that_was_written_over_ends_the_run_and_one_that_lost_rows_says_so(tmp_path):
+    pq.write_table(pa.table({"image": PICTURES}), tmp_path / "a.parquet", row_group_size=2)
+    source = open_source(str(tmp_path / "a.parquet"))
+    pq.write_table(pa.table({"image": PICTURES[:3]}), tmp_path / "a.parquet", row_group_size=3)
+    for part in source.parts:
+        with pytest.raises(ValueError, match="its row groups are not those that it had"):
+            source.read_rows(part)
+    (tmp_path / "1.png").write_bytes(PICTURES[1])
+    (tmp_path / "a.jsonl").write_text('{"image": "1.png"}\n' * 3)
+    source = open_source(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.jsonl").write_text('{"image": "1.png"}\n' * 2)
+    assert len(source.read_rows(source.parts[0])) == 2
+    found = source.read_pictures(source.parts[0], [1, 2])
+    assert found[1] == [PICTURES[1]]
+    assert found[2].reason == "unreadable: the file has fewer rows than it had"
+
+
 def test_finecap_features_are_all_in_a_record(nano_corpus):
     assert set(everything(str(nano_corpus))[1][0].record) == set(FINECAP_FEATURES)

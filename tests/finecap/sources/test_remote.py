@@ -1,7 +1,11 @@
 """The same rows come over the network as from the disk, whatever fails in between, and no more bytes than needed."""
 
 import json
+import os
+import pickle
+import subprocess
 import sys
+import threading
 import time
 
 import pyarrow as pa
@@ -14,7 +18,8 @@ from finecap.errors import StopRun
 from finecap.sources import remote
 from finecap.sources.door import open_source
 from finecap.sources.rows import BadRow
-from tests.support.file_servers import FAULTS, FileServer, files_of, s3_server
+from tests.support.file_servers import FAULTS, FileServer, files_of, hub_of, s3_server
+from tests.support.paths import ROOT
 from tests.support.sources import captions, everything, picture
 
 PICTURES = [picture(number, (120, 90)) for number in range(24)]
@@ -156,6 +161,22 @@ def test_the_key_of_a_signed_link_is_sent_and_shown_nowhere(server, monkeypatch)
     assert "secret" not in str([source.name, source.parts, rows, caught.value])
 
 
+def test_pictures_beside_remote_data_are_fetched_together(folder):
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]
+    rows = [{"image": f"b/{number % 3}.png", "conversations": said} for number in range(4)]
+    (folder / "four.json").write_text(json.dumps(rows))
+    files, together = files_of(folder), threading.Barrier(4)
+
+    def answer(method, path, headers, body):
+        if path.endswith(".png"):
+            together.wait(timeout=30)  # which one request after the other would never pass
+        return files(method, path, headers, body)
+
+    with FileServer(answer) as server:
+        _, _, pictures = everything(f"{server.url}/four.json")
+    assert pictures == [[PICTURES[number % 3]] for number in range(4)]
+
+
 @pytest.mark.parametrize("protocol", ["s3", "http"])
 def test_a_missing_package_is_named(monkeypatch, protocol):
     package = {"s3": "s3fs", "http": "aiohttp"}[protocol]
@@ -165,6 +186,33 @@ def test_a_missing_package_is_named(monkeypatch, protocol):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=rf"{protocol}:// needs more packages .*pip install 'finevit\[remote\]'"):
         open_source(f"{protocol}://127.0.0.1/a.parquet")
+
+
+READ_HUB = """
+import pickle, sys
+from tests.support.sources import everything
+source, rows, pictures = everything(sys.argv[1])
+sys.stdout.buffer.write(pickle.dumps((source.kind, rows, pictures)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [[], ["503", None, "503", None, "lost", None, "cut"]], ids=["sound", "faulty"])
+def test_a_data_set_of_the_hub_is_read_as_the_disk_is(folder, tmp_path, faults):
+    """In a process of its own, because the Hub's client looks once where the Hub is."""
+    with FileServer(hub_of(folder)) as hub:
+        settings = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+        for name in ("a", "b", "c/*.tar", "llava.json"):
+            hub.faults = list(faults)
+            command = [sys.executable, "-c", READ_HUB, f"hf://datasets/o/n/{name}"]
+            done = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr.decode()[-3000:]
+            kind, rows, pictures = pickle.loads(done.stdout)
+            if name != "llava.json":
+                source, local_rows, local_pictures = everything(str(folder / name))
+                assert (kind, rows, pictures) == (source.kind, local_rows, local_pictures)
+            assert hub.faults == []
+        assert [isinstance(row, BadRow) for row in rows] == [False, False, True, True, True, True]
 
 
 def test_s3_without_credentials_is_said_at_once(monkeypatch):

@@ -72,6 +72,25 @@ def test_json_is_cut_where_the_json_module_cuts_it(tmp_path_factory, rows, inden
         assert read(tmp_path_factory.mktemp("json"), "a.json", f" {text} \n".encode()) == rows
 
 
+def test_endless_numbers_and_nesting_cost_no_more_than_their_rows(folder):
+    row = f'{{"a": {"1" * 5000}}}'.encode()
+    assert read(folder, "a.json", b"[" + row + b', {"a": 1}]') == [{"a": float("inf")}, {"a": 1}]
+    assert read(folder, "b.jsonl", row + b'\n{"a": 1}') == [{"a": float("inf")}, {"a": 1}]
+    deep = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    rows = read(folder, "c.jsonl", b'{"a": 1}\n' + deep + b'\n{"a": 2}')
+    assert [isinstance(row, str) for row in rows] == [False, True, False]
+    with pytest.raises(ValueError, match=r"c.json: is no JSON from byte 1 on \(nested too deep\)"):
+        read(folder, "c.json", b"[" + deep + b"]")
+
+
+def test_a_file_that_changed_since_it_was_opened_costs_its_rows(folder):
+    (folder / "a.json").write_text('[{"a": 1}, {"a": 2}]')
+    reader = text_reader(LocalPlace(str(folder)), ["a.json"])
+    (folder / "a.json").write_text("[" + 30 * "{")
+    rows = list(reader.read(reader.parts[0], ()))
+    assert [row.values.partition(":")[0] for row in rows] == ["unreadable"] * 2
+
+
 def test_a_bad_line_is_one_bad_row(folder):
     rows = read(folder, "a.jsonl", b'\n{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\r\n{"a": 2}')
     assert rows[0] == {"a": 1}

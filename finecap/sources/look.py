@@ -1,0 +1,195 @@
+"""A look at a source: how much there is, how large pictures are, what cannot be used and why, and a contact sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from finecap.files import committed
+from finecap.pictures import BadPicture, encoded, open_rgb
+from finecap.records import check_box
+from finecap.sources.door import Source
+from finecap.sources.rows import BadRow, Part, Row, Size
+
+COLUMNS, LINES = 8, 4
+TILE, TEXT_HEIGHT, TEXT_SIZE, TEXT_WIDTH = 200, 32, 12, 28
+PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+MAX_PIXELS = 100_000_000
+SHEET = "contact_sheet.png"
+BOX_COLOR = (220, 0, 220)
+
+
+@dataclass
+class Look:
+    """What was seen.
+
+    Attributes:
+        rows: rows that were read.
+        total: rows of the source, as far as they are known without reading it.
+        whole: whether `total` is all of them.
+        sizes: upright width and height of every picture.
+        counts: how many captions, questions, regions, ... there are.
+        rejects: how many rows cannot be used, by kind of reason; `examples` has one of each kind.
+        shown: rows for the contact sheet: the part, their number in it, and themselves.
+    """
+
+    rows: int = 0
+    total: int = 0
+    whole: bool = True
+    sizes: list[Size] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, BadRow] = field(default_factory=dict)
+    shown: list[tuple[Part, int, Row]] = field(default_factory=list)
+
+
+def look_at(source: Source, most_rows: int) -> Look:
+    """Read rows of parts that are spread over the source, until there are so many.
+
+    Raises:
+        StopRun: a file of the source is gone.
+    """
+    known = [part.rows for part in source.parts if part.rows is not None]
+    seen = Look(total=sum(known), whole=len(known) == len(source.parts))
+    shown = []
+    for part, number, row in _spread_rows(source, most_rows):
+        seen.rows += 1
+        if isinstance(row, BadRow):
+            kind = row.reason.partition(":")[0]
+            seen.rejects[kind] += 1
+            seen.examples.setdefault(kind, row)
+            continue
+        seen.sizes += row.sizes
+        seen.counts.update(_counts(row))
+        if row.sizes:
+            shown.append((part, number, row))
+    wanted = min(COLUMNS * LINES, len(shown))
+    seen.shown = [shown[at * len(shown) // wanted] for at in range(wanted)]
+    return seen
+
+
+def report(source: Source, seen: Look) -> str:
+    """The look in lines of text."""
+    total = f"{seen.total:,}" if seen.whole else f"more than {seen.total:,} (some parts are counted only by reading)"
+    lines = [
+        f"{source.name}: {source.kind}, {len(source.parts):,} parts, {total} rows",
+        f"looked at {seen.rows:,} rows: {seen.rows - seen.rejects.total():,} can be used",
+        "  " + ", ".join(f"{count:,} {name}" for name, count in seen.counts.items() if count),
+    ]
+    if seen.sizes:
+        short = np.percentile([min(size) for size in seen.sizes], PERCENTILES)
+        pixels = np.percentile([width * height / 1e6 for width, height in seen.sizes], PERCENTILES)
+        lines += [
+            f"{'percentile':<22}" + "".join(f"{one:>9}" for one in PERCENTILES),
+            f"{'short side, pixels':<22}" + "".join(f"{one:>9.0f}" for one in short),
+            f"{'area, megapixels':<22}" + "".join(f"{one:>9.3f}" for one in pixels),
+        ]
+    for kind, count in seen.rejects.most_common():
+        example = seen.examples[kind]
+        lines.append(f"cannot be used: {count:,} {kind!r}, such as {example.id}: {example.reason}")
+    return "\n".join(lines)
+
+
+def write_contact_sheet(source: Source, seen: Look, folder: Path) -> Path:
+    """Write `<folder>/contact_sheet.png`: up to 8 x 4 pictures with id and size, boxes of regions drawn; what cannot
+    be decoded is said in its place.
+
+    Raises:
+        StopRun: the folder cannot be written, or a file of the source is gone.
+    """
+    lines = -(-max(len(seen.shown), 1) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * TILE, lines * (TILE + TEXT_HEIGHT)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
+    for number, (row, found) in enumerate(_with_pictures(source, seen.shown)):
+        left, top = number % COLUMNS * TILE, number // COLUMNS * (TILE + TEXT_HEIGHT)
+        width, height = row.sizes[0]
+        try:
+            sheet.paste(_tile(row, found), (left + 2, top + 2))
+        except BadPicture as error:
+            draw.multiline_text((left + 4, top + 4), _folded(str(error)), fill="red", font=font)
+        more = f", {len(row.sizes)} pictures" if len(row.sizes) > 1 else ""
+        draw.text((left + 4, top + TILE), row.id[-TEXT_WIDTH:], fill="black", font=font)
+        draw.text((left + 4, top + TILE + 15), f"{width} x {height}{more}", fill="black", font=font)
+    path = folder / SHEET
+    with committed(path) as aside:
+        aside.write_bytes(encoded(sheet, "PNG"))
+    return path
+
+
+def _spread_rows(source: Source, most: int) -> Iterator[tuple[Part, int, Row | BadRow]]:
+    """Rows of parts at even distances, at first far apart, then in between, each once."""
+    left = most
+    for part in _spread(source.parts):
+        for number, row in enumerate(source.read_rows(part)[:left]):
+            yield part, number, row
+            left -= 1
+        if left <= 0:
+            return
+
+
+def _spread(parts: Sequence[Part]) -> Iterator[Part]:
+    """Every 2^n-th part, then those half-way between them, and so on."""
+    step = 1 << len(parts).bit_length()
+    yield from parts[:1]
+    while step > 1:
+        yield from parts[step // 2 :: step]
+        step //= 2
+
+
+def _counts(row: Row) -> Counter[str]:
+    counts = Counter(pictures=len(row.sizes))
+    if row.record:
+        record = row.record
+        counts["captions"] = bool(record["global_caption"]) + len(record["captions"])
+        counts["questions"], counts["regions"] = len(record["qa"]), len(record["regions"])
+        counts["regions with text"] = sum(bool(region["text"]) for region in record["regions"])
+        counts["boxes outside of their picture"] = sum(
+            not _is_box(region["bbox"], row.sizes[0]) for region in record["regions"]
+        )
+    if row.messages:
+        counts["conversations"] = 1
+        counts["answers"] = sum(turn["role"] == "assistant" for turn in row.messages)
+        counts["without a picture"] = not row.sizes
+    return counts
+
+
+def _with_pictures(
+    source: Source, shown: Sequence[tuple[Part, int, Row]]
+) -> Iterator[tuple[Row, list[bytes] | BadRow]]:
+    for part, group in groupby(shown, key=lambda one: one[0]):
+        rows = {number: row for _, number, row in group}
+        found = source.read_pictures(part, rows)
+        yield from ((row, found[number]) for number, row in rows.items())
+
+
+def _tile(row: Row, found: list[bytes] | BadRow) -> Image.Image:
+    """Raises BadPicture."""
+    if isinstance(found, BadRow):
+        raise BadPicture(found.reason)
+    image = open_rgb(found[0], MAX_PIXELS)
+    scale = min((TILE - 4) / image.width, (TILE - 4) / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    draw = ImageDraw.Draw(image)
+    for region in row.record["regions"] if row.record else []:
+        if _is_box(region["bbox"], row.sizes[0]):
+            draw.rectangle(tuple(value * scale for value in region["bbox"]), outline=BOX_COLOR)
+    return image
+
+
+def _is_box(box: list[float], size: Size) -> bool:
+    try:
+        check_box(box, *size, where="")
+    except ValueError:
+        return False
+    return True
+
+
+def _folded(text: str) -> str:
+    return "\n".join(text[at : at + TEXT_WIDTH] for at in range(0, min(len(text), 8 * TEXT_WIDTH), TEXT_WIDTH))

@@ -1,0 +1,98 @@
+"""What a look at a source says is what lies in it."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from finecap.sources.door import open_source
+from finecap.sources.look import LINES, TEXT_HEIGHT, TILE, look_at, report, write_contact_sheet
+from tests.support.sources import picture
+
+
+def test_captions_questions_and_regions_are_counted(nano_corpus):
+    source = open_source(str(nano_corpus))
+    seen = look_at(source, 1000)
+    rows = pq.read_table(nano_corpus / "data").to_pylist()
+    assert (seen.rows, seen.total, seen.whole) == (48, 48, True)
+    assert seen.counts["captions"] == sum(row["global_caption"] is not None for row in rows)
+    assert seen.counts["questions"] == sum(len(row["qa"]) for row in rows)
+    assert seen.counts["regions"] == sum(len(row["regions"]) for row in rows)
+    assert seen.counts["boxes outside of their picture"] == 0
+    assert sorted(seen.sizes) == sorted((row["width"], row["height"]) for row in rows)
+    assert f"{nano_corpus.name}: finecap, 1 parts, 48 rows" in report(source, seen)
+
+
+def test_a_box_outside_of_its_picture_is_counted_and_not_drawn(nano_corpus, tmp_path):
+    records = pq.read_table(nano_corpus / "data")
+    rows = [row for row in records.to_pylist() if row["regions"]][:3]
+    rows[1]["regions"][0]["bbox"] = [0.0, 0.0, 9999.0, float("nan")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=records.schema), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    seen = look_at(source, 10)
+    assert seen.counts["boxes outside of their picture"] == 1
+    assert write_contact_sheet(source, seen, tmp_path).is_file()
+
+
+def test_rejects_are_said_by_reason_with_an_example(tmp_path):
+    values = [picture(0), b"", b"GIF", picture(1), None]
+    pq.write_table(pa.table({"image": values, "caption": [*list("abcd"), None]}), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    seen = look_at(source, 10)
+    text = report(source, seen)
+    assert seen.rejects == {"no picture": 2, "not a picture": 1}
+    assert "looked at 5 rows: 2 can be used" in text
+    assert "cannot be used: 2 'no picture', such as a.parquet#1: no picture: nothing is there" in text
+    assert "cannot be used: 1 'not a picture', such as a.parquet#2" in text
+
+
+def test_percentiles_are_of_the_pictures(tmp_path):
+    sizes = [(10 + number, 200) for number in range(101)]
+    columns = {"image": [picture(0)] * 101, "width": [one[0] for one in sizes], "height": [one[1] for one in sizes]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    line = next(line for line in report(source, look_at(source, 1000)).splitlines() if line.startswith("short side"))
+    assert line.split()[3:] == ["10", "15", "35", "60", "85", "105", "110"]
+
+
+def test_a_small_look_is_spread_over_the_source_and_takes_no_row_twice(tmp_path):
+    table = pa.table({"image": [picture(0)] * 1000, "width": list(range(1, 1001)), "height": [1] * 1000})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    source = open_source(str(tmp_path / "a.parquet"))
+    some = [width for width, _ in look_at(source, 80).sizes]
+    assert len(some) == len(set(some)) == 80
+    assert {width // 250 for width in some} == {0, 1, 2, 3}
+    assert sorted(width for width, _ in look_at(source, 10_000).sizes) == list(range(1, 1001))
+
+
+def test_conversations_are_counted_and_text_alone_is_not_drawn(tmp_path):
+    (tmp_path / "0.png").write_bytes(picture(0))
+    said = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A."}]
+    rows = [{"image": "0.png", "conversations": said}, {"conversations": said * 2}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    source = open_source(str(tmp_path / "a.json"))
+    seen = look_at(source, 10)
+    counts = {"pictures": 1, "conversations": 2, "answers": 3, "without a picture": 1}
+    assert {name: seen.counts[name] for name in counts} == counts
+    assert len(seen.shown) == 1
+
+
+def test_the_sheet_has_each_picture_in_its_place_and_says_what_cannot_be_decoded(tmp_path):
+    colors = [(number, 200, 255 - number) for number in range(40)]
+    rows = [{"image": picture(0), "width": 50, "height": 50} for _ in colors]
+    for row, color in zip(rows, colors, strict=True):
+        path = tmp_path / "one.png"
+        Image.new("RGB", (50, 50), color).save(path)
+        row["image"] = path.read_bytes()
+    rows[0]["image"] = b"nothing"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
+    source = open_source(str(tmp_path / "a.parquet"))
+    seen = look_at(source, 100)
+    sheet = np.asarray(Image.open(write_contact_sheet(source, seen, tmp_path / "out")))
+    assert sheet.shape == (LINES * (TILE + TEXT_HEIGHT), 8 * TILE, 3)
+    middles = [tuple(sheet[TILE // 2, column * TILE + TILE // 2].tolist()) for column in range(8)]
+    assert middles[0] == (255, 255, 255)
+    assert set(middles[1:]) <= set(colors)
+    assert (sheet[:TILE, :TILE] == (255, 0, 0)).all(axis=-1).any()  # the reason, in red
