@@ -44,15 +44,15 @@ def serve(arguments: list[str]) -> None:
         ValueError: The packages of the extra `serve` are missing, the model folder is none or no FineViT-VL, or an
             option is unknown.
     """
-    parser = argparse.ArgumentParser("finevit serve", add_help=False, allow_abbrev=False, usage="MODEL [options]")
-    parser.add_argument("--allow-urls", action="store_true", help="fetch pictures from public http(s) URLs")
-    parser.add_argument("--allow-paths", action="store_true", help="open pictures by their paths on this machine")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    own = parser.add_argument_group("Options of `finevit serve`, beside those of `transformers serve`")
+    own.add_argument("--allow-urls", action="store_true", help="fetch pictures from public http(s) URLs")
+    own.add_argument("--allow-paths", action="store_true", help="open pictures by their paths on this machine")
     allowed, rest = parser.parse_known_args(arguments)
-    if "--help" in rest:
-        print(parser.format_help())
     missing = [name for name in ("fastapi", "uvicorn", "openai") if find_spec(name) is None]
     missing += ["aiohttp"] if allowed.allow_urls and find_spec("aiohttp") is None else []
-    if missing and "--help" not in rest:
+    helping = bool({"-h", "--help"} & set(rest))
+    if missing and not helping:
         raise ValueError(f"Serving needs {', '.join(missing)}; pip install 'finevit[serve,engine]'.")
     if rest and not rest[0].startswith("-"):
         check_model_folder(rest[0])
@@ -66,6 +66,8 @@ def serve(arguments: list[str]) -> None:
     except click.UsageError as error:
         # The message goes on with every option there is.
         raise ValueError(f"{error.message.split('.')[0]}; see `finevit serve --help`") from error
+    if helping:
+        print(f"\n{parser.format_help()}")
 
 
 @contextmanager

@@ -239,6 +239,7 @@ def test_help_names_both_flags(capsys):
     main(["serve", "--help"])
     said = capsys.readouterr().out
     assert all(flag in said for flag in ("--allow-urls", "--allow-paths", "--port"))
+    assert said.lower().count("usage:") == 1
 
 
 @pytest.mark.slow
