@@ -26,10 +26,10 @@ MAX_FETCHED_BYTES = 64 * 2**20
 def serve(arguments: list[str]) -> None:
     """Run transformers' own command `serve`, an OpenAI-compatible server, until it is interrupted.
 
-    FineViT-VL needs nothing more: answers are those of `finevit ask`, token for token (a test compares them). What to
-    know about transformers 5.23: requests are answered one after the other, whatever comes in at once; clients must
-    call the model by the very name it was served under; special tokens are left out, so boxes come as
-    `(x1,y1),(x2,y2)` without their marks, which `parse_boxes` reads; decoding is greedy unless the model's
+    FineViT-VL needs nothing more: answers are those of `finevit ask`, token for token (a test compares them). Of
+    transformers 5.23 there is this to know. Requests are answered one after the other, whatever comes in at once.
+    Clients must call the model by the very name it was served under. Special tokens are left out, so boxes come as
+    `(x1,y1),(x2,y2)` without their marks, which `parse_boxes` reads. Decoding is greedy unless the model's
     generation_config.json says otherwise, even if a request sets a temperature.
 
     Pictures come inside the request, as data URIs or base64. A link or a path in a request would make this machine
