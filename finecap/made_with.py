@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from finecap.recipe_files import without_folders
+
 # Of Transformers, in one file or in shards, and the projector beside a converted encoder.
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
@@ -111,17 +113,19 @@ def usable_cores() -> int:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it, without the tokens that it held."""
+    """The command that started this process, as one would type it, without the tokens that it held and of a path on
+    this machine its last part alone.
+    """
     try:
         words = Path("/proc/self/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
         words = list(sys.argv)
     for at, word in enumerate(words):
-        flag, equals, _ = word.partition("=")
-        if equals and _names_a_token(flag):
-            words[at] = f"{flag}=[token]"
-        elif at and _names_a_token(words[at - 1]):
-            words[at] = "[token]"
+        flag, equals, value = word.partition("=")
+        if equals and flag.startswith("--"):
+            words[at] = f"{flag}={'[token]' if _names_a_token(flag) else without_folders(value)}"
+        else:
+            words[at] = "[token]" if at and _names_a_token(words[at - 1]) else without_folders(word)
     return shlex.join(words)
 
 

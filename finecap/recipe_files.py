@@ -9,6 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from finecap.nearest import did_you_mean
+
 
 def shipped_recipes(package: str) -> dict[str, Path]:
     """The YAML files in the folder `recipes` of an installed package, by name: "sft/nano_cpu" is
@@ -30,7 +32,10 @@ def find_recipe(given: str | Path, package: str) -> Path:
     shipped = shipped_recipes(package)
     if str(given) in shipped:
         return shipped[str(given)]
-    raise ValueError(f"recipe {given} does not exist; give the path of a YAML file or one of: {', '.join(shipped)}")
+    raise ValueError(
+        f"recipe {given} does not exist; give the path of a YAML file or one of: {', '.join(shipped)}"
+        f"{did_you_mean(str(given), shipped)}"
+    )
 
 
 def without_folders(value: Any) -> Any:

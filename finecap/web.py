@@ -23,6 +23,15 @@ MAX_ANSWER_BYTES = 4 * 2**20
 # Too many requests, or a proxy whose server is down, too slow or has too much to do (521 to 524 are Cloudflare's, 529
 # is Anthropic's "overloaded"): nothing is wrong with the request itself.
 UNSEEN = frozenset({429, 502, 503, 504, 521, 522, 523, 524, 529})
+# Too slow, in conflict with another request, too early, too many; from 500 on, everything.
+NOT_NOW = frozenset({408, 409, 425, 429})
+# Of `UNSEEN`: the proxy gave up on a server that was at work on the request, which may be billed.
+GATEWAY_TIMEOUTS = frozenset({504, 524})
+
+
+def may_pass(status: int) -> bool:
+    """Whether another try of the same request may fare better after an answer with this status."""
+    return status in NOT_NOW or status >= 500
 
 
 def session(connector: aiohttp.TCPConnector | None = None) -> aiohttp.ClientSession:

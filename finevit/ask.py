@@ -1,8 +1,11 @@
 """One picture and one question (or referring expression) to a trained FineViT-VL."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from transformers.utils import logging
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finecap.boxes import ParsedBoxes, parse_boxes
@@ -26,9 +29,21 @@ def open_picture(path: Path, max_image_pixels: int) -> Image.Image:
 
 
 def load(model: str, device: str | None = None) -> AnswerGenerator:
-    """Load a model folder (or Hub id) with its processor."""
+    """Load a model folder (or Hub id) with its processor, without Transformers' progress bars."""
     check_model_folder(model)
-    return AnswerGenerator.from_pretrained(model, device)
+    with _without_bars():
+        return AnswerGenerator.from_pretrained(model, device)
+
+
+@contextmanager
+def _without_bars() -> Generator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def ask(generator: AnswerGenerator, picture: Image.Image, question: str, max_new_tokens: int = 256) -> str:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from finevit_vl.configuration_finevit_vl import FineViTVLConfig
+from finevit_vl.configuration_finevit_vl import SCALES, FineViTVLConfig
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from modeling_finevit.conversion import PROJECTOR_FILE
 
@@ -87,11 +87,7 @@ def _check_head(text: PreTrainedModel) -> None:
     finally:
         handle.remove()
     if not torch.equal(answered.to(given.dtype), given):
-        raise ValueError(
-            f"{type(text).__name__} scales or caps its head's logits (final_logit_softcapping, logit_scale, "
-            "logits_scaling), which a FineViT-VL does not: its answers would not be the language model's. Use one "
-            "without, such as Qwen, Llama, Mistral or Gemma 3."
-        )
+        raise ValueError(SCALES.format(type(text).__name__))
 
 
 def _joint_config(

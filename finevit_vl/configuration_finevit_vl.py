@@ -16,6 +16,13 @@ from finevit_vl.tokenizer import (
 )
 from modeling_finevit import FineViTConfig
 
+# Fields by which language models change their head's product, and the value that changes nothing.
+_OF_LOGITS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0, "lm_head_multiplier": 1.0}
+SCALES = (
+    f"{{}} scales or caps its head's logits ({', '.join(_OF_LOGITS)}), which a FineViT-VL does not: its answers would "
+    "not be the language model's. Use one without, such as Qwen, Llama, Mistral or Gemma 3."
+)
+
 # Text towers beside the encoder sizes. `large` and `full` are Qwen3-0.6B and Qwen3-1.7B (their published configs; the
 # FineViT paper pairs its encoder with Qwen3-1.7B and 8B); the smaller ones keep its shape rules at a laptop's scale.
 _TEXT_SIZES: dict[str, dict[str, int]] = {
@@ -58,6 +65,9 @@ class FineViTVLConfig(PreTrainedConfig):
             Whether the language model's head shares its embedding; Qwen3 0.6B to 4B do, 8B and above do not.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the projector's initial weights (transformers' default).
+
+    Raises:
+        ValueError: a language model that scales or caps its logits (Gemma 2, Cohere, Granite, Falcon-H1).
     """
 
     model_type = "finevit_vl"
@@ -82,6 +92,8 @@ class FineViTVLConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             text_config = dict(self.text_config or {})
             self.text_config = AutoConfig.for_model(text_config.pop("model_type", "qwen3"), **text_config)
+        if any(getattr(self.text_config, name, plain) != plain for name, plain in _OF_LOGITS.items()):
+            raise ValueError(SCALES.format(self.text_config.model_type))
         if self.projector_hidden_size is None:
             self.projector_hidden_size = self.merged_hidden_size
         super().__post_init__(**kwargs)

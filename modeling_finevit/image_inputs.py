@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 # What Pillow raises for a file that is no image, is cut off or is corrupt.
@@ -93,6 +93,8 @@ def open_image_bytes(content: bytes, name: str) -> Image.Image:
     """Opens an encoded picture of one of `FORMATS` without decoding its pixels; `ValueError` if it is none."""
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:  # whose own text is an address in memory
+        raise ValueError(f"{name}: cannot be opened as an image: it is none of {', '.join(FORMATS)}") from error
     except BROKEN_IMAGE_ERRORS as error:
         raise ValueError(f"{name}: cannot be opened as an image: {error}") from error
 

@@ -10,6 +10,7 @@ from datasets import Dataset, Image
 from transformers.utils import cached_file
 
 from finecap.made_with import made_with
+from finecap.recipe_files import without_folders
 
 PACKAGES = ("finevit", "transformers", "torch", "lmms-eval", "datasets", "accelerate", "pillow", "torchvision")
 
@@ -42,5 +43,8 @@ def local_folder(model: str | Path) -> Path:
 
 
 def make_receipt(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings behind what `finecap.made_with` tells of command, code and machine."""
-    return {**made_with(PACKAGES), **settings}
+    """Return settings behind what `finecap.made_with` tells of command, code and machine.
+
+    Of a path on this machine the last part alone is kept: weights and questions count by their hashes.
+    """
+    return without_folders({**made_with(PACKAGES), **settings})

@@ -207,7 +207,7 @@ def build_corpus(
         kinds: weights of "doc", "chart", "scene", "easyvqa"; alike if not given.
         workers: processes; one for each core this process may use if not given.
         split_shares: share of the rows of each split; `SPLIT_SHARES` if not given.
-        report: is called with a line of progress for every finished shard.
+        report: is called with a line of progress for every finished shard, from the second on with the speed.
 
     Raises:
         ValueError: if the request cannot be met, or `out` holds a corpus of another configuration, or another build is
@@ -248,7 +248,7 @@ def write_shards(
     report: Callable[[str], None],
 ) -> int:
     """Write the missing shards with a pool of processes; returns the number of rows written."""
-    start, written, done = time.perf_counter(), 0, 0
+    first, start, written, done = 0, 0.0, 0, 0
     pending = sum(shard_rows(config, *item[:2]) for item in todo)
     with ProcessPoolExecutor(
         min(workers, max(len(todo), 1)), mp_context=start_method(), initializer=die_with_parent
@@ -257,10 +257,13 @@ def write_shards(
         try:
             for future in as_completed(futures):
                 written, done = written + future.result(), done + 1
-                speed = written / (time.perf_counter() - start)
-                left = (pending - written) / speed
-                rows = f"{written}/{pending} rows, {speed:.0f} rows/s, {left:.0f} s left"
-                report(f"corpus: {done}/{len(todo)} shards, {rows}")
+                line = f"corpus: {done}/{len(todo)} shards, {written}/{pending} rows"
+                if done == 1:  # the seconds before it went into starting the workers, and foretell nothing
+                    first, start = written, time.perf_counter()
+                else:
+                    speed = (written - first) / (time.perf_counter() - start)
+                    line += f", {speed:.0f} rows/s, {(pending - written) / speed:.0f} s left"
+                report(line)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

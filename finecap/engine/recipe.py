@@ -20,6 +20,7 @@ from finecap.engine.captioners.ensemble import Budget, Captioner
 from finecap.engine.captioners.prompts import SHIPPED
 from finecap.engine.contract import Pass, RunPass, Settings
 from finecap.engine.pipeline import PASSES
+from finecap.nearest import did_you_mean
 from finecap.recipe_files import find_recipe
 
 CONFIG = ConfigDict(extra="forbid")
@@ -248,7 +249,9 @@ def recipe_from(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     general = {item.name for item in fields(Recipe)} - {"passes", "functions"}
     unknown = sorted(set(content) - set(known) - general)
     if unknown:
-        raise ValueError(f"{where}: unknown section {unknown[0]!r}; known are {', '.join([*known, *sorted(general)])}")
+        sections = [*known, *sorted(general)]
+        meant = did_you_mean(unknown[0], sections)
+        raise ValueError(f"{where}: unknown section {unknown[0]!r}; known are {', '.join(sections)}{meant}")
     passes, functions = {}, {}
     for name, step in known.items():
         section = content.get(name, False if step.optional else {})
@@ -307,7 +310,8 @@ def _complaint(kind: type, error: Any) -> str:
     """What pydantic found, in the words of a recipe."""
     if error["type"] == "unexpected_keyword_argument":
         owner: Any = {"captioners": Captioner, "budget": Budget}.get(error["loc"][0], kind)
-        return f"no such option; known are {', '.join(item.name for item in fields(owner))}"
+        names = [item.name for item in fields(owner)]
+        return f"no such option; known are {', '.join(names)}{did_you_mean(str(error['loc'][-1]), names)}"
     if error["type"] == "missing":
         return "is missing"
     # A check of our own says what was wrong, and may have kept a key that was written into the recipe to itself.

@@ -18,8 +18,6 @@ from yarl import URL
 from finecap import web
 
 MAX_REDIRECTS = 5
-# Too busy, too slow, too early: 429 and its like; from 500 on, everything.
-NOT_NOW = (408, 409, 425, 429)
 # What IANA has given out of IPv6. All else, also the ways to write an IPv4 address as IPv6, is refused, except
 # NAT64 (RFC 6052), through which networks without IPv4 reach the rest.
 UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -154,7 +152,7 @@ def _checked_link(url: URL) -> URL:
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.status != 200:
-        passes = response.status in NOT_NOW or response.status >= 500
+        passes = web.may_pass(response.status)
         rest = web.retry_after(response.headers)
         raise FetchError(f"fetch failed: status {response.status}", passes, not passes, rest)
     try:

@@ -6,15 +6,16 @@ models, which commands such as `finevit caption status` do not need.
 
 import argparse
 import json
+import linecache
 import os
 import sys
 from collections.abc import Sequence
-from opcode import opmap
 from pathlib import Path
 
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
 from finevit_cli.data import add_data
+from finevit_cli.parser import CommandParser
 from finevit_cli.recipes import add_recipes
 from finevit_cli.values import positive
 from finevit_eval.suite import EVALUATIONS
@@ -32,10 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if the command succeeded; 2 with a one-line message if the user can correct the cause (a `ValueError` that
         our code raises). Anything else is a bug or a broken run and raises, which ends the process with 1.
     """
-    arguments, rest = _parser().parse_known_args(argv)
-    if rest and arguments.run is not _serve:
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    arguments.rest = rest
+    parser, given = _parser(), sys.argv[1:] if argv is None else argv
+    if not given:
+        parser.print_help(sys.stderr)
+        return EXIT_USER_ERROR
+    arguments = parser.parse_args(given)
     try:
         return arguments.run(arguments) or 0
     except ValueError as error:
@@ -56,11 +58,12 @@ def _is_for_the_user(error: ValueError) -> bool:
     if isinstance(error, StopRun) or place is None:
         return True
     package = str(place.tb_frame.f_globals.get("__name__")).partition(".")[0]
-    return package in OURS and place.tb_frame.f_code.co_code[place.tb_lasti] == opmap["RAISE_VARARGS"]
+    line = linecache.getline(place.tb_frame.f_code.co_filename, place.tb_lineno)
+    return package in OURS and line.lstrip().startswith("raise ")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="finevit", description="FineViT and FineViT-VL: build, train, measure, ask.")
+    parser = CommandParser(prog="finevit", description="FineViT and FineViT-VL: build, train, measure, ask.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_corpus(commands)
     add_data(commands)
@@ -71,24 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_ask(commands)
     _add_ground(commands)
-    serve = commands.add_parser("serve", help="serve a model folder (wraps `transformers serve`)", add_help=False)
+    serve = commands.add_parser(
+        "serve", help="serve a model folder (wraps `transformers serve`)", add_help=False, takes_all=True
+    )
     serve.set_defaults(run=_serve)
     demo = commands.add_parser("demo", help="build a corpus, train a nano model, evaluate it, write a report")
-    demo.add_argument("--out", type=Path, default=Path("outputs/demo"))
+    demo.add_argument("--out", type=Path, default=Path("outputs/demo"), help="a new folder, or a demo's; outputs/demo")
     demo.set_defaults(run=_demo)
     return parser
 
 
 def _add_corpus(commands: argparse._SubParsersAction) -> None:
     corpus = commands.add_parser("corpus", help="the embedded corpus")
-    build = corpus.add_subparsers(dest="corpus_command", required=True).add_parser(
-        "build", help="write parquet shards"
-    )
-    build.add_argument("--out", type=Path, required=True)
+    actions = corpus.add_subparsers(dest="corpus_command", required=True, metavar="build")
+    build = actions.add_parser("build", help="write parquet shards")
+    build.add_argument("--out", type=Path, required=True, help="the folder; the same again goes on where it ended")
     build.add_argument("--size", type=positive, default=20_000, help="records in all splits together")
     build.add_argument("--difficulty", choices=DIFFICULTIES, default="nano", help="how hard the pictures are")
     build.add_argument("--kinds", type=_weights, help="shares, for instance doc=2,chart=1,scene=1,easyvqa=1")
-    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--seed", type=int, default=0, help="another one makes other records; 0 by default")
     build.add_argument("--workers", type=positive, help="processes; all cores by default")
     build.set_defaults(run=_corpus_build)
 
@@ -103,7 +107,9 @@ def _add_caption(commands: argparse._SubParsersAction) -> None:
     command.add_argument("directory", nargs="?", type=Path, help="with status: the run's folder")
     command.add_argument("--in", dest="source", type=Path, help="folder of pictures, parquet or WebDataset files")
     command.add_argument("--out", type=Path, help="the run's folder; the same again goes on where it ended")
-    command.add_argument("--executor", choices=("local", "ray", "slurm"), default="local")
+    command.add_argument(
+        "--executor", choices=("local", "ray", "slurm"), default="local", help="who does the work; local by default"
+    )
     command.add_argument("--workers", type=positive, help="processes, or CPUs of a local Ray; all cores by default")
     command.add_argument("--tries", type=positive, default=3, help="before a shard is set aside with its error")
     command.add_argument("--only", nargs="+", metavar="PASS", help="do these passes and publish nothing")
@@ -120,7 +126,7 @@ def _add_detector(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("detector", help="serve a zero-shot object detector for the caption engine")
     command.add_argument("folder", type=Path, help="a zero-shot object detector of Transformers and its processor")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
-    command.add_argument("--port", type=int, default=9000)
+    command.add_argument("--port", type=int, default=9000, help="9000 by default")
     command.set_defaults(run=_detector)
 
 
@@ -129,13 +135,13 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", help="model folder")
     command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
     command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
-    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS))
+    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS), help="all by default")
     command.add_argument("--limit", type=positive, help="questions per task, drawn by seed")
-    command.add_argument("--batch-size", type=positive, default=16)
+    command.add_argument("--batch-size", type=positive, default=16, help="questions at once; 16 by default")
     command.add_argument("--max-pixels", type=positive, help="area budget of a picture; the processor's by default")
     command.add_argument("--blind", action="store_true", help="show grey pictures: what is still right was guessed")
-    command.add_argument("--split", default="test")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--split", default="test", help="of the data; test by default")
+    command.add_argument("--seed", type=int, default=0, help="of the draw of --limit")
     command.add_argument("--device", help=DEVICE)
     command.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: as stored"
@@ -158,7 +164,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _add_ask(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("ask", help="ask a question about a picture")
     command.add_argument("model", help="model folder")
-    command.add_argument("picture", type=Path)
+    command.add_argument("picture", type=Path, help="a picture file")
     command.add_argument("question", help="answered shortly if it ends with '?'; else taken as an instruction")
     command.add_argument("--device", help=DEVICE)
     command.set_defaults(run=_ask)
@@ -167,8 +173,8 @@ def _add_ask(commands: argparse._SubParsersAction) -> None:
 def _add_ground(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("ground", help="find what an expression refers to, and draw it")
     command.add_argument("model", help="model folder")
-    command.add_argument("picture", type=Path)
-    command.add_argument("expression")
+    command.add_argument("picture", type=Path, help="a picture file")
+    command.add_argument("expression", help='what to look for, for instance "the red car"')
     command.add_argument("--out", type=Path, help="write the picture with its boxes here")
     command.add_argument("--device", help=DEVICE)
     command.set_defaults(run=_ground)

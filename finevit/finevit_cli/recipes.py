@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from finecap.files import write_text
+from finecap.nearest import did_you_mean
 from finecap.recipe_files import shipped_recipes
 
 PACKAGES = {
@@ -53,7 +54,7 @@ def find(name: str) -> Path:
     """
     shipped = {name: path for package in PACKAGES for name, path in shipped_recipes(package).items()}
     if name not in shipped:
-        raise ValueError(f"there is no recipe {name}; there are: {', '.join(shipped)}")
+        raise ValueError(f"there is no recipe {name}; there are: {', '.join(shipped)}{did_you_mean(name, shipped)}")
     return shipped[name]
 
 

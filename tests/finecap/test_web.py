@@ -20,6 +20,7 @@ from finecap.web import (
     BodyTooLarge,
     Tries,
     is_unconnected,
+    may_pass,
     read_answer,
     read_body,
     retry_after,
@@ -172,6 +173,20 @@ def test_who_was_not_reached_is_told_from_who_did_not_answer():
 def test_any_retry_after_is_seconds_or_nothing(value):
     seconds = retry_after({"Retry-After": value})
     assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize("status", sorted(module.UNSEEN | module.NOT_NOW | {500, 501, 520, 599}))
+def test_after_these_answers_another_try_may_fare_better(status):
+    assert may_pass(status)
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 301, 400, 401, 403, 404, 410, 413, 422, 451])
+def test_and_after_these_it_would_not(status):
+    assert not may_pass(status)
+
+
+def test_a_gateway_that_gave_up_counts_as_unseen():
+    assert module.GATEWAY_TIMEOUTS < module.UNSEEN
 
 
 def test_retry_after_is_seconds_or_a_date():

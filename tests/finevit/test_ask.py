@@ -56,6 +56,13 @@ def test_the_model_answers_about_a_picture(model_dir, picture, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_loading_shows_a_person_no_bars_and_leaves_those_of_others_on(model_dir, capfd):
+    ask.load(str(model_dir), "cpu")
+    assert capfd.readouterr().err == ""
+    AnswerGenerator.from_pretrained(str(model_dir), "cpu")
+    assert "Loading weights" in capfd.readouterr().err
+
+
 def test_the_answer_is_the_pipelines(model_dir, picture):
     """transformers' own image-text-to-text pipeline says the same about the same picture."""
     from transformers import pipeline

@@ -19,7 +19,7 @@ from finecap.boxes import parse_boxes
 from finecap.corpus.build import generate
 from finecap.tasks.wording import GLOBAL_CAPTION, TRANSCRIBE, question_prompt
 from finevit import ask
-from finevit.serve import guarded, open_source
+from finevit.serve import check_messages, guarded, open_source
 from finevit_cli import main
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.image_inputs import open_image
@@ -170,6 +170,50 @@ def test_links_and_paths_are_refused_with_the_reason(nano_server, tmp_path):
         assert why in reason(refused)
 
 
+BROKEN_CHATS = [
+    None,
+    "hello",
+    {},
+    [],
+    ["hello"],
+    [{"content": "hello"}],
+    [{"role": 5, "content": "hello"}],
+    [{"role": "user", "content": 5}],
+    [{"role": "user", "content": ["hello"]}],
+    [{"role": "user", "content": [{"text": "hello"}]}],
+    [{"role": "user", "content": [{"type": "text"}]}],
+    [{"role": "user", "content": [{"type": "image_url"}]}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 5}}]}],
+]
+
+
+@pytest.mark.parametrize("messages", BROKEN_CHATS)
+def test_messages_that_are_none_are_named(messages):
+    with pytest.raises(ValueError, match=r"^messages.*: expected"):
+        check_messages(messages)
+
+
+def test_messages_of_every_known_form_pass():
+    part = {"type": "image_url", "image_url": "data:image/png;base64,AAAA"}
+    parts = [part, {**part, "image_url": {"url": "AAAA"}}, {"type": "text", "text": "hello"}]
+    check_messages([{"role": "system", "content": "short"}, {"role": "user", "content": parts}, {"role": "assistant"}])
+
+
+@pytest.mark.slow
+def test_messages_that_are_none_get_400_with_the_reason(nano_server):
+    for messages in BROKEN_CHATS:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            chat(nano_server, "", "", messages=messages)
+        assert "messages" in reason(refused)
+
+
+@pytest.mark.slow
+def test_nobody_unloads_the_model_for_all(nano_server):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(nano_server.removesuffix("/v1") + "/reset", {})
+    assert refused.value.code == 404
+
+
 @pytest.mark.slow
 def test_sounds_and_videos_are_refused_before_they_are_fetched(nano_server):
     parts = [{"type": "audio_url", "audio_url": {"url": "http://127.0.0.1:1/a.wav"}}]
@@ -239,6 +283,7 @@ def test_help_names_both_flags(capsys):
     main(["serve", "--help"])
     said = capsys.readouterr().out
     assert all(flag in said for flag in ("--allow-urls", "--allow-paths", "--port"))
+    assert said.lower().count("usage:") == 1
 
 
 @pytest.mark.slow

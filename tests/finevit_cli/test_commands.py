@@ -1,5 +1,6 @@
 """The command line itself: every command is there, and hands its arguments to the package that does the work."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,51 @@ def test_every_command_explains_itself(command, capsys):
     assert "usage: finevit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["paint"], ["ask", "model"], ["demo", "--fast"], []])
+@pytest.mark.parametrize("arguments", [["paint"], ["ask", "model"], ["demo", "--fast"], ["--fast"]])
 def test_wrong_usage_ends_with_2(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert all(command in said for command in ("usage: finevit", "corpus", "ask", "serve"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "meant"),
+    [
+        (["corpus", "build", "--out", "x", "--sized", "5"], "finevit corpus build", "--size"),
+        (["eval", "m", "--dta", "d", "--out", "o"], "finevit eval", "--data"),
+        (["ask", "m", "p.png", "Where?", "--devise", "cpu"], "finevit ask", "--device"),
+        (["caption", "r", "--in", "i", "--ot", "o"], "finevit caption", "--out"),
+        (["recipes", "copy", "r", "--ot=o"], "finevit recipes copy", "--out"),
+    ],
+)
+def test_a_misspelt_flag_is_answered_with_its_commands_usage_and_the_flag_that_was_meant(
+    arguments, usage, meant, capsys
+):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: {usage} ")
+    assert said.endswith(f"did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["corpus", "build"], ["caption"], ["detector"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]]
+)
+def test_every_flag_and_argument_is_explained(command, capsys):
+    """In the help each begins a line; one without help has nothing after its name, nor on a further indented line."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if re.match(r"  (--)?[a-z]", line):
+            assert "  " in line.strip() or after.startswith(" " * 10), line
 
 
 def test_a_corpus_is_built_and_read_back(tmp_path, capsys):
@@ -124,7 +165,8 @@ def test_a_mistake_of_the_users_is_one_line_and_a_bug_is_a_traceback(tmp_path, c
     ],
 )
 @pytest.mark.parametrize("module", ["finecap.files", "finevit_eval.suite", "some_library"])
-def test_only_what_our_code_raises_is_for_the_user(code, shown, module):
+def test_only_what_our_code_raises_is_for_the_user(code, shown, module, tmp_path):
+    (tmp_path / "module.py").write_text(code)
     with pytest.raises(ValueError) as raised:
-        exec(compile(code, "code", "exec"), {"__name__": module})
+        exec(compile(code, str(tmp_path / "module.py"), "exec"), {"__name__": module})
     assert _is_for_the_user(raised.value) == (shown and module != "some_library")

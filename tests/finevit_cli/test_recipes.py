@@ -66,4 +66,4 @@ def test_nothing_is_written_over(tmp_path, capsys):
 @pytest.mark.parametrize("action", ["show", "copy"])
 def test_an_unknown_name_is_refused_with_those_there_are(action, capsys):
     assert main(["recipes", action, "gpu_1x"]) == 2
-    assert re.search(r"there is no recipe gpu_1x; there are: .*sft/gpu_1x", capsys.readouterr().err)
+    assert re.search(r"no recipe gpu_1x; there are: .*; did you mean sft/gpu_1x\?$", capsys.readouterr().err)

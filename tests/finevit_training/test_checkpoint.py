@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from finecap.made_with import source_commit
+from finecap.recipe_files import without_folders
 from finevit_training.checkpoint import find_checkpoint
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import prepare_run, train
@@ -70,7 +71,8 @@ def finished(nano_corpus, tmp_path_factory):
 def test_the_receipt_says_what_was_asked_what_became_of_it_and_on_what(finished):
     out, recipe = finished
     receipt = json.loads((out / "receipt.json").read_text())
-    assert receipt["recipe"]["asked"] == yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+    assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
+    assert receipt["recipe"]["asked"] == without_folders(recipe)
     assert receipt["recipe"]["resolved"]["bf16"] in (True, False)
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     assert receipt["weights"] == {"model.safetensors": weights}
@@ -79,6 +81,14 @@ def test_the_receipt_says_what_was_asked_what_became_of_it_and_on_what(finished)
     assert receipt["threads"] >= 1
     assert receipt["versions"]["trl"]
     assert receipt["commit"] == source_commit()
+
+
+def test_a_receipt_names_what_was_used_and_no_folder_of_this_machine(finished, nano_corpus):
+    out, _ = finished
+    receipt = (out / "receipt.json").read_text()
+    assert str(nano_corpus.parent) not in receipt
+    assert str(out.parent) not in receipt
+    assert json.loads(receipt)["data"]["corpora"] == [nano_corpus.name]
 
 
 def test_the_card_is_the_template_filled_in_from_the_receipt(finished):

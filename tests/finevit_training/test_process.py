@@ -44,6 +44,14 @@ def test_the_command_in_a_receipt_holds_no_token(flags):
     assert said.endswith("[token]' --seed 7\n")
 
 
+def test_the_command_in_a_receipt_names_files_without_their_folders():
+    say = "from finecap.made_with import command_line; print(command_line())"
+    command = [sys.executable, "-c", say, "--data", "/home/me/corpus", "--out=/home/me/run", "outputs/x"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "/home/me" not in said
+    assert said.endswith("--data corpus --out=run outputs/x\n")
+
+
 def test_a_run_from_a_notebook_reports_to_nobody_either(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as at the import of huggingface_hub
     prepare_process(cpu_threads=1)

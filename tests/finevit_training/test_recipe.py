@@ -47,6 +47,14 @@ def test_unknown_keys_are_refused_in_file_and_flags(tmp_path, key):
         parse_recipe(["--size", "nano", "--data", "x", f"--{key}", "1"])
 
 
+def test_a_misspelt_key_or_flag_is_answered_with_the_one_that_was_meant(tmp_path):
+    with pytest.raises(ValueError, match=r"did you mean learning_rate\?$"):
+        parse_recipe(["--recipe", write(tmp_path, lerning_rate=1)])
+    for flag in ("--lerning_rate", "--lerning-rate=1"):
+        with pytest.raises(ValueError, match=r"did you mean --learning_rate\?$"):
+            parse_recipe(["--size", "nano", "--data", "x", flag, "1"])
+
+
 def test_the_saved_recipe_is_what_was_asked_and_gives_the_same_run_again(tmp_path):
     stages = [{"until": 0.5, "mixture": {"transcribe": 1}}, {"until": 1.0, "mixture": {"qa": 3}}]
     path = write(tmp_path, mixture=stages, bf16="auto", warmup_steps=0.1, text_config={"num_hidden_layers": 2})
@@ -70,12 +78,20 @@ def test_the_saved_recipe_is_what_was_asked_and_gives_the_same_run_again(tmp_pat
 
 
 def test_what_this_machine_made_of_a_recipe_is_kept_apart(tmp_path):
-    recipe = parse_recipe(["--recipe", write(tmp_path, bf16="auto"), "--hub_token", "hf_secret"])
+    recipe = parse_recipe(["--recipe", write(tmp_path, bf16="auto"), "--push_to_hub", "--hub_token", "hf_secret"])
     resolved = resolved_recipe(recipe)
     assert recipe.training.bf16 is has_bf16() is resolved.get("bf16", False)
     assert recipe.training.use_cpu is not torch.accelerator.is_available()
     assert resolved["train_tower"] is True
     assert "hf_secret" not in json.dumps([resolved, asked_recipe(recipe)])
+
+
+def test_a_pickled_configuration_as_in_a_checkpoint_holds_no_token(tmp_path):
+    training = parse_recipe(["--recipe", write(tmp_path), "--push_to_hub", "--hub_token", "hf_secret"]).training
+    torch.save(training, tmp_path / "training_args.bin")
+    assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
+    assert torch.load(tmp_path / "training_args.bin", weights_only=False).seed == training.seed
+    assert training.hub_token == "hf_secret"
 
 
 @pytest.mark.parametrize("flags", [["--recipe=sft/nano_cpu"], ["--recipe", "sft/nano_cpu"]])
@@ -120,13 +136,33 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"lora_rank": 4, "train_tower": True}, "train_tower: True contradicts"),
         ({"lora_rank": 4, "train_tower": False, "lora_tower": True}, "train_tower: False contradicts"),
         ({"lora_tower": True}, "without lora_rank"),
-        ({"lora_alpha": 64}, "without lora_rank"),
+        ({"lora_alpha": 64}, "with lora_rank: 0; give a rank"),
         ({"lora_rank": -3}, "lora_rank is -3"),
         ({"train_tower": False, "vision_learning_rate": 1e-4}, "vision_learning_rate would have no effect"),
         ({"train_projector": False, "projector_warmup_steps": 5}, "projector_warmup_steps would have no effect"),
         ({"max_turns": 0}, "max_turns is 0"),
         ({"max_minutes": float("nan")}, "max_minutes is nan"),
         ({"projector": "folder"}, "goes with `vision`"),
+        ({"max_steps": 0}, "max_steps is 0; expected a finite number >= 1"),
+        ({"max_steps": -5}, "max_steps is -5"),
+        ({"num_train_epochs": 0}, "num_train_epochs is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"max_length": -3}, "max_length is -3"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"vision_learning_rate": float("inf")}, "vision_learning_rate is inf"),
+        ({"vocab_size": -4}, "vocab_size is -4"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan"),
+        ({"logging_steps": -1}, "logging_steps is -1"),
+        ({"save_steps": 0, "save_strategy": "steps"}, "save_steps is 0"),
+        ({"eval_steps": 5}, "eval_strategy: steps"),
+        ({"per_device_eval_batch_size": 4}, "eval_strategy: steps"),
+        ({"save_steps": 5}, "save_strategy: steps, or use save_minutes"),
+        ({"logging_steps": 5, "logging_strategy": "no"}, "leave logging_strategy out"),
+        ({"hub_model_id": "me/model"}, "push_to_hub: true"),
+        ({"hub_token": "hf_secret"}, "push_to_hub: true"),
     ],
 )
 def test_what_would_have_no_effect_or_another_one_is_refused(tmp_path, values, word):
@@ -150,7 +186,8 @@ def test_what_makes_a_model_from_scratch_is_refused_beside_a_finished_one(source
 
 
 @pytest.mark.parametrize(
-    "values", [{"loss_type": "nll"}, {"num_train_epochs": 2}, {"save_steps": 0.1}, {"data_seed": None}]
+    "values",
+    [{"loss_type": "nll"}, {"num_train_epochs": 2}, {"data_seed": None}, {"max_steps": -1}, {"max_grad_norm": 0}],
 )
 def test_defaults_and_options_with_an_effect_are_not_refused(tmp_path, values):
     parse_recipe(["--recipe", write(tmp_path, **values)])

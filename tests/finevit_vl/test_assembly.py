@@ -1,5 +1,6 @@
 """A FineViT-VL from a FineViT folder and a language model folder: Qwen3, Qwen2 or Llama, tied or not."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from finevit_vl import FineViTVLForConditionalGeneration, FineViTVLProcessor
+from finevit_vl import FineViTVLConfig, FineViTVLForConditionalGeneration, FineViTVLProcessor
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel
 from modeling_finevit.conversion import from_qwen2_5_vl
 from tests.support.encoder_cases import relative_error
@@ -112,6 +113,26 @@ def test_joined_from_folders(case, vision_folder, tmp_path):
         loaded = FineViTVLForConditionalGeneration.from_pretrained(tmp_path / "vl")
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
     assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) is tied
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "refused"),
+    [
+        ("gemma2", {}, True),
+        ("gemma2", {"final_logit_softcapping": None}, False),
+        ("cohere", {}, True),
+        ("granite", {"logits_scaling": 4.0}, True),
+        ("granite", {}, False),
+        ("falcon_h1", {"lm_head_multiplier": 0.5}, True),
+        ("qwen3", {}, False),
+    ],
+)
+def test_a_configuration_whose_logits_would_be_others_is_refused_from_scratch_too(model_type, fields, refused):
+    text = {"model_type": model_type, **fields}
+    with pytest.raises(ValueError, match=f"{model_type} scales or caps") if refused else nullcontext():
+        FineViTVLConfig(text_config=text)
+    with pytest.raises(ValueError, match=f"{model_type} scales or caps") if refused else nullcontext():
+        FineViTVLConfig.from_size("nano", text_config=text)
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_a_picture_that_an_interpreter_would_draw_is_none():
     """EPS is a program for Ghostscript; the formats are those that the engine takes."""
     program = io.BytesIO()
     picture(60, 50).save(program, "EPS")
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(ValueError, match="it is none of JPEG, PNG"):
         open_image_bytes(program.getvalue(), "Image 0 of 1")
     assert FORMATS == pictures.FORMATS
 

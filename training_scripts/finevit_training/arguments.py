@@ -218,6 +218,10 @@ class FineViTSFTConfig(SFTConfig):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds, such as the training_args.bin in every checkpoint: all but the token."""
+        return {**vars(self), "hub_token": None}
+
 
 def resolve_bf16(asked: str | bool | None) -> bool | None:
     """Whether to train in bfloat16 here, for what a recipe says; None leaves it to TRL.

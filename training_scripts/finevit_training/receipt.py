@@ -20,6 +20,9 @@ def training_receipt(
 ) -> dict[str, Any]:
     """What a finished training needs beside it to be believed and repeated, in values of JSON.
 
+    Data and models count by their hashes. Of a path on this machine a receipt holds the last part alone, because the
+    rest is nobody else's business; recipe.yaml keeps whole paths, so that it runs again.
+
     Args:
         recipe: the run's recipe.
         state: the Trainer's state at the end.
@@ -30,7 +33,7 @@ def training_receipt(
     logged = [entry for entry in state.log_history if "loss" in entry]
     last = logged[-1] if logged else {}
     evaluated = [entry for entry in state.log_history if "eval_loss" in entry]
-    return {
+    receipt = {
         **made_with(PACKAGES),
         "processes": processes,
         "recipe": {"asked": asked_recipe(recipe), "resolved": resolved_recipe(recipe)},
@@ -47,6 +50,7 @@ def training_receipt(
         },
         **facts,
     }
+    return without_folders(receipt)
 
 
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     trained, data = receipt["trained"], receipt["data"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
-    commit, corpora = receipt["commit"], ", ".join(f"`{without_folders(path)}`" for path in data["corpora"])
+    commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
@@ -83,7 +87,7 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         minutes=f"{trained['minutes']:.1f}",
         speed="an unknown number of" if speed is None else f"{speed:.0f}",
         device=device,
-        recipe=yaml.safe_dump(without_folders(receipt["recipe"]["asked"]), sort_keys=False).strip(),
+        recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),
         versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
         commit="" if commit is None else f", commit {commit}",
     )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 from transformers import HfArgumentParser
 
+from finecap.nearest import did_you_mean
 from finecap.recipe_files import find_recipe
 from finevit_training.arguments import DataArguments, FineViTSFTConfig, ModelArguments
 from finevit_training.refused import refuse_options
@@ -58,7 +59,10 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     if "recipe" in flags:
         values = read_recipe(flags["recipe"])
         if unknown := sorted(set(values) - set(fields)):
-            raise ValueError(f"unknown keys in the recipe: {unknown}; see `--help` for the keys there are")
+            raise ValueError(
+                f"unknown keys in the recipe: {unknown}; see `--help` for the keys there are"
+                f"{did_you_mean(unknown, fields)}"
+            )
         _check_lists(values)
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
@@ -90,7 +94,9 @@ def _parse(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see `--help` for the flags there are") from error
     if rest:
-        raise ValueError(f"unknown flags: {rest}; see `--help` for the flags there are")
+        known = [f"--{name}" for name in {*vars(flags), "recipe"}]
+        wrong = [word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in rest]
+        raise ValueError(f"unknown flags: {rest}; see `--help` for the flags there are{did_you_mean(wrong, known)}")
     return {name: value for name, value in vars(flags).items() if value is not _NOT_GIVEN}
 
 

@@ -1,5 +1,6 @@
 """Options of the Trainer and of TRL that would do nothing here, or something else than they say, and what to use."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,41 +54,76 @@ WITHOUT_EFFECT = {
     "do_eval": "`eval_strategy` evaluates",
     "do_predict": "`finevit eval` predicts",
 }
-_OF_A_PART = {
-    "vision_learning_rate": "train_tower",
-    "projector_learning_rate": "train_projector",
-    "projector_warmup_steps": "train_projector",
+# Option -> the switch that it needs, and the values of the switch under which it has no effect.
+_NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "vision_learning_rate": ("train_tower", (False,)),
+    "projector_learning_rate": ("train_projector", (False,)),
+    "projector_warmup_steps": ("train_projector", (False,)),
+    "lora_alpha": ("lora_rank", (None, 0)),
+    **dict.fromkeys(
+        ("eval_split", "eval_records", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"),
+        ("eval_strategy", ("no",)),
+    ),
+    "load_best_model_at_end": ("eval_strategy", ("no",)),
+    "save_steps": ("save_strategy", ("no",)),
+    "logging_steps": ("logging_strategy", ("no",)),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_revision", "hub_always_push"),
+        ("push_to_hub", (False,)),
+    ),
+}
+_SWITCHED_ON = {
+    "eval_strategy": "add eval_strategy: steps",
+    "save_strategy": "add save_strategy: steps, or use save_minutes",
+    "logging_strategy": "leave logging_strategy out",
+    "push_to_hub": "add push_to_hub: true",
+    "lora_rank": "give a rank, such as 16",
+}
+# Option -> the least value that makes a run; None: anything above 0. All must be finite.
+_LEAST: dict[str, int | None] = {
+    **dict.fromkeys(("max_steps", "gradient_accumulation_steps", "max_length", "save_total_limit"), 1),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+    **dict.fromkeys(("vocab_size", "min_pixels", "max_pixels"), 1),
+    **dict.fromkeys(("learning_rate", "vision_learning_rate", "projector_learning_rate"), 0),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"), 0),
+    "projector_warmup_steps": 0,
+    **dict.fromkeys(("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "lora_alpha"), None),
 }
 _RATIOS = ("save_steps", "logging_steps", "eval_steps")
 _STRATEGIES = ("save_strategy", "logging_strategy", "eval_strategy")
 
 
 def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raises ValueError for the first option of a recipe that would not do what it says.
+    """Raises ValueError for the first option of a recipe that makes no run, or would not do what it says.
 
     Args:
         asked: what the recipe's file and flags say.
         defaults: of all options; asking for the default is no mistake.
     """
-    for name, reason in WITHOUT_EFFECT.items():
-        if name in asked and asked[name] != defaults[name]:
-            raise ValueError(f"{name}: {asked[name]!r} would have no effect: {reason}; leave it out")
+    given = {name: value for name, value in asked.items() if value is not None and value != defaults[name]}
+    for name, value in given.items():
+        if name in _LEAST and isinstance(value, int | float):
+            _check_number(name, value, _LEAST[name])
+        if name in WITHOUT_EFFECT:
+            raise ValueError(f"{name}: {value!r} would have no effect: {WITHOUT_EFFECT[name]}; leave it out")
     for name in _STRATEGIES:
         if str(asked.get(name)) == "epoch":
             raise ValueError(
                 f"{name}: epoch would have no effect: the run is one pass over batches of all its epochs; use `steps`"
             )
-    for name, part in _OF_A_PART.items():
-        if asked.get(name) and asked.get(part) is False:
-            raise ValueError(f"{name} would have no effect with {part}: false; leave one of them out")
-    if asked.get("lora_alpha") is not None and not asked.get("lora_rank"):
-        raise ValueError("lora_alpha would have no effect without lora_rank; give a rank, such as 16")
     if asked.get("max_minutes") is not None:
         _refuse_beside_the_clock(asked)
-    if str(asked.get("eval_strategy", "no")) == "no":
-        for name in ("eval_split", "eval_records", "load_best_model_at_end"):
-            if asked.get(name):
-                raise ValueError(f"{name} would have no effect without evaluation; add eval_strategy: steps")
+    for name, (switch, off) in _NEEDS.items():
+        state = asked.get(switch, defaults[switch])
+        if given.get(name) and (state in off or str(state) in off):
+            mend = _SWITCHED_ON.get(switch, "leave one of them out")
+            raise ValueError(f"{name} would have no effect with {switch}: {state}; {mend}")
+
+
+def _check_number(name: str, value: float, least: int | None) -> None:
+    if not (value > 0 if least is None else value >= least) or value == math.inf:
+        wanted = "above 0" if least is None else f">= {least}"
+        raise ValueError(f"{name} is {value}; expected a finite number {wanted}, or leave it out")
 
 
 def _refuse_beside_the_clock(asked: Mapping[str, Any]) -> None:

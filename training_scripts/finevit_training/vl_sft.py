@@ -11,10 +11,13 @@ recipe is a flag and every flag a key; flags win. `--resume_from_checkpoint last
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from finevit_training.loop.keeping import checkpoints
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import prepare_run, train
 
+INTERRUPTED = 130  # 128 + SIGINT
 STOPPED_BY_SIGNAL = 143  # 128 + SIGTERM: what a shell and Slurm see of a process that this signal ended
 
 
@@ -22,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say.
 
     Returns:
-        0 after a finished run, 143 after one that SIGTERM ended with a checkpoint.
+        0 after a finished run, 143 after one that SIGTERM ended with a checkpoint, 130 after Ctrl-C, which saves none.
 
     Raises:
         SystemExit: the recipe cannot be run; one line says why. What goes wrong later raises with its traceback.
@@ -31,7 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = prepare_run(parse_recipe(sys.argv[1:] if argv is None else argv))
     except ValueError as error:
         sys.exit(f"vl_sft: {error}")
-    out = train(run)
+    try:
+        out = train(run)
+    except KeyboardInterrupt:
+        if run.trainer.accelerator.is_main_process:
+            saved = checkpoints(Path(run.recipe.training.output_dir))
+            left = (
+                f"--resume_from_checkpoint last goes on from step {max(saved)}" if saved else "no checkpoint was saved"
+            )
+            print(f"vl_sft: interrupted; {left}", file=sys.stderr)
+        return INTERRUPTED
     if out is None:
         return STOPPED_BY_SIGNAL
     if run.trainer.accelerator.is_main_process:

@@ -29,15 +29,24 @@ from finecap.engine.contract import Context
 from finecap.engine.counters import COMPLETION_TOKENS, PROMPT_TOKENS
 from finecap.engine.running.journal import Journal
 from finecap.errors import StopRun
-from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer, retry_after, session, timeout
+from finecap.web import (
+    GATEWAY_TIMEOUTS,
+    UNSEEN,
+    BodyTooLarge,
+    Tries,
+    is_unconnected,
+    may_pass,
+    read_answer,
+    retry_after,
+    session,
+    timeout,
+)
 
 # A recipe is wrong, not the images, when this many first requests of a captioner are all refused.
 REFUSED_TO_STOP = 20
 # Bodies above this go to aiohttp as a stream: it would copy and send larger bytes in one piece.
 STREAM_BYTES = 2**20
 LONGEST_REASON, LONGEST_SEARCHED = 300, 20_000
-# The gateway gave up on a server that was at work on the request, which may be billed.
-GATEWAY_TIMEOUTS = (504, 524)
 # The server refuses this client, or does not know what is asked for: no other request would fare better.
 HOPELESS = {
     401: "the key is wrong",
@@ -48,7 +57,6 @@ HOPELESS = {
 }
 # But 403 is also what OpenRouter answers to one picture that its moderation flags (its "Errors" page).
 FLAGGED = re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)
-TRY_AGAIN = {408, 409, 425, 429}
 
 
 class Answer(NamedTuple):
@@ -221,7 +229,7 @@ class ChatClient:
             return self._completion(call, endpoint, raw)
         call.counters[str(status)] += 1
         text = call.clean(f"{status} {error_text(raw or b'')}")
-        if status >= 500 or status in TRY_AGAIN:
+        if may_pass(status):
             if status < 500:
                 call.state.endpoints.answered(endpoint)
             if "insufficient_quota" in text:  # what OpenAI calls no credit left, under status 429

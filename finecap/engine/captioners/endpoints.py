@@ -107,7 +107,8 @@ class Endpoints:
         if endpoint.probing or (not endpoint.opened and endpoint.failures >= FAILURES_TO_OPEN):
             endpoint.opened += 1
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (endpoint.opened - 1))
-            endpoint.resume = self._clock() + pause * random.uniform(0.5, 1.0)
+            # No sooner than it asked to be left alone for (`rest`).
+            endpoint.resume = max(endpoint.resume, self._clock() + pause * random.uniform(0.5, 1.0))
         if self._down_since is None and all(one.opened for one in self.all):
             self._down_since = self._clock()
             # Of a wrong URL nothing else would be seen until the run stops.

@@ -15,7 +15,17 @@ from pydantic.dataclasses import dataclass
 from finecap.engine.captioners.endpoints import Endpoint, Endpoints
 from finecap.engine.detectors.detector import Detection, DetectionFailed, jpeg
 from finecap.errors import StopRun
-from finecap.web import UNSEEN, BodyTooLarge, Tries, is_unconnected, read_answer, session, timeout
+from finecap.web import (
+    UNSEEN,
+    BodyTooLarge,
+    Tries,
+    is_unconnected,
+    may_pass,
+    read_answer,
+    retry_after,
+    session,
+    timeout,
+)
 
 # As of captioners (`Captioner`): seconds for one request, tries, and seconds to wait for a server that is down.
 TIMEOUT_S, MAX_ATTEMPTS, PATIENCE_S = 120.0, 6, 600.0
@@ -44,8 +54,8 @@ class _Failed(Exception):
 
 
 class ServedDetector:
-    """Asks a server for the boxes. Lost connections, time-outs and 5xx are tried again; when the server stays down the
-    run stops, for no other picture would fare better.
+    """Asks a server for the boxes. Lost connections, time-outs and what `finecap.web.may_pass` says are tried again,
+    not before the server wants it; when it stays down the run stops, for no other picture would fare better.
     """
 
     def __init__(self, url: str, min_score: float, patience_s: float = PATIENCE_S) -> None:
@@ -120,7 +130,9 @@ class ServedDetector:
                 unseen = response.status in UNSEEN
                 raise _Failed(f"{response.status} and a body too large to be an answer", unseen) from None
         text = f"{response.status} {content[:300].decode('utf-8', 'replace')}"
-        if response.status >= 500 or response.status in (408, 429):
+        if may_pass(response.status):
+            if (seconds := retry_after(response.headers)) is not None:
+                self._endpoints.rest(endpoint, seconds, text)
             raise _Failed(text, unseen=response.status in UNSEEN)
         self._endpoints.succeeded(endpoint)
         if response.status in (400, 413):

@@ -50,9 +50,9 @@ class Options:
         detector: folder of an AutoModelForZeroShotObjectDetection (Grounding DINO, OWLv2, ...). A `function`
             of your own in place of this pass may read it as it likes.
         url: of a served detector, for instance "http://gpu1:9000" (`finecap.engine.detectors.server`).
-        captioner: name of one of the recipe's captioners that can ground phrases; its boxes have no scores.
-        box_format: how the captioner writes boxes: "thousandths" in JSON (Qwen3-VL), "pixels" in JSON (Qwen2.5-VL), or
-            "finevit", the words that FineViT-VL is trained with, one question for each phrase.
+        captioner: name of one of the recipe's captioners that can ground phrases. Its boxes have no scores.
+        box_format: how the captioner writes boxes. "thousandths" in JSON is Qwen3-VL's way, "pixels" in JSON
+            Qwen2.5-VL's. "finevit" is in the words that FineViT-VL is trained with, one question for each phrase.
         min_score, nms_iou: FineViT.
         documents: look for objects in document-like pictures as well.
         in_flight: pictures at once.

@@ -37,31 +37,33 @@ SIZE_IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)b(?:-a(\d+(?:\.\d+)?)b)?(?!
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Assumptions:
-    """What is not in the recipe. "FineViT" is the paper's account of FineCap-450M: 80 M images, 63 M global captions,
-    226 M region captions, 142 M and 86 M text boxes in photos and documents.
+    """What is not in the recipe.
+
+    "FineViT" is the paper's account of FineCap-450M: 80 M images, 63 M global captions, 226 M region captions, 142 M
+    and 86 M text boxes in photos and documents.
 
     Attributes:
-        kept_share: of the images, after filter and deduplication; FineViT's filter drops 3 %, duplicates are not told.
-        document_share: of the kept images; FineViT: 80 - 63 of 80, if each photo has one global caption.
-        pixels: of a picture on average; FineViT's third stage is trained at about 1000 x 1000.
-        regions_per_photo: boxes with a local caption; FineViT: 226 / 63.
-        lines_per_photo, lines_per_document: of text; FineViT: 142 / 63 and 86 / 17.
-        dense_tokens, local_tokens: length of such a caption; FineViT.
-        style_share: length of captions of other styles, as a share of the template's `max_tokens`; an assumption, it
-            is that of dense captions (211 of 640).
-        crop_share: of the picture that a box covers, on average; an assumption.
-        characters_per_token: of prompts; measured: those that ship, in the tokens of Qwen's own tokenizer.
+        kept_share: of the images, after filter and deduplication. FineViT's filter drops 3 %; duplicates are not told.
+        document_share: of the kept images. FineViT: 80 - 63 of 80, if each photo has one global caption.
+        pixels: of a picture on average. FineViT's third stage is trained at about 1000 x 1000.
+        regions_per_photo: boxes with a local caption. FineViT: 226 / 63.
+        lines_per_photo, lines_per_document: of text. FineViT: 142 / 63 and 86 / 17.
+        dense_tokens, local_tokens: length of such a caption. FineViT.
+        style_share: length of captions of other styles, as a share of the template's `max_tokens`. Assumed: that of
+            dense captions (211 of 640).
+        crop_share: of the picture that a box covers, on average. Assumed.
+        characters_per_token: of prompts. Measured: those that ship, in the tokens of Qwen's own tokenizer.
         billion_parameters: of captioners whose model name does not say ("...-32B"; of "30B-A3B", the 3 that work).
-        gpu_tflops: of one GPU; NVIDIA's data sheet for the H100 SXM, bfloat16, dense.
+        gpu_tflops: of one GPU. NVIDIA's data sheet for the H100 SXM, bfloat16, dense.
         prompt_utilisation, completion_utilisation: share of that which vLLM turns into tokens, at two operations for
-            each parameter and token; assumptions for large batches without a prefix cache. They make 6,200 prompt and
-            1,200 completion tokens/s of a 32B model, 24,700 and 4,900 of an 8B model.
-        detections_per_gpu_second: of a Grounding DINO of the Swin-T size in PyTorch; an assumption.
-        ocr_core_seconds: of processor time for a picture; measured on one core: 0.33 to 0.71 s for six of
+            each parameter and token. Assumed: large batches without a prefix cache. They make 6,200 prompt and 1,200
+            completion tokens/s of a 32B model, 24,700 and 4,900 of an 8B model.
+        detections_per_gpu_second: of a Grounding DINO of the Swin-T size in PyTorch. Assumed.
+        ocr_core_seconds: of processor time for a picture. Measured on one core: 0.33 to 0.71 s for six of
             scikit-image's example pictures at a million pixels, with 0 to 7 lines of text. Full pages take longer.
-        image_core_seconds: of processor time for all else done to a picture; measured: 0.04 s for a JPEG of a million
-            pixels in ingest, filter, dedup and pack; the rest is for scaling and sending it, an assumption.
-        text_bytes: of captions, boxes and texts of an image in all passes; an assumption.
+        image_core_seconds: of processor time for all else done to a picture. Measured: 0.04 s for a JPEG of a million
+            pixels in ingest, filter, dedup and pack. The rest is for scaling and sending it, and assumed.
+        text_bytes: of captions, boxes and texts of an image in all passes. Assumed.
     """
 
     kept_share: float = Field(default=0.97, ge=0, le=1)
@@ -127,6 +129,8 @@ class Price:
         gpu_hours: of captioners and detector together.
         disk_bytes: of the run's folder when it is finished.
         unpriced: passes with a function of your own, whose work nobody here can know.
+        without_price: captioners that are asked and have no price in the recipe, among others that have one; their
+            work is in no sum of dollars.
         over_budget: of "tokens" and "dollars", which exceed the recipe's budget.
         assumptions: of this estimate.
     """
@@ -143,6 +147,7 @@ class Price:
     core_hours: float
     disk_bytes: int
     unpriced: list[str]
+    without_price: list[str]
     over_budget: list[str]
     assumptions: dict[str, float]
 
@@ -175,6 +180,7 @@ def price(recipe: Recipe, source: Path, assumptions: Assumptions | None = None) 
         core_hours=sum(one.core_seconds for one in work) / 3600,
         disk_bytes=_disk(recipe, shards, images, a),
         unpriced=[name for name in recipe.passes if name in recipe.functions],
+        without_price=_without_price(recipe.captioners, captioners),
         over_budget=[name for name, (cost, limit) in limits.items() if limit is not None and cost > limit],
         assumptions=asdict(a),
     )
@@ -324,6 +330,12 @@ def _captioner_price(captioner: Captioner, share: float, work: Sequence[Work], a
     )
 
 
+def _without_price(captioners: Sequence[Captioner], prices: Sequence[CaptionerPrice]) -> list[str]:
+    priced = {one.name for one in captioners if microdollars(one, 1, 1)}
+    asked = [one.name for one in prices if one.requests]
+    return [name for name in asked if name not in priced] if priced.intersection(asked) else []
+
+
 def billion_parameters(model: str) -> float | None:
     """Parameters that work on each token, from names such as "Qwen3-VL-32B-Instruct" and "Qwen3-VL-30B-A3B"."""
     found = SIZE_IN_NAME.search(model)
@@ -364,9 +376,10 @@ def format_price(price: Price) -> str:
     lines += ["", f"{'captioner':<28}{'share':>7}{'requests':>15}{'tokens':>20}{'dollars':>14}{'GPU-h if served':>16}"]
     for captioner in price.captioners:
         tokens = captioner.prompt_tokens + captioner.completion_tokens
+        dollars = "no price" if captioner.name in price.without_price else f"{captioner.dollars:,.2f}"
         lines.append(
             f"{captioner.name[:27]:<28}{captioner.share:>7.1%}{captioner.requests:>15,}{tokens:>20,}"
-            f"{captioner.dollars:>14,.2f}{_short(captioner.gpu_hours):>16}"
+            f"{dollars:>14}{_short(captioner.gpu_hours):>16}"
         )
     lines += [
         "",
@@ -375,6 +388,8 @@ def format_price(price: Price) -> str:
         f"        {_short(price.core_hours)} core-hours, {_short(price.disk_bytes / 1e9)} GB on disk",
     ]
     lines += [f"above the budget of the recipe: {name}; the run would stop there" for name in price.over_budget]
+    if price.without_price:
+        lines.append(f"not in the dollars: {', '.join(price.without_price)}, without a price in the recipe")
     if price.unpriced:
         lines.append(f"not in it: functions of your own for {', '.join(price.unpriced)}")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in price.assumptions.items())

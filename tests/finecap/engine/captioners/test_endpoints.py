@@ -263,6 +263,21 @@ def test_an_endpoint_that_asks_for_a_rest_gets_it():
     asyncio.run(run())
 
 
+def test_failures_that_open_the_breaker_do_not_shorten_the_rest():
+    async def run():
+        clock = Clock()
+        routes = endpoints("a", clock=clock)
+        routes.rest(routes.all[0], 20, "503")
+        for _ in range(FAILURES_TO_OPEN):
+            routes.failed(routes.all[0], "503")
+        clock.now += 19
+        assert await ask(routes) is None
+        clock.now += 1
+        assert await ask(routes) == "a"
+
+    asyncio.run(run())
+
+
 # Captioners: what a recipe may say of them, and which one is drawn.
 
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -162,6 +163,8 @@ BOMB = gzip.compress(json.dumps({"detector": "faulty 1", "filler": "x" * 10**8})
         (503, "busy"),
         (504, "slow"),
         (429, ""),
+        (409, ""),
+        (425, ""),
         (None, ""),
         (200, "<html>"),
         (200, "{}"),
@@ -187,6 +190,17 @@ def test_faults_that_pass_are_tried_again(picture, monkeypatch, fault):
         (found,) = asyncio.run(ask(url, picture))
     assert found == ((1, 2, 3, 4), 1, 0.5)
     assert [question["phrases"] for question in asked] == [PHRASES] * 3
+
+
+def test_a_server_that_asks_to_be_left_alone_is(picture, monkeypatch):
+    monkeypatch.setattr(web_module, "FIRST_WAIT", 0.01)
+    for headers, least, most in (({"Retry-After": "1"}, 1.0, 60.0), ({}, 0.0, 0.9)):
+        app, asked = faulty([(429, "", headers), GOOD])
+        with served(app) as url:
+            start = time.monotonic()
+            assert len(asyncio.run(ask(url, picture))) == 1
+            assert least <= time.monotonic() - start < most
+        assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,22 @@ def test_a_recipe_of_one_caption_can_be_computed_by_hand(folder, tmp_path):
     assert captioner.gpu_hours * 3600 == pytest.approx(per_token * (10_030 / 0.4 + 2110 / 0.08))
 
 
+@pytest.mark.parametrize(
+    ("captioners", "without"),
+    [
+        ([BIG, SMALL], ["small"]),
+        ([BIG, {**SMALL, "weight": 0}], []),  # never asked
+        ([BIG], []),
+        ([SMALL], []),  # all of them serve themselves
+    ],
+)
+def test_a_captioner_without_a_price_among_priced_ones_is_named(folder, captioners, without):
+    found = price(make_recipe(captioners=captioners), folder)
+    assert found.without_price == without
+    text = format_price(found)
+    assert ("no price" in text) == ("not in the dollars: small" in text) == bool(without)
+
+
 def test_the_papers_collection_comes_out_of_its_own_statistics(folder, monkeypatch):
     monkeypatch.setattr(pricing, "count_images", lambda shards: (round(80e6 / 0.97), True))
     found = price(make_recipe(), folder)
