@@ -38,6 +38,7 @@ from finevit_vl.packed_layout import PackedLayout
 
 Step = Callable[[], torch.Tensor]
 PACKAGES = ("torch", "transformers")
+LONGEST_SAMPLE = 110 + 6 * 60
 
 
 def draw_samples(tokens: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -209,6 +210,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_out(parser, "training_attention")
     args = parser.parse_args(argv)
+    if min(args.lengths) < LONGEST_SAMPLE:
+        parser.error(f"--lengths: a row must hold the longest sample, {LONGEST_SAMPLE} tokens")
     args.attentions = args.attentions or (["torch_varlen", "sdpa"] if args.device == "cuda" else ["sdpa", "eager"])
     return args
 
