@@ -1,6 +1,6 @@
 """The language model's forward and backward over packed rows: segments against a dense mask, padding and a loop.
 
-    python -m benchmarks.training.attention                           # nano, rows of 1024 and 2048 tokens, two minutes
+    python -m benchmarks.training.attention                           # nano, rows of 1024 and 2048 tokens, a minute
     python -m benchmarks.training.attention --device cuda --size base --lengths 4096 --tokens 65536
 
 A sample is a picture of 50 to 110 tokens and 2 to 6 turns about it of 10 to 60 tokens, none of which sees another. The
@@ -38,6 +38,7 @@ from finevit_vl.packed_layout import PackedLayout
 
 Step = Callable[[], torch.Tensor]
 PACKAGES = ("torch", "transformers")
+LONGEST_SAMPLE = 110 + 6 * 60
 
 
 def draw_samples(tokens: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -202,13 +203,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", default="nano", help="of the language model")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048], help="tokens of a packed row")
-    parser.add_argument("--tokens", type=int, default=8192, help="of a batch")
+    parser.add_argument("--tokens", type=int, default=4096, help="of a batch")
     parser.add_argument("--attentions", nargs="+", help="with segments; default: sdpa and eager, torch_varlen on cuda")
     parser.add_argument("--repeats", type=int, default=5, help="turns of the contenders")
-    parser.add_argument("--budget", type=float, default=40, help="seconds a length after which no turn begins")
+    parser.add_argument("--budget", type=float, default=15, help="seconds a length after which no turn begins")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     add_out(parser, "training_attention")
     args = parser.parse_args(argv)
+    if min(args.lengths) < LONGEST_SAMPLE:
+        parser.error(f"--lengths: a row must hold the longest sample, {LONGEST_SAMPLE} tokens")
     args.attentions = args.attentions or (["torch_varlen", "sdpa"] if args.device == "cuda" else ["sdpa", "eager"])
     return args
 

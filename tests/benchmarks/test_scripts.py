@@ -12,6 +12,7 @@ from tests.support.paths import ROOT
 
 SMALLEST = {
     "encoder.towers": ["--size", "nano", "--layers", "1", "--threads", "1", "--repeats", "50", "--budget", "0"],
+    "training.attention": ["--lengths", "512", "--tokens", "512", "--repeats", "1", "--threads", "1"],
     "engine.clients": ["--requests", "8", "--repeats", "1"],
     "engine.ingest": ["--pictures", "3", "--repeats", "1", "--hashes", "2000"],
 }
