@@ -56,13 +56,14 @@ def test_no_picture_is_read_where_columns_tell_their_sizes(tmp_path, nano_corpus
     assert [(row.record["width"], row.record["height"]) for row in rows] == [row.sizes[0] for row in rows]
 
 
-@pytest.mark.parametrize("how", ["folder", "glob", "file", "mapping"])
+@pytest.mark.parametrize("how", ["folder", "glob", "file", "path", "mapping"])
 def test_parquet_is_opened_by_folder_glob_file_and_mapping(tmp_path, nano_corpus, how):
     file = nano_corpus / "data" / "train-00000-of-00001.parquet"
     spec = {
         "folder": str(nano_corpus),
         "glob": str(nano_corpus / "*" / "train-*.parquet"),
         "file": str(file),
+        "path": file,
         "mapping": {"path": str(file), "weight": 2, "split": "train"},
     }[how]
     source = open_source(spec)

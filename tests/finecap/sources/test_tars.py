@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from finecap.shards import tar
 from finecap.shards.tar_writer import export_webdataset
 from finecap.sources.door import open_source
 from finecap.sources.rows import BadRow
@@ -64,6 +65,20 @@ def test_our_own_archives_are_finecap_records(nano_corpus, tmp_path):
     assert source.kind == "finecap"
     assert [row.record for row in rows] == [row.record for row in ours]
     assert pictures == theirs
+
+
+def test_only_the_pictures_that_are_wanted_are_read(tmp_path, monkeypatch):
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for number in range(300):
+            writer.write({"__key__": f"{number:05d}", "png": picture(number), "json": {"width": 20, "height": 30}})
+    source, read = open_source(tmp_path), []
+    original = tar._Archive.read
+    monkeypatch.setattr(tar._Archive, "read", lambda self, one: read.append(one.name) or original(self, one))
+    for part in source.parts:
+        source.read_rows(part)
+    assert not any(name.endswith(".png") for name in read)
+    assert source.read_pictures(source.parts[1], [2, 40]) == {2: [picture(258)], 40: [picture(296)]}
+    assert [name for name in read if name.endswith(".png")] == ["00258.png", "00296.png"]
 
 
 def test_large_archives_are_cut_and_a_cut_off_end_is_said(tmp_path):
