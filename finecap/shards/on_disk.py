@@ -37,8 +37,18 @@ def sizes_below(root: Path, start: Path, suffixes: Container[str]) -> dict[str, 
 
 
 def is_inside(root: Path, path: str) -> bool:
-    """Or does a link lead out of the folder?"""
-    return os.path.realpath(path).startswith(os.path.realpath(root) + os.sep)
+    """Or does a link lead out of the folder? What `huggingface_hub` downloads is made of links into a folder beside
+    it, which holds files of the same repository only.
+    """
+    real = os.path.realpath(path)
+    return any(real.startswith(os.path.realpath(folder) + os.sep) for folder in (root, *_hub_files(root)))
+
+
+def _hub_files(root: Path) -> list[Path]:
+    """Where the files of a snapshot lie: `datasets--<owner>--<name>/{blobs,snapshots/<commit>}`."""
+    snapshot = next((one for one in (root, *root.parents) if one.parent.name == "snapshots"), None)
+    repository = snapshot and snapshot.parent.parent
+    return [repository / "blobs"] if repository and "--" in repository.name else []
 
 
 def _raise(error: OSError) -> None:

@@ -109,7 +109,7 @@ def read_samples(
     stop: int | None,
     offset: int = 0,
     keys: Mapping[int, str] | None = None,
-    with_pictures: bool = True,
+    wanted: Collection[int] | None = None,
 ) -> Iterator[Sample]:
     """Samples `start` to `stop`. With `stop` None, an archive that is cut off or corrupt ends in a sample with that
     problem.
@@ -119,7 +119,7 @@ def read_samples(
             fewest dots.
         max_bytes: a larger picture is a problem and is not read.
         offset, keys: of the `Part`.
-        with_pictures: read their bytes too.
+        wanted: numbers of the samples whose pictures are read; all if None.
 
     Raises:
         OSError: no such file, or its disk fails.
@@ -133,7 +133,7 @@ def read_samples(
             key = _unique(_own_key(name, picture), seen)
             if number >= start:
                 sample = _read(archive, (keys or {}).get(number, key), picture, members, max_bytes)
-                if with_pictures and picture and not sample.problem:
+                if picture and not sample.problem and (wanted is None or number in wanted):
                     sample.data, sample.problem = archive.read(picture)
                 yield sample
         if stop is None and archive.problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,18 +34,18 @@ class Asked:
     columns: Mapping[str, str]
 
 
-def asked_for(spec: str | Mapping[str, object], split: str) -> Asked:
+def asked_for(spec: str | os.PathLike[str] | Mapping[str, object], split: str) -> Asked:
     """Read a spec, see `open_source`.
 
     Raises:
         ValueError: it is none.
     """
-    given = {"path": spec} if isinstance(spec, str) else spec
+    given = {"path": spec} if isinstance(spec, str | os.PathLike) else spec
     if not isinstance(given, Mapping):
         raise ValueError(f"a source is {given!r}, expected a path or a mapping with {', '.join(KEYS)}")
     if unknown := [str(key) for key in given if key not in KEYS]:
         raise ValueError(f"a source has {', '.join(unknown)}, expected {', '.join(KEYS)}")
-    places = [given[key] for key in ("path", "name") if given.get(key) is not None]
+    places = [_plain(given[key]) for key in ("path", "name") if given.get(key) is not None]
     if len(places) != 1 or not isinstance(places[0], str) or not places[0]:
         raise ValueError(f"a source has path {given.get('path')!r} and name {given.get('name')!r}; give one of them")
     where, chosen_split = places[0], given.get("split", split)
@@ -53,6 +54,10 @@ def asked_for(spec: str | Mapping[str, object], split: str) -> Asked:
     by_name = "name" in given or where.startswith(DATASETS) or is_hub_id(where)
     where = where.removeprefix(DATASETS)
     return Asked(where, by_name, _short(where), chosen_split, _weight(given, where), _columns(given, where))
+
+
+def _plain(place: object) -> object:
+    return os.fspath(place) if isinstance(place, os.PathLike) else place
 
 
 def _short(where: str) -> str:

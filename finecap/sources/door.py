@@ -6,6 +6,7 @@ row is said in place of that row and never raises.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -120,7 +121,7 @@ def _values(item: Item) -> dict:
     return item.values
 
 
-def open_source(spec: str | Mapping[str, object], split: str = "train") -> Source:
+def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str = "train") -> Source:
     """Open data for training.
 
     Args:

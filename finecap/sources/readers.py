@@ -17,6 +17,8 @@ from finecap.sources.text_tables import text_reader
 
 # What `datasets` reads beside pictures (ImageFolder); the column of their paths is `file_name`.
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# What `datasets` writes beside data about it.
+ABOUT = ("dataset_info.json", "dataset_infos.json")
 # Words of file and folder names that stand for a split, as `datasets` takes them.
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -39,7 +41,7 @@ def reader_of(asked: Asked) -> tuple[Reader, list[str]]:
         files = remote_files(asked.where)
     else:
         files = local_files(asked.where)
-    return _by_suffix(files if files.named else _of_split(_below_data(files), asked), asked)
+    return _by_suffix(files if files.named else _of_split(_data_of(files), asked), asked)
 
 
 def _by_suffix(files: Files, asked: Asked) -> tuple[Reader, list[str]]:
@@ -72,10 +74,22 @@ def _only(files: Files, names: list[str]) -> Files:
     return replace(files, sizes={name: files.sizes[name] for name in names})
 
 
-def _below_data(files: Files) -> Files:
-    """Where a folder `data` holds parquet files, as in repositories of the Hub, they alone are meant."""
+def _data_of(files: Files) -> Files:
+    """The files of a folder without those that tell of others.
+
+    Where a folder `data` holds parquet files, as in repositories of the Hub, they alone are meant. Of `00000.tar`,
+    `00000.parquet` and `00000_stats.json`, as img2dataset writes them, the archive is.
+    """
     below = [name for name in files.sizes if name.startswith("data/") and suffix(name) == ".parquet"]
-    return _only(files, below) if below else files
+    if below:
+        return _only(files, below)
+    archives = {name.removesuffix(".tar") for name in files.sizes if suffix(name) == ".tar"}
+    told = {name for name in files.sizes if name.rpartition("/")[2] in ABOUT} | {
+        name
+        for name in files.sizes
+        if suffix(name) in (".parquet", ".json") and name.removesuffix(suffix(name)).removesuffix("_stats") in archives
+    }
+    return _only(files, [name for name in files.sizes if name not in told])
 
 
 def _of_split(files: Files, asked: Asked) -> Files:
@@ -108,5 +122,5 @@ def _refuse_others(files: Files, fitting: set[str], asked: Asked) -> None:
         fit = next(name for kind, name in first.items() if kind in fitting)
         raise ValueError(
             f"{asked.where}: holds files of different kinds, such as {fit} and {others[0]}; name the file that is the "
-            "data, or give a folder of one kind"
+            f"data, or give a pattern such as '{asked.where}/*{suffix(fit)}'"
         )

@@ -49,13 +49,20 @@ class TarReader(FileReader):
             part.stop,
             part.offset,
             dict(part.keys),
-            with_pictures="image" in columns,
+            wanted=_numbers(part, columns, wanted),
         )
         for number, sample in enumerate(samples):
             if wanted is None or number in wanted:
                 caption = {} if sample.text is None else {"caption": sample.text}
                 values = {**sample.said, **caption, "image": sample.data}
                 yield Item(number, f"{part.path}/{sample.key}", sample.problem or values)
+
+
+def _numbers(part: Part, columns: Collection[str], wanted: Collection[int] | None) -> Collection[int] | None:
+    """Of the samples in the archive whose pictures are needed."""
+    if "image" not in columns:
+        return ()
+    return None if wanted is None else frozenset(part.start + number for number in wanted)
 
 
 def tar_reader(place: Place, names: list[str]) -> TarReader:

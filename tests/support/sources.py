@@ -1,5 +1,6 @@
 """What tests of sources share: small pictures, and everything that a source says."""
 
+import io
 import pickle
 
 from PIL import Image
@@ -13,6 +14,10 @@ def picture(number, size=None, file_format="PNG", **options):
     """A picture of one colour; by default its size follows from its number."""
     color = (number * 37 % 256, number * 91 % 256, 128)
     return encoded(Image.new("RGB", size or (20 + number % 7, 30 + number % 5), color), file_format, **options)
+
+
+PICTURES = [picture(number) for number in range(6)]
+SIZES = [Image.open(io.BytesIO(data)).size for data in PICTURES]
 
 
 def everything(spec, split="train"):
