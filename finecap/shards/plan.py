@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -263,12 +263,10 @@ def _row_group(file: pq.ParquetFile, number: int, columns: list[str], rows: int)
             yield f"unreadable: {error}"
 
 
-def rows_at_once(footer: pq.FileMetaData, columns: Collection[str], groups: Iterable[int] | None = None) -> int:
-    """How many rows of a parquet file, or of some of its row groups, to read at a time, so that rows with large
-    pictures do not fill the memory.
-    """
+def rows_at_once(footer: pq.FileMetaData, columns: Collection[str]) -> int:
+    """How many rows of a parquet file to read at a time, so that rows with large pictures do not fill the memory."""
     largest = 1
-    for group in map(footer.row_group, range(footer.num_row_groups) if groups is None else groups):
+    for group in map(footer.row_group, range(footer.num_row_groups)):
         chunks = (group.column(number) for number in range(group.num_columns))
         size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] in columns)
         largest = max(largest, size // max(1, group.num_rows))

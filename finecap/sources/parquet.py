@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finecap.errors import StopRun
-from finecap.shards.plan import READ_BUFFER, rows_at_once
+from finecap.shards.plan import READ_BUFFER, READ_BYTES, READ_ROWS
 from finecap.sources.places import FileReader, Place
 from finecap.sources.rows import Item, Part
 
 # Footers that are read at once (most of the time is waiting), and that a process keeps.
 FOOTERS_AT_ONCE, FOOTERS_KEPT = 8, 8
-# Columns of a row group that are fetched at once; larger ones come piece by piece, so that memory stays flat.
+# Row groups with pictures that are fetched at once; larger ones come piece by piece, so that memory stays flat.
 AT_ONCE_BYTES = 2**25
 
 
@@ -33,8 +33,7 @@ class ParquetReader(FileReader):
 
     def read(self, part: Part, columns: Collection[str], wanted: Collection[int] | None = None) -> Iterator[Item]:
         """See `Reader`; each row left in a row group that cannot be read is a problem of its own."""
-        number = 0
-        rows = part.rows or 0
+        number, problem = 0, "unreadable: the row group holds fewer rows than it says"
         try:
             with self.place.open(part.path, in_order=False) as file:
                 for batch in self._batches(file, part, columns):
@@ -43,14 +42,13 @@ class ParquetReader(FileReader):
                     for at, one in zip(chosen, python_rows(found) if found else [], strict=True):
                         yield self._item(part, number + at, one)
                     number += len(batch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if getattr(error, "errno", None) is not None:  # the disk, not the file
                 raise
-            yield from (
-                self._item(part, at, f"unreadable: {str(error)[:200]}")
-                for at in range(number, rows)
-                if wanted is None or at in wanted
-            )
+            problem = f"unreadable: {str(error)[:200]}"
+        for at in range(number, part.rows or 0):
+            if wanted is None or at in wanted:
+                yield self._item(part, at, problem)
 
     def _item(self, part: Part, number: int, values: dict[str, Any] | str) -> Item:
         return Item(number, f"{part.path}#{part.start + number}", values)
@@ -63,11 +61,12 @@ class ParquetReader(FileReader):
                 f"{self.place.root}/{part.path}: its row groups are not those that it had when the source was opened; "
                 "start again, and do not write to data that is read"
             )
-        chunks = [footer.row_group(group).column(at) for at in range(footer.num_columns)]
-        size = sum(one.total_compressed_size for one in chunks if one.path_in_schema.split(".")[0] in columns)
-        small = size <= AT_ONCE_BYTES
+        # Not by the sizes of single columns: pyarrow ends the process where a footer's statistics are corrupt.
+        size = footer.row_group(group).total_byte_size
+        small = size <= AT_ONCE_BYTES or not any(_holds_bytes(self.schema.field(name).type) for name in columns)
         opened = pq.ParquetFile(file, metadata=footer, pre_buffer=small, buffer_size=0 if small else READ_BUFFER)
-        at_once = max(part.rows or 1, 1) if small else rows_at_once(footer, columns, [group])
+        rows = max(part.rows or 1, 1)
+        at_once = rows if small else max(1, min(READ_ROWS, READ_BYTES * rows // size))
         yield from opened.iter_batches(at_once, row_groups=[group], columns=list(columns), use_threads=False)
 
     def _footer(self, path: str, file: Any) -> pq.FileMetaData:
@@ -77,6 +76,12 @@ class ParquetReader(FileReader):
             self._footers[path] = pq.read_metadata(file)
             file.seek(0)
         return self._footers[path]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """May a column of this type hold pictures?"""
+    inner = [kind.field(at).type for at in range(kind.num_fields)]
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or any(map(_holds_bytes, inner))
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any] | str]:
@@ -112,6 +117,8 @@ def parquet_reader(place: Place, names: list[str]) -> ParquetReader:
         for name, (schema, counts) in zip(names, pool.map(footer, names), strict=True):
             if not reader.parts and not reader.schema.names:
                 reader.schema, first = schema, name
+            if len(set(schema.names)) < len(schema.names):
+                raise ValueError(f"{place.root}/{name}: has two columns of one name among {', '.join(schema.names)}")
             if set(schema.names) != set(reader.schema.names):
                 raise ValueError(
                     f"{place.root}/{name}: its columns are {', '.join(schema.names)}, and those of {first} are "

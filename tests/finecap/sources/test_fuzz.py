@@ -10,6 +10,8 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import tarfile
 
 import pyarrow as pa
@@ -183,6 +185,38 @@ def test_odd_parquet(folder):
     types = {"image": pa.binary(), "caption": pa.string(), "width": pa.int32(), "height": pa.int32()}
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(types)), folder / "rows.parquet", row_group_size=50)
     judged(str(folder / "rows.parquet"), CASES)
+
+
+FLIPPED = """
+import random, sys
+from pathlib import Path
+from finecap.sources.door import open_source
+
+whole, source, path, opened = Path(sys.argv[1]).read_bytes(), random.Random(sys.argv[2]), Path(sys.argv[1]), 0
+for _ in range(int(sys.argv[3])):
+    data = bytearray(whole)
+    for _ in range(source.choice([1, 3, 20])):
+        data[source.randrange(4, len(data) - 8)] = source.randrange(256)
+    path.write_bytes(data)
+    try:
+        found = open_source(path)
+    except ValueError:
+        continue
+    opened += 1
+    for part in found.parts:
+        assert len(found.read_rows(part)) == len(found.read_pictures(part, range(part.rows))) == part.rows
+print(opened)
+"""
+
+
+def test_corrupt_parquet_of_any_kind_costs_its_rows(nano_corpus, folder):
+    """In a process of its own, which corrupt statistics in a footer once ended."""
+    table = pq.read_table(nano_corpus / "data").slice(0, 12)
+    pq.write_table(table, folder / "rows.parquet", row_group_size=4)
+    command = [sys.executable, "-c", FLIPPED, str(folder / "rows.parquet"), str(SEED), str(CASES // 4)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert CASES / 20 < int(done.stdout) < CASES / 4
 
 
 def test_odd_archives(folder):

@@ -65,6 +65,12 @@ def test_a_file_that_is_gone_ends_the_run_with_its_name(tmp_path):
         source.read_rows(source.parts[0])
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    pq.write_table(pa.table([pa.array(PICTURES)] * 2, names=["image", "image"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="has two columns of one name among image, image"):
+        open_source(tmp_path)
+
+
 def test_a_file_that_was_written_over_ends_the_run_and_one_that_lost_rows_says_so(tmp_path):
     pq.write_table(pa.table({"image": PICTURES}), tmp_path / "a.parquet", row_group_size=2)
     source = open_source(str(tmp_path / "a.parquet"))
