@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finecap.features import FINECAP_FEATURES
+from finecap.sources.rows import Row
 from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import Order
 from finevit_training.data.reader import Reader
@@ -40,3 +41,9 @@ def loader_of(reader, rows=1, fraction=0.0, **options):
 
 def ids_of(batches):
     return [record_id for batch in batches for record_id in batch["ids"]]
+
+
+def row_of(record):
+    """A record as a source gives it: without its picture."""
+    size = record["width"], record["height"]
+    return Row(record["id"], [size], record={**record, "image": {"bytes": None, "path": None}})

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from finecap.tasks.mixture import DENSE_TASKS
-from finevit_training.data.order import SampleKey
-from finevit_training.data.source import RecordDataset
-from finevit_training.examples.conversation import SFTCollator
+from finevit_training.data.bad_records import ENOUGH_TRIED, BadRecordShare
 from modeling_finevit.image_inputs import BROKEN_IMAGE_ERRORS
+from tests.support.training_data import ids_of, loader_of, reader_of, write_records
 
 MIXTURE = {**dict.fromkeys(DENSE_TASKS, 1.0), "qa": 9}
 
@@ -48,8 +47,8 @@ def broken_tiff():
 
 # name: (changes to a record of a 112x56 picture, the reason that is expected)
 BAD = {
-    "no picture": ({"image": None}, "no embedded bytes"),
-    "picture elsewhere": ({"image": {"bytes": None, "path": "a.png"}}, "no embedded bytes"),
+    "no picture": ({"image": None}, "no picture"),
+    "picture elsewhere": ({"image": {"bytes": None, "path": "a.png"}}, "unreadable"),
     "text as picture": ({"image": {"bytes": b"no picture", "path": None}}, "not a picture"),
     "cut off PNG": ({"image": {"bytes": encoded()[:900], "path": None}}, "truncated"),
     "cut off JPEG": ({"image": {"bytes": encoded(file_format="JPEG")[:900], "path": None}}, "truncated"),
@@ -70,14 +69,13 @@ BAD = {
     ),
     "wrong size": ({"width": 1000, "height": 1000}, "112x56 upright, and not 1000x1000"),
     "EXIF rotation": ({"image": {"bytes": rotated(), "path": None}}, "56x112 upright, and not 112x56"),
-    "no size": ({"width": None}, "width and height"),
     "no license": ({"license": ""}, "license"),
     "no box": ({"regions": [{"bbox": None, "kind": "object", "label": "a", "caption": "a cat"}]}, "four numbers"),
     "half a box": (
         {"regions": [{"bbox": [1, None, 3, 4], "kind": "object", "label": "a", "caption": "a cat"}]},
-        "four numbers",
+        "expected float",
     ),
-    "region missing": ({"regions": [None]}, "four numbers"),
+    "region missing": ({"regions": [None]}, "expected its fields"),
     **{
         f"grounding answer {answer[:20]!r}": (
             {"qa": [{"question": "the cat", "answers": [answer], "kind": "grounding"}]},
@@ -85,7 +83,7 @@ BAD = {
         )
         for answer in ("no JSON", "[1,2,null,4]", "null", "[" * 5000, "[0,0,1e999,5]", "[0,0,1" + "0" * 400 + ",5]")
     },
-    "no question": ({"qa": [{"question": None, "answers": ["a"], "kind": "doc"}]}, "must not be empty"),
+    "no question": ({"qa": [{"question": None, "answers": ["a"], "kind": "doc"}]}, "expected str"),
     "no answers": ({"qa": [{"question": "a?", "answers": None, "kind": "doc"}]}, "at least one answer"),
     "nothing to ask": ({"qa": [], "regions": [], "global_caption": None}, "nothing can be asked"),
 }
@@ -110,45 +108,50 @@ def good_record(**changes):
     }
 
 
-class Records(RecordDataset):
-    """Records from a list, whose pictures need not be what a `datasets.Image` column takes."""
+@pytest.fixture
+def run_of(processor, tmp_path):
+    """Reads records once: the batches, and what was left out."""
 
-    def __init__(self, records):
-        self.records = records
+    def run(records, steps=None, **flags):
+        folder = write_records(records, tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        skipped = []
+        reader = reader_of([folder], processor, **{"mixture": MIXTURE, "max_length": 2048, **flags})
+        loader = loader_of(reader, steps=steps, on_rows=lambda tried, rows: skipped.extend(rows))
+        return list(loader), skipped
 
-
-def samples_of(records):
-    dataset = Records(records)
-    return [dataset[SampleKey(0, index, 0.0)] for index in range(len(records))]
+    return run
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_record_is_skipped_with_id_and_reason_and_replaced(processor, name):
+def test_a_bad_record_is_skipped_with_id_and_reason_and_replaced(run_of, name):
     changes, reason = BAD[name]
-    bad = good_record(id="bad", **changes)
-    bad_sample, *_ = samples_of([bad, *(good_record(id=f"good {i}") for i in range(9))])
-    batch = SFTCollator(processor, mixture=MIXTURE)([bad_sample, bad_sample])
-    assert len(batch["ids"]) == len(batch["input_ids"]) == 2
-    assert all(record_id.startswith("good") for record_id in batch["ids"])
-    assert batch["ids"][0] == batch["ids"][1], "the stand-in follows from the key alone"
-    assert {record_id for record_id, _ in batch["skipped"]} == {"bad"}
-    assert any(re.search(reason, text) for _, text in batch["skipped"]), batch["skipped"]
+    records = [good_record(id=f"good {i}") for i in range(9)]
+    batches, skipped = run_of([*records, good_record(id="bad", **changes)])
+    assert set(ids_of(batches)) == {record["id"] for record in records}
+    assert {skip.id for skip in skipped} == {"bad"}
+    assert any(re.search(reason, skip.reason) for skip in skipped), skipped
+    by_its_picture = any(
+        skip.reason.startswith(("picture has", "picture cannot be decoded", "no picture", "unreadable"))
+        for skip in skipped
+    )
+    assert len(ids_of(batches)) == 9 + by_its_picture, "a planned sample is replaced"
+    assert ids_of(batches) == ids_of(run_of([*records, good_record(id="bad", **changes)])[0])
 
 
-def test_a_picture_is_not_decoded_before_its_size_is_looked_at(processor, monkeypatch):
+def test_a_picture_is_not_decoded_before_its_size_is_looked_at(run_of, processor, monkeypatch):
     decoded = []
     load = ImageFile.ImageFile.load
     monkeypatch.setattr(processor.image_processor, "max_image_pixels", 10_000)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self.size) or load(self))
-    large = good_record(image={"bytes": encoded((300, 300)), "path": None}, width=300, height=300)
-    batch = SFTCollator(processor, mixture=MIXTURE)(samples_of([large, *[good_record()] * 3])[:1])
-    assert "pixel bomb" in batch["skipped"][0][1]
+    large = good_record(id="bad", image={"bytes": encoded((300, 300)), "path": None}, width=300, height=300)
+    _, skipped = run_of([large, *(good_record(id=f"good {i}") for i in range(3))])
+    assert any("pixel bomb" in skip.reason for skip in skipped)
     assert (300, 300) not in decoded
     assert (112, 56) in decoded
 
 
 @pytest.mark.parametrize("error", BROKEN_IMAGE_ERRORS)
-def test_whatever_a_decoder_raises_for_a_broken_file_is_the_record_s_fault(processor, monkeypatch, error):
+def test_whatever_a_decoder_raises_for_a_broken_file_is_the_record_s_fault(run_of, monkeypatch, error):
     load = ImageFile.ImageFile.load
 
     def decode(image):
@@ -158,54 +161,50 @@ def test_whatever_a_decoder_raises_for_a_broken_file_is_the_record_s_fault(proce
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
     broken = good_record(id="bad", image={"bytes": encoded((84, 56)), "path": None}, width=84)
-    batch = SFTCollator(processor, mixture=MIXTURE)(samples_of([broken, *[good_record()] * 3])[:1])
-    assert batch["ids"] == ["good"]
-    assert batch["skipped"][0] == ("bad", f"picture cannot be decoded: corrupt: {error.__name__}: broken")
+    batches, skipped = run_of([broken, *(good_record(id=f"good {i}") for i in range(3))])
+    assert "bad" not in ids_of(batches)
+    assert ("bad", f"picture cannot be decoded: corrupt: {error.__name__}: broken") == skipped[0][:2]
 
 
-def test_a_bug_raises_at_once(processor, monkeypatch):
+def test_a_bug_raises_at_once(run_of, monkeypatch):
     def broken(turns):
         raise TypeError("a bug")
 
     monkeypatch.setattr("finevit_training.examples.conversation.messages", broken)
     with pytest.raises(TypeError, match="a bug"):
-        SFTCollator(processor, mixture=MIXTURE)(samples_of([good_record()]))
+        run_of([good_record()])
 
 
-def test_too_many_bad_records_stop_the_run_and_name_the_reasons(processor):
-    records = [good_record(id=f"bad {i}", width=i + 200) for i in range(60)] + [good_record()] * 40
-    collator = SFTCollator(processor, mixture=MIXTURE, max_bad_share=0.4, bad_share_after=50)
-    with pytest.raises(ValueError, match=r"records read so far .*x picture has another size.*max_bad_share"):
-        [collator([sample]) for sample in samples_of(records)]
-    patient = SFTCollator(processor, mixture=MIXTURE, max_bad_share=0.9, bad_share_after=50)
-    assert sum(len(patient([sample])["ids"]) for sample in samples_of(records)) == 100
+def test_too_many_bad_records_stop_the_run_and_name_the_reasons():
+    share = BadRecordShare(0.4)
+    share.add(ENOUGH_TRIED, ["picture has another size: 3x3"] * 80)
+    with pytest.raises(ValueError, match=r"81 of the 200 records read so far .*80 x picture .*max_bad_share 40%"):
+        share.add(0, ["no picture: nothing"])
+    early = BadRecordShare(0.4)
+    early.add(ENOUGH_TRIED - 1, ["a: b"] * 100)
 
 
-def test_records_that_only_do_not_fit_the_mixture_never_stop_it(processor):
-    mute = [good_record(id=f"mute {i}", qa=[], global_caption=None) for i in range(90)]
-    collator = SFTCollator(processor, mixture=MIXTURE, max_bad_share=0.0, bad_share_after=1)
-    for sample in samples_of(mute + [good_record()] * 10)[:50]:
-        assert collator([sample])["ids"] == ["good"]
+def test_too_many_bad_records_stop_a_training(trainer_for, records, tmp_path):
+    spoilt = [{**record, "id": f"{i} {record['id']}", "license": ""} for i in range(6) for record in records]
+    folder = write_records([*spoilt, *records], tmp_path / "spoilt")
+    trainer = trainer_for(data=folder, max_bad_share=0.5, max_steps=3)
+    with pytest.raises(ValueError, match=r"x record breaks the rules.*max_bad_share"):
+        trainer.train()
+    patient = trainer_for(data=folder, max_bad_share=0.9)
+    patient.train()
+    assert len(patient.skipped) == len(spoilt)
 
 
-def test_a_corpus_in_which_nothing_can_be_asked_says_so(processor):
-    mute = samples_of([good_record(qa=[], global_caption=None)] * 3)
-    with pytest.raises(ValueError, match=r"nothing can be asked.*mixture whose tasks fit"):
-        SFTCollator(processor, mixture=MIXTURE)(mute)
+def test_a_pack_whose_pictures_are_all_broken_is_an_empty_row(run_of, monkeypatch):
+    broken = [good_record(id=f"bad {i}", image={"bytes": b"nothing", "path": None}) for i in range(4)]
+    batches, skipped = run_of(broken)
+    assert ids_of(batches) == []
+    assert len(batches) == 1
+    assert {skip.id for skip in skipped} == {f"bad {i}" for i in range(4)}
 
 
-def test_stand_ins_are_the_same_after_a_resume_and_in_any_worker(processor, records):
-    dataset = RecordDataset(records)
-    mixture = {"qa": 0, "transcribe": 1}  # three records of four hold nothing to transcribe or little
-    keys = [SampleKey(epoch, index, 0.0) for epoch in (0, 1) for index in range(24)]
-
-    def ids(keys, size):
-        collator = SFTCollator(processor, mixture=mixture, seed=5)
-        batches = [collator([dataset[key] for key in keys[i : i + size]]) for i in range(0, len(keys), size)]
-        assert any(batch["skipped"] for batch in batches)
-        return [record_id for batch in batches for record_id in batch["ids"]]
-
-    whole = ids(keys, 8)
-    assert len(whole) == 48
-    assert ids(keys, 1) == whole
-    assert ids(keys[16:], 4) == whole[16:]
+def test_an_empty_row_is_trained_on_without_harm(trainer_for, records, tmp_path):
+    broken = [{**record, "image": {"bytes": b"nothing", "path": None}} for record in records]
+    trainer = trainer_for(data=write_records(broken, tmp_path / "broken"), max_steps=2, max_bad_share=1.0)
+    trainer.train()
+    assert [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] == [0.0, 0.0]

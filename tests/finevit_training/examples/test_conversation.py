@@ -1,4 +1,4 @@
-"""The fast collator writes what the chat template would, and loss falls only on what the assistant says."""
+"""Conversations are those of the chat template, loss falls only on what the assistant says, packed or not."""
 
 import io
 from functools import partial
@@ -7,123 +7,206 @@ import pytest
 import torch
 from PIL import Image
 
+from finecap.sources.rows import Row
 from finecap.tasks.mixture import DENSE_TASKS
+from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import model_inputs
-from finevit_training.data.order import SampleKey
+from finevit_training.data.order import RowKey, WindowKey
 from finevit_training.data.packing import IGNORE_INDEX
-from finevit_training.data.source import Sample
-from finevit_training.examples.conversation import SFTCollator
+from finevit_training.data.reader import Planned
+from finevit_training.examples.conversation import Conversations
+from tests.support.training_data import row_of
 
 MIXTURE = dict.fromkeys(DENSE_TASKS, 1.0)
-PICTURE_KEYS = ("pixel_values", "image_grid_thw")
+KEY = RowKey(0, 0, 0, 0)
 
 
 @pytest.fixture
-def collator(processor):
-    return SFTCollator(processor, mixture=MIXTURE, seed=3)
+def conversations(processor):
+    return Conversations(processor, 2048, mixture=MIXTURE, seed=3)
 
 
-def template_encoding(processor, sample, turns):
-    messages = []
-    for number, turn in enumerate(turns):
-        picture = [{"type": "image", "image": Image.open(io.BytesIO(sample.record["image"]["bytes"]))}]
-        text = [{"type": "text", "text": turn.prompt}]
-        messages.append({"role": "user", "content": (picture if number == 0 else []) + text})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+def picture(number, size=(56, 84)):
+    content = io.BytesIO()
+    Image.new("RGB", size, (number * 40 % 256, 90, 30)).save(content, "PNG")
+    return content.getvalue()
+
+
+def template_encoding(processor, messages, pictures):
+    images = iter(Image.open(io.BytesIO(data)) for data in pictures)
+
+    def shown(piece):
+        return {**piece, "image": next(images)} if piece["type"] == "image" else piece
+
+    messages = [{**message, "content": [shown(piece) for piece in message["content"]]} for message in messages]
     return processor.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
     )
 
 
-def test_ids_masks_and_pixels_are_those_of_the_chat_template(processor, collator, samples):
-    batch = collator(samples)
-    assert batch["ids"] == [sample.record["id"] for sample in samples]
-    pixels = batch["pixel_values"].split(batch["image_grid_thw"].prod(-1).tolist())
-    for row, sample in enumerate(samples):
-        expected = template_encoding(processor, sample, collator.turns(sample))
-        length = expected["input_ids"].shape[1]
-        assert batch["lengths"][row] == length == batch["attention_mask"][row].sum()
-        torch.testing.assert_close(batch["input_ids"][row, :length], expected["input_ids"][0], rtol=0, atol=0)
-        supervised = (batch["labels"][row, :length] != IGNORE_INDEX).long()
-        mask = torch.as_tensor(expected["assistant_masks"]).view(-1).long()
-        torch.testing.assert_close(supervised, mask, rtol=0, atol=0)
-        torch.testing.assert_close(pixels[row], expected["pixel_values"])
+def ask(text, pictures=0):
+    return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
 
 
-def test_labels_are_the_answers_and_image_tokens_carry_no_loss(processor, collator, samples):
-    batch = collator(samples)
-    image = batch["input_ids"] == processor.image_token_id
-    assert image.any()
-    assert (batch["labels"][image] == IGNORE_INDEX).all()
-    said = batch["labels"][0][batch["labels"][0] != IGNORE_INDEX]
-    answers = [turn.answer + "<|im_end|>" for turn in collator.turns(samples[0])]
-    assert processor.tokenizer.decode(said) == "".join(answers)
+def say(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-def test_turns_depend_on_seed_epoch_and_record_and_on_nothing_else(processor, samples):
-    first, again = (SFTCollator(processor, mixture=MIXTURE, seed=1) for _ in range(2))
-    assert [first.turns(s) for s in samples] == [again.turns(s) for s in reversed(samples)][::-1]
-    other_seed = SFTCollator(processor, mixture=MIXTURE, seed=2)
-    assert [first.turns(s) for s in samples] != [other_seed.turns(s) for s in samples]
-    next_epoch = [Sample(s.key._replace(epoch=1), s.record) for s in samples]
-    assert [first.turns(s) for s in samples] != [first.turns(s) for s in next_epoch]
+READY = {
+    "one picture": ([ask("What is it?", 1), say("A bar."), ask("Which colour?"), say("Red.")], 1),
+    "two pictures": ([ask("Compare.", 2), say("Alike.")], 2),
+    "a picture later": ([ask("Hello."), say("Hi."), ask("And this?", 1), say("A cat.")], 1),
+    "no picture": ([ask("Two and two?"), say("Four.")], 0),
+    "a system message": (
+        [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, ask("Why?", 1), say("So.")],
+        1,
+    ),
+}
 
 
-def sum_of_losses(model, batch):
-    """Summed cross entropy of every supervised token, from the model's own full logits."""
-    inputs = model_inputs(batch, model.config.get_text_config()._attn_implementation, torch.float32)
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_conversation_is_the_chat_template_s(processor, conversations, name):
+    messages, count = READY[name]
+    data = [picture(number, (56 + 28 * number, 84)) for number in range(count)]
+    row = Row("ready", [(56 + 28 * number, 84) for number in range(count)], messages=messages)
+    draft = conversations.draft(row, KEY, 0.0)
+    batch = conversations.collate([[conversations.example(draft, data)]])
+    expected = template_encoding(processor, messages, data)
+    length = expected["input_ids"].shape[1]
+    assert len(draft) == length
+    assert batch["input_ids"][0, :length].tolist() == expected["input_ids"][0].tolist()
+    mask = torch.as_tensor(expected["assistant_masks"]).view(-1).bool()
+    assert (batch["labels"][0, :length] != IGNORE_INDEX).tolist() == mask.tolist()
+    if count:
+        torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"])
+    assert draft.patches == len(batch["pixel_values"])
+
+
+def test_the_words_of_a_ready_conversation_hold_no_special_tokens(conversations):
+    row = Row("hostile", [], messages=[ask("Why?<|im_end|>"), say("So.")])
+    with pytest.raises(UnusableRecord, match="special token stands in the data"):
+        conversations.draft(row, KEY, 0.0)
+
+
+def test_a_conversation_that_is_too_long_loses_its_last_turns_and_never_part_of_a_picture(processor):
+    messages = [ask("One?", 1), say("a " * 20), ask("Two?"), say("b " * 20), ask("Three?"), say("c " * 20)]
+    row = Row("long", [(84, 84)], messages=messages)
+    whole = len(Conversations(processor, 2048).draft(row, KEY, 0.0))
+    cut = Conversations(processor, whole - 1).draft(row, KEY, 0.0)
+    assert len(cut) == len(
+        Conversations(processor, 2048).draft(Row("two", [(84, 84)], messages=messages[:4]), KEY, 0.0)
+    )
+    with pytest.raises(UnusableRecord, match=r"first turns do not fit.*max_length 30"):
+        Conversations(processor, 30).draft(row, KEY, 0.0)
+    late = Row("late", [(84, 84)], messages=[ask("Hi."), say("Hi."), ask("And?", 1), say("a " * 50)])
+    with pytest.raises(UnusableRecord, match="do not fit"):
+        Conversations(processor, 60).draft(late, KEY, 0.0)
+
+
+def test_turns_depend_on_seed_epoch_and_record_and_on_nothing_else(processor, records):
+    rows = [row_of(record) for record in records[:8]]
+
+    def turns(seed=1, epoch=0, part=0, order=1):
+        made = Conversations(processor, 2048, mixture=MIXTURE, seed=seed)
+        return [made.turns(row, RowKey(epoch, part, 0, 0), 0.0) for row in rows[::order]][::order]
+
+    assert turns() == turns(order=-1) == turns(part=7)
+    assert turns() != turns(seed=2)
+    assert turns() != turns(epoch=1)
+
+
+def losses(model, batch):
+    """Summed cross entropy of every supervised token, from the model's own full logits, and its gradient."""
+    inputs = model_inputs(batch)
     labels = inputs.pop("labels")
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    return torch.nn.functional.cross_entropy(
+    model.zero_grad()
+    logits = model(**inputs).logits
+    loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    ).item()
+    )
+    loss.backward()
+    return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("max_length", [None, 700])
-def test_packed_rows_have_the_loss_of_padded_rows(model, processor, samples, max_length):
-    padded = SFTCollator(processor, mixture=MIXTURE, max_length=max_length)(samples)
-    packed = SFTCollator(processor, mixture=MIXTURE, max_length=max_length, packing=True)(samples)
-    assert len(packed["input_ids"]) < len(padded["input_ids"])
-    assert sum_of_losses(model, packed) == pytest.approx(sum_of_losses(model, padded), rel=1e-5)
-    bleeding = {**packed, "position_ids": torch.arange(packed["input_ids"].shape[1]).expand_as(packed["input_ids"])}
-    assert sum_of_losses(model, bleeding) != pytest.approx(sum_of_losses(model, padded), rel=1e-4)
+def drafts_of(reader, count=4):
+    found = reader.drafts(WindowKey(0, 0), 0.0)
+    return list(zip(found.keys, found.drafts, strict=True))[:count]
 
 
+def batch_of(reader, packs):
+    batch, skipped = reader.batch([[Planned(key, len(draft), 0.0, draft) for key, draft in pack] for pack in packs])
+    assert not skipped
+    return batch
+
+
+def worst_difference(gradients, expected):
+    """Largest difference of a gradient, in units of the largest entry of its parameter."""
+    pairs = zip(gradients, expected, strict=True)
+    return max(((one - other).abs().max() / (other.abs().max() + 1e-6)).item() for one, other in pairs)
+
+
+def unpacked(model, batches):
+    """Loss and gradient, added up over batches."""
+    total, gradients = 0.0, None
+    for batch in batches:
+        loss, grads = losses(model, batch)
+        total += loss
+        gradients = grads if gradients is None else [a + b for a, b in zip(gradients, grads, strict=True)]
+    return total, gradients
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("isolate_turns", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_isolated_turns_have_the_loss_of_separate_one_turn_samples(model, processor, samples, attention, request):
+def test_packed_samples_have_the_loss_and_gradient_of_each_alone(model, reader_for, isolate_turns, attention, request):
     request.addfinalizer(partial(model.set_attn_implementation, model.config._attn_implementation))
     model.set_attn_implementation(attention)
-    isolated = SFTCollator(processor, mixture=MIXTURE, isolate_turns=True)
-    shared = SFTCollator(processor, mixture=MIXTURE)
-    separate = 0.0
-    for sample in samples[:3]:
-        for turn in shared.turns(sample):
-            alone = SFTCollator(processor, mixture=MIXTURE)
-            alone.turns = lambda sample, skipped, turn=turn: [turn]
-            separate += sum_of_losses(model, alone([sample]))
-    assert sum_of_losses(model, isolated(samples[:3])) == pytest.approx(separate, rel=1e-5)
-    assert sum_of_losses(model, shared(samples[:3])) != pytest.approx(separate, rel=1e-4)
+    reader = reader_for(mixture=MIXTURE, isolate_turns=isolate_turns, max_turns=3, max_length=1024)
+    drafts = drafts_of(reader)
+    packed = batch_of(reader, [drafts[:2], drafts[2:]])
+    loss, gradients = losses(model, packed)
+    alone, expected = unpacked(model, [batch_of(reader, [[one]]) for one in drafts])
+    assert loss == pytest.approx(alone, rel=1e-5)
+    assert worst_difference(gradients, expected) < 1e-4
+    mixed = {**packed, "segments": [[0, 1024, 0, 0], [1024, 1024, 0, 0]]}
+    assert worst_difference(losses(model, mixed)[1], expected) > 1e-2, "samples that see each other"
 
 
-def test_turns_beyond_max_length_are_left_out_and_a_picture_too_long_for_one_is_reported(processor, samples):
-    batch = SFTCollator(processor, mixture=MIXTURE, max_length=200)(samples)
-    assert batch["lengths"].max() <= 200
-    assert {reason.split(":")[0] for _, reason in batch["skipped"]} <= {"its first turn does not fit"}
-    assert len(batch["ids"]) == len(samples)
-    with pytest.raises(ValueError, match="does not fit"):
-        SFTCollator(processor, mixture=MIXTURE, max_length=20)(samples)
+@pytest.mark.model
+def test_isolated_turns_have_the_loss_of_separate_one_turn_samples(model, processor, records):
+    rows = [row_of(record) for record in records[:3]]
+    isolated = Conversations(processor, 1024, mixture=MIXTURE, isolate_turns=True)
+
+    def batch(made, row):
+        data = [next(r["image"]["bytes"] for r in records if r["id"] == row.id)]
+        return made.collate([[made.example(made.draft(row, KEY, 0.0), data)]])
+
+    for row in rows:
+        separate = 0.0
+        for turn in isolated.turns(row, KEY, 0.0):
+            alone = Conversations(processor, 1024, mixture=MIXTURE)
+            alone.turns = lambda *_, turn=turn: [turn]
+            separate += losses(model, batch(alone, row))[0]
+        assert losses(model, batch(isolated, row))[0] == pytest.approx(separate, rel=1e-5)
+        shared = Conversations(processor, 1024, mixture=MIXTURE)
+        if len(isolated.turns(row, KEY, 0.0)) > 2:
+            assert losses(model, batch(shared, row))[0] != pytest.approx(separate, rel=1e-4)
 
 
-def test_packing_and_isolated_turns_exclude_each_other(processor):
-    with pytest.raises(ValueError, match="exclude"):
-        SFTCollator(processor, packing=True, isolate_turns=True)
+@pytest.mark.parametrize("isolate_turns", [False, True])
+def test_turns_beyond_max_length_are_left_out(processor, records, isolate_turns):
+    row = next(row_of(record) for record in records if record["source"] == "finevit-docs")
+    whole = Conversations(processor, 2048, mixture=MIXTURE, isolate_turns=isolate_turns)
+    length = len(whole.draft(row, KEY, 0.0))
+    shorter = Conversations(processor, length - 1, mixture=MIXTURE, isolate_turns=isolate_turns)
+    assert len(shorter.draft(row, KEY, 0.0)) < length
+    with pytest.raises(UnusableRecord, match="first turn"):
+        Conversations(processor, 20, mixture=MIXTURE, isolate_turns=isolate_turns).draft(row, KEY, 0.0)
 
 
-def test_curriculum_follows_the_fraction_in_the_key(processor, samples):
+def test_curriculum_follows_the_fraction(processor, records):
     stages = [{"until": 0.5, "mixture": {"qa": 0, "global_caption": 1}}, {"until": 1.0, "mixture": {"qa": 100}}]
-    collator = SFTCollator(processor, mixture=stages)
-    document = next(s for s in samples if s.record["source"] == "finevit-docs")
-    late = Sample(SampleKey(0, 0, 0.9), document.record)
-    assert {turn.task for turn in collator.turns(document)} == {"global_caption"}
-    assert {turn.task for turn in collator.turns(late)} == {"doc"}
+    made = Conversations(processor, 2048, mixture=stages)
+    document = next(row_of(record) for record in records if record["source"] == "finevit-docs")
+    assert {turn.task for turn in made.turns(document, KEY, 0.0)} == {"global_caption"}
+    assert {turn.task for turn in made.turns(document, KEY, 0.9)} == {"doc"}
