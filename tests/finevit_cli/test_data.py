@@ -1,8 +1,12 @@
 """`finevit data look` prints what a source holds, and draws it where it is asked to."""
 
+import subprocess
+import sys
+
 import pytest
 
 from finevit_cli import main
+from tests.support.paths import NANO
 
 
 def test_a_look_at_a_corpus(nano_corpus, tmp_path, capsys):
@@ -27,4 +31,39 @@ def test_fewer_rows_are_read_and_nothing_is_written_unasked(nano_corpus, tmp_pat
 def test_what_is_not_there_ends_with_2_and_says_so(nano_corpus, arguments, reason, capsys):
     arguments = [str(nano_corpus) if one == "CORPUS" else one for one in arguments]
     assert main(["data", "look", *arguments]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_with_a_model_a_look_says_tokens_packed_rows_and_first_turns(nano_corpus, capsys):
+    arguments = ["data", "look", str(nano_corpus), "--model", str(NANO), "--mixture", '{"qa": 100, "transcribe": 1}']
+    assert main([*arguments, "--max-length", "1500"]) == 0
+    said = capsys.readouterr().out
+    assert "as training takes them, in rows of 1,500 tokens: 48 of 48 fit" in said
+    assert "of their tokens are real" in said
+    assert "<|image_pad|> x " in said
+    assert "transcribe" in next(line for line in said.splitlines() if line.startswith("turns: "))
+
+
+def test_without_a_model_a_look_loads_no_torch(nano_corpus):
+    code = (
+        f"import sys; from finevit_cli import main; main(['data', 'look', {str(nano_corpus)!r}]); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "finecap.sources.look" in loaded
+    assert "torch" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--mixture", "paper"], "--mixture would have no effect without --model"),
+        (["--max-length", "9"], "--max-length would have no effect without --model"),
+        (["--model", "nowhere"], "nowhere does not exist"),
+        (["--model", "NANO", "--mixture", "papers"], "one of the names paper"),
+        (["--model", "NANO", "--mixture", "{"], "--mixture must be JSON or a name"),
+    ],
+)
+def test_what_makes_no_look_at_tokens_is_refused(nano_corpus, arguments, reason, capsys):
+    arguments = [str(NANO) if one == "NANO" else one for one in arguments]
+    assert main(["data", "look", str(nano_corpus), *arguments]) == 2
     assert reason in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 from transformers import set_seed
 
+from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
 from finevit_training.data.loader import PackedLoader, Shape
@@ -120,6 +121,7 @@ def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most
         seed=seed,
         max_turns=recipe.data.max_turns,
         isolate_turns=recipe.data.isolate_turns,
+        wordings=load_wordings(recipe.data.wordings),
     )
     return Reader(data.sources, data.parts, data.order(seed, most_rows), examples)
 
