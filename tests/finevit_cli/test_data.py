@@ -1,11 +1,14 @@
 """`finevit data look` prints what a source holds, and draws it where it is asked to."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from finevit_cli import main
+from finevit_training.recipe import parse_recipe
+from finevit_training.stages.sft import build_trainer
 from tests.support.paths import NANO
 
 
@@ -60,10 +63,29 @@ def test_without_a_model_a_look_loads_no_torch(nano_corpus):
         (["--max-length", "9"], "--max-length would have no effect without --model"),
         (["--model", "nowhere"], "nowhere does not exist"),
         (["--model", "NANO", "--mixture", "papers"], "one of the names paper"),
-        (["--model", "NANO", "--mixture", "{"], "--mixture must be JSON or a name"),
+        (["--model", "NANO", "--mixture", "{"], "give JSON or a name"),
     ],
 )
 def test_what_makes_no_look_at_tokens_is_refused(nano_corpus, arguments, reason, capsys):
     arguments = [str(NANO) if one == "NANO" else one for one in arguments]
     assert main(["data", "look", str(nano_corpus), *arguments]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_plan_is_written_the_same_twice_and_the_defaults_are_those_of_training(nano_corpus, tmp_path, capsys):
+    for name in ("a", "b"):
+        assert main(["data", "pack", str(nano_corpus), "--model", str(NANO), "--out", str(tmp_path / name)]) == 0
+    assert re.search(r"48 samples in \d rows of tokens, \d\d\.\d% of their tokens are real", capsys.readouterr().out)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["packs.parquet", "plan.json", "rejects.parquet", "rounds.json"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    flags = {
+        "model": NANO,
+        "data": nano_corpus,
+        "plan": tmp_path / "a",
+        "max_steps": 2,
+        "output_dir": tmp_path / "out",
+    }
+    recipe = parse_recipe([part for key, value in flags.items() for part in (f"--{key}", str(value))])
+    assert build_trainer(recipe).loader.plan is not None

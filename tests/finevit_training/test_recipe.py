@@ -108,7 +108,7 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
     [
         ({"data": "outputs/corpus"}, r"data: \[outputs/corpus\]"),
         ({"mixture": {}}, "mixture is {}"),
-        ({"mixture": "transcribe"}, "mixture must be JSON"),
+        ({"mixture": "transcribe"}, "mixture is 'transcribe'"),
         ({"mixture": [{"until": 1.0}]}, "a stage of the mixture"),
         ({"bf16": "perhaps"}, "true, false or auto"),
         ({"loss_type": "dft"}, "loss_type"),

@@ -97,6 +97,10 @@ class DataArguments:
         },
     )
     split: str = field(default="train", metadata={"help": "Split of the sources."})
+    plan: str | None = field(
+        default=None,
+        metadata={"help": "Folder that `finevit data pack` wrote for this data: lengths are read, not measured."},
+    )
     eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
     eval_records: int | None = field(
         default=None, metadata={"help": "About so many rows of eval_split, drawn once for all runs; all without it."}

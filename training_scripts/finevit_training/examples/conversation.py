@@ -3,6 +3,8 @@
 Loss falls on what the assistant says and on its `<|im_end|>`, never on image tokens.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +20,7 @@ from finecap.records import validate_texts
 from finecap.sources.rows import Message, Row
 from finecap.tasks.conversation import Report, Turn, record_to_turns
 from finecap.tasks.mixture import DEFAULT_MIXTURE, Stages, mixture_at
+from finecap.tasks.wording import FIXED_WORDINGS
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import RowKey
@@ -105,6 +108,31 @@ class Conversations:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._kept = lru_cache(KEPT_ENCODINGS)(self._encode_turn)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides the drafts of given rows, in values of JSON."""
+        return {
+            "max_length": self.max_length,
+            "mixture": self.mixture,
+            "question_seed": self.seed,
+            "max_turns": self.max_turns,
+            "isolate_turns": self.isolate_turns,
+            "wordings": self.wordings or {task: [fixed] for task, fixed in FIXED_WORDINGS.items()},
+            "tokenizer_sha256": self._tokenizer_hash(),
+            "image_sizes": {
+                name: getattr(self.processor.image_processor, name)
+                for name in ("patch_size", "merge_size", "max_image_pixels")
+            }
+            | dict(self.processor.image_processor.size),
+        }
+
+    def _tokenizer_hash(self) -> str:
+        """SHA-256 of the tokenizer and the chat template."""
+        tokenizer: Any = self.processor.tokenizer
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts = {name: value for name, value in parts.items() if name not in ("truncation", "padding")}
+        whole = [parts, tokenizer.special_tokens_map, self.processor.chat_template]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def draft(self, row: Row, key: RowKey, fraction: float) -> Draft:
         """The conversation of a row.
