@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_BY_RECORD = "batches are made of records here"
+_BY_RECORD = "batches are made of the rows of `data`"
 _OWN_LOADER = "batches come in the order of the run, from workers that are started as PyTorch does"
 _PACKED = "samples are packed into rows of max_length tokens in any case"
 _OWN_EVALUATION = "`eval_strategy` measures the loss and nothing else"

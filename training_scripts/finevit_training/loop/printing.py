@@ -34,7 +34,8 @@ class PrintCallback(TrainerCallback):
             f"step {state.global_step} ({self.progress.fraction(state.global_step):.1%}, "
             f"{self.progress.elapsed:.0f} s) loss {logs['loss']:.4f}{accuracy} lr {logs['learning_rate']:.2e} | "
             f"{logs['images_per_second']:.1f} images/s {logs['tokens_per_second']:.0f} tokens/s "
-            f"MFU {logs['mfu']:.1%} padding {logs['padding_share']:.1%} memory {logs['memory_gb']:.2f} GB{imbalance}{skipped}",
+            f"MFU {logs['mfu']:.1%} padding {logs['padding_share']:.1%} memory {logs['memory_gb']:.2f} GB"
+            f"{imbalance}{skipped}",
             flush=True,
         )
 

@@ -298,7 +298,7 @@ class FineViTSFTTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _imbalance(self) -> dict[str, float]:
-        """How much more work, in the mean over the steps since the last log, the busiest rank has than the mean of all;
+        """How much more work the busiest rank has than the mean of all, in the mean over the steps since the last log;
         nothing for a single rank.
         """
         if self.args.world_size == 1:
