@@ -26,7 +26,7 @@ class Draft(Protocol):
     left_out: list[str]
 
     def __len__(self) -> int:
-        """Tokens."""
+        """What it takes of a row: tokens, or patches in a stage without text, whose rows are batches of pictures."""
         ...
 
 
