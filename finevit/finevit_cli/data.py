@@ -9,7 +9,7 @@ from finevit_cli.values import positive
 
 LOOK_ROWS = 1000
 MAX_LENGTH = 4096
-SEED = 42
+SEED, STEP = 42, 8
 SOURCE = "path, glob or URL (hf://, s3://, https://) of data, datasets:NAME, or the id of a dataset"
 
 
@@ -32,6 +32,13 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     pack.add_argument("--model", required=True, help="model folder, whose tokenizer and picture sizes count")
     pack.add_argument("--out", type=Path, required=True, help="folder of the plan")
     pack.add_argument("--epochs", type=positive, default=1, help="passes over the data; 1 by default")
+    pack.add_argument(
+        "--step",
+        type=positive,
+        default=STEP,
+        help="rows of tokens of an optimizer step: per_device_train_batch_size x gradient_accumulation_steps x "
+        f"devices; {STEP} by default",
+    )
     pack.add_argument("--split", default="train")
     pack.add_argument("--seed", type=int, default=SEED, help=f"of the run; {SEED} by default, as in training")
     pack.add_argument("--max-turns", type=positive, help="most turns asked about one picture")
@@ -86,7 +93,7 @@ def _look(arguments: argparse.Namespace) -> None:
     seen = look_at(source, arguments.rows)
     print(report(source, seen))
     if conversations:
-        from finevit_training.examples.look import look_at_training, training_report
+        from finevit_training.examples.training_look import look_at_training, training_report
 
         print(training_report(look_at_training([row for _, _, row in seen.usable], conversations), conversations))
     if arguments.out:
@@ -108,8 +115,8 @@ def _pack(arguments: argparse.Namespace) -> None:
         wordings=load_wordings(a.wordings),
     )
     data = open_data([_json_or_name(source) for source in a.sources], a.split)
-    reader = Reader(data.sources, data.parts, data.order(a.seed), conversations)
-    plan = write_plan(reader, conversations.max_length, a.epochs, a.out)
+    reader = Reader(data.sources, data.parts, data.order(a.seed, a.step), conversations)
+    plan = write_plan(reader, conversations.max_length, a.step, a.epochs, a.out)
     print(
         f"{a.out}: {plan.samples:,} samples in {plan.packs:,} rows of tokens, {plan.real:.1%} of their tokens are real"
     )

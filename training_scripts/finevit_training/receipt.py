@@ -70,13 +70,14 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     trained, data = receipt["trained"], receipt["data"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
+    records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
     commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
         vision=receipt["model"]["vision"],
         text=receipt["model"]["text"],
-        data=f"{corpora}, split {data['split']}, {data['records']:,} records",
+        data=f"{corpora}, split {data['split']}, {records} records",
         samples=f"{trained['samples']:,}",
         steps=f"{trained['steps']:,}",
         loss="none logged" if loss is None else f"{loss:.4f}",

@@ -1,11 +1,13 @@
 """Every sample once an epoch, the same batches for any number of processes, and a position to go on from."""
 
 import json
+import os
 from collections import Counter
 
 import pytest
 import torch
 
+from finecap.sources.door import Source
 from finevit_training.data.loader import Position
 from finevit_training.data.order import RoundKey
 from finevit_training.data.plan import Sized
@@ -152,3 +154,27 @@ def test_data_in_which_nothing_can_be_asked_says_so(records, tmp_path, processor
     with pytest.raises(ValueError, match="nothing in `data` can be trained on"):
         next(iter(loader_of(reader, steps=3)))
     assert list(loader_of(reader)) == []
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 1.0), (2, 1.25), (4, 1.25), (5, 9.0)])
+def test_a_loader_process_reads_its_own_parts(records, tmp_path, processor, monkeypatch, workers, most):
+    short = [record for record in records if record["source"] != "finevit-docs"]
+    many = [{**record, "id": f"{i} {record['id']}"} for i in range(32) for record in short]
+    data = [write_records(many, tmp_path / "many", row_group_size=16)]
+    reader = reader_of(data, processor, mixture={"qa": 1}, max_length=384, window_rows=144, streams=8)
+    assert len(reader.order.windows(RoundKey(0, 0))) == 8
+    read = Source.read_pictures
+    log = tmp_path / "read"
+
+    def logged(source, part, rows):
+        with log.open("a") as file:
+            file.write(f"{os.getpid()} {part.path} {part.start}\n")
+        return read(source, part, rows)
+
+    monkeypatch.setattr(Source, "read_pictures", logged)
+    assert len(ids_of(loader_of(reader, workers=workers))) == len(many)
+    pairs = set(log.read_text().splitlines())
+    share = len(pairs) / len(reader.parts)
+    assert share <= most
+    if workers == 5:
+        assert share > 2, "a number of processes that does not divide the windows reads parts several times"

@@ -21,7 +21,7 @@ def reader(reader_for):
 
 @pytest.fixture
 def plan(reader, tmp_path):
-    write_plan(reader, 700, 2, tmp_path / "plan")
+    write_plan(reader, 700, 1, 2, tmp_path / "plan")
     return tmp_path / "plan"
 
 
@@ -88,7 +88,7 @@ def test_packs_name_the_rows_that_they_hold(reader, plan, records):
 def test_left_out_rows_are_told_as_if_the_data_had_been_measured(records, tmp_path, processor):
     data = [write_records([{**records[0], "width": 3}, *records[1:]], tmp_path / "data")]
     reader = reader_of(data, processor, mixture={"qa": 0, "doc": 100}, max_length=700)
-    write_plan(reader, 700, 1, tmp_path / "plan")
+    write_plan(reader, 700, 1, 1, tmp_path / "plan")
 
     def told(plan):
         rows, skipped = [], []
@@ -135,7 +135,7 @@ def test_other_data_is_refused_even_where_its_files_look_alike(records, tmp_path
     def reader(rows, folder, **options):
         return reader_of([write_records(rows, tmp_path / folder / "corpus", **options)], processor, mixture=MIXTURE)
 
-    write_plan(reader(records, "a"), 2048, 1, tmp_path / "plan")
+    write_plan(reader(records, "a"), 2048, 1, 1, tmp_path / "plan")
     WrittenPlan(tmp_path / "plan", reader(records, "b"))
     with pytest.raises(ValueError, match="parts_sha256"):
         WrittenPlan(tmp_path / "plan", reader(records, "c", row_group_size=5))
@@ -148,7 +148,7 @@ def test_a_row_that_was_changed_behind_the_plan_s_back_ends_the_run_with_a_clear
     for name in ("a", "b"):
         rows = records if name == "a" else [*records[:-1], {**records[-1], "qa": [], "global_caption": "Other words."}]
         readers.append(reader_of([write_records(rows, tmp_path / name / "data")], processor, mixture=MIXTURE))
-    write_plan(readers[0], 2048, 1, tmp_path / "plan")
+    write_plan(readers[0], 2048, 1, 1, tmp_path / "plan")
     plan = WrittenPlan(tmp_path / "plan", readers[0])
     with pytest.raises(ValueError, match=r"#47 has \d+ tokens and \d+ when it was planned: the data has been changed"):
         list(loader_of(readers[1], plan=plan))
@@ -158,10 +158,10 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else than a plan"):
-        write_plan(reader, 700, 1, tmp_path / "photos")
+        write_plan(reader, 700, 1, 1, tmp_path / "photos")
     assert (tmp_path / "photos" / "a.txt").read_text() == "mine"
     before = (plan / PACKS).read_bytes()
-    write_plan(reader, 700, 2, plan)
+    write_plan(reader, 700, 1, 2, plan)
     assert (plan / PACKS).read_bytes() == before
     with pytest.raises(ValueError, match="photos is none"):
         WrittenPlan(tmp_path / "photos", reader)
@@ -169,7 +169,7 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
 
 def test_data_in_which_nothing_can_be_asked_makes_no_plan(reader_for, tmp_path):
     with pytest.raises(ValueError, match="every row was left out"):
-        write_plan(reader_for(mixture={"qa": 0}), 2048, 1, tmp_path / "plan")
+        write_plan(reader_for(mixture={"qa": 0}), 2048, 1, 1, tmp_path / "plan")
     assert not (tmp_path / "plan").exists()
 
 
@@ -179,10 +179,26 @@ def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpu
 
     flags = {"mixture": json.dumps(CURRICULUM), "max_steps": -1, "num_train_epochs": 2}
     recipe = recipe_for(**flags)
-    write_plan(build_reader(recipe, build_processor(recipe.model), "train"), 1024, 2, tmp_path / "plan")
+    write_plan(build_reader(recipe, build_processor(recipe.model), "train"), 1024, 1, 2, tmp_path / "plan")
     by_plan, alone = (build_trainer(recipe_for(**flags, **more)) for more in ({"plan": tmp_path / "plan"}, {}))
     assert by_plan.args.max_steps == alone.args.max_steps
     same(list(by_plan.loader), list(alone.loader))
     for other in ({"num_train_epochs": 1}, {"max_steps": 5}):
         with pytest.raises(ValueError, match="curriculum over 2 epochs"):
             build_trainer(recipe_for(**{**flags, "plan": tmp_path / "plan", **other}))
+
+
+def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_for, tmp_path):
+    from finevit_training.stages.sft import build_reader, build_trainer
+    from finevit_training.stages.sft_model import build_processor
+
+    flags = {"mixture": json.dumps(MIXTURE), "max_steps": 5, "plan": tmp_path / "plan"}
+    recipe = recipe_for(**flags, per_device_train_batch_size=2)
+    reader = build_reader(recipe, build_processor(recipe.model), "train")
+    write_plan(reader, 1024, 2, 2, tmp_path / "plan")
+    packs = pq.read_table(tmp_path / "plan" / PACKS).column("samples").to_pylist()
+    trained = ids_of(build_trainer(recipe).loader)
+    assert len(trained) > 10
+    assert trained == [sample["id"] for pack in packs[:10] for sample in pack]
+    with pytest.raises(ValueError, match=r"was made with streams 16, .* has 32 \(the packs of .*`--step`\)"):
+        build_trainer(recipe_for(**flags, per_device_train_batch_size=4))

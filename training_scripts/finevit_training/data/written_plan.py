@@ -1,11 +1,11 @@
 """The plan of a data set, written once: lengths and packs of every epoch, without a picture being decoded.
 
-A folder of four files. `packs.parquet`: one line a pack, in the order of training where a step is one pack on one
-device. `rejects.parquet`: rows that are left out, and why. `rounds.json`: what each round holds. `plan.json`: what the
-plan was made with.
+A folder of four files. `packs.parquet`: one line a pack, in the order of training. `rejects.parquet`: rows that are
+left out, and why. `rounds.json`: what each round holds. `plan.json`: what the plan was made with.
 
-A training reads the lengths and forms its own packs of them, which takes no time and fits any number of rows, devices
-and micro-batches of a step. So its batches are those of a training that measures the data itself.
+A training reads the lengths and forms the packs again of them, which takes no time, so its batches are those of a
+training that measures the data itself. The packs of a step decide the windows, so a plan is one for so many of them,
+on any number of devices.
 """
 
 import json
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finecap.files import committed_folder
-from finevit_training.data.order import RoundKey, RowKey, WindowKey, by_rounds
+from finevit_training.data.order import RoundKey, RowKey, WindowKey, by_rounds, lanes_of
 from finevit_training.data.plan import Sized, plan_round
 from finevit_training.data.reader import Drafts, Reader, Skip
 
@@ -40,6 +40,9 @@ _PACKS = pa.schema({"epoch": pa.int32(), "round": pa.int32(), "pack": pa.int32()
 _REJECTS = pa.schema(
     {"epoch": pa.int32(), "round": pa.int32(), "id": pa.string(), "reason": pa.string(), "is_bad": pa.bool_()}
 )
+
+
+_BY_STEP = ("window_rows", "streams")
 
 
 class Summary(NamedTuple):
@@ -71,11 +74,12 @@ def plan_facts(reader: Reader) -> dict[str, Any]:
     return json.loads(json.dumps({**reader.facts(), **reader.examples.facts()}))
 
 
-def write_plan(reader: Reader, capacity: int, epochs: int, folder: Path) -> Summary:
+def write_plan(reader: Reader, capacity: int, step: int, epochs: int, folder: Path) -> Summary:
     """Writes the plan of some epochs whole or not at all; the same data gives the same bytes.
 
     Args:
         capacity: tokens of a row.
+        step: packs of an optimizer step, over all ranks; that of the reader's order.
 
     Raises:
         ValueError: the folder holds something else than a plan, or nothing in the data can be trained on.
@@ -90,7 +94,7 @@ def write_plan(reader: Reader, capacity: int, epochs: int, folder: Path) -> Summ
             pq.ParquetWriter(aside / REJECTS, _REJECTS) as rejects_file,
         ):
             for key, fraction, found in _rounds(reader, epochs):
-                packs = _pack_lines(reader, key, found, capacity)
+                packs = _pack_lines(reader, key, found, capacity, step // lanes_of(step))
                 rejects = [
                     dict(zip(_REJECTS.names, (*key, *skip), strict=True)) for one in found for skip in one.skipped
                 ]
@@ -121,7 +125,7 @@ def _rounds(reader: Reader, epochs: int) -> Iterator[tuple[RoundKey, float, list
         key = reader.order.after(key)
 
 
-def _pack_lines(reader: Reader, key: RoundKey, found: list[Drafts], capacity: int) -> list[dict[str, Any]]:
+def _pack_lines(reader: Reader, key: RoundKey, found: list[Drafts], capacity: int, block: int) -> list[dict[str, Any]]:
     """The packs of a round, a line each."""
     windows, lines = [], {}
     for one in found:
@@ -134,7 +138,7 @@ def _pack_lines(reader: Reader, key: RoundKey, found: list[Drafts], capacity: in
                 **{"tokens": len(draft), "patches": draft.patches, "part": row.part, "copy": row.copy},
                 **{"window": one.window.window, "place": place},
             }
-    packs = plan_round(windows, capacity, block=1, seed=(reader.order.seed, *key))
+    packs = plan_round(windows, capacity, block, seed=(reader.order.seed, *key))
     return [
         {**key._asdict(), "pack": number, "samples": [lines[sample.key] for sample in pack.samples]}
         for number, pack in enumerate(packs)
@@ -200,9 +204,10 @@ class WrittenPlan:
 def _refuse_others(folder: Path, made_with: Mapping[str, Any], has: Mapping[str, Any]) -> None:
     for name, value in has.items():
         if made_with.get(name) != value:
+            by_step = " (the packs of an optimizer step decide it: `--step`)" if name in _BY_STEP else ""
             raise ValueError(
                 f"plan {folder} was made with {name} {_short(made_with.get(name))}, and this training has "
-                f"{_short(value)}; make it again with `finevit data pack`, or leave `plan` out"
+                f"{_short(value)}{by_step}; make it again with `finevit data pack`, or leave `plan` out"
             )
 
 

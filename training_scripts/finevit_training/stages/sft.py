@@ -125,7 +125,8 @@ def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most
         isolate_turns=recipe.data.isolate_turns,
         wordings=load_wordings(recipe.data.wordings),
     )
-    return Reader(data.sources, data.parts, data.order(seed, most_rows), examples)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return Reader(data.sources, data.parts, data.order(seed, rows * args.world_size, most_rows), examples)
 
 
 def open_plan(recipe: Recipe, reader: Reader) -> WrittenPlan:

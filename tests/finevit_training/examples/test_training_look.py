@@ -6,7 +6,7 @@ from finecap.sources.door import open_source
 from finecap.sources.look import look_at
 from finevit_training.data.plan import pack
 from finevit_training.examples.conversation import Conversations
-from finevit_training.examples.look import look_at_training, rendered, training_report
+from finevit_training.examples.training_look import look_at_training, rendered, training_report
 from tests.support.training_data import ids_of, loader_of
 
 MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
