@@ -36,7 +36,7 @@ class Look:
         sizes: upright width and height of every picture.
         counts: how many captions, questions, regions, ... there are.
         rejects: how many rows cannot be used, by kind of reason; `examples` has one of each kind.
-        shown: rows for the contact sheet: the part, their number in it, and themselves.
+        usable: rows that can be used: the part, their number in it, and themselves.
     """
 
     rows: int = 0
@@ -46,7 +46,14 @@ class Look:
     counts: Counter[str] = field(default_factory=Counter)
     rejects: Counter[str] = field(default_factory=Counter)
     examples: dict[str, BadRow] = field(default_factory=dict)
-    shown: list[tuple[Part, int, Row]] = field(default_factory=list)
+    usable: list[tuple[Part, int, Row]] = field(default_factory=list)
+
+    @property
+    def shown(self) -> list[tuple[Part, int, Row]]:
+        """Rows for the contact sheet, from all over what was read."""
+        shown = [one for one in self.usable if one[2].sizes]
+        wanted = min(COLUMNS * LINES, len(shown))
+        return [shown[at * len(shown) // wanted] for at in range(wanted)]
 
 
 def look_at(source: Source, most_rows: int) -> Look:
@@ -57,7 +64,6 @@ def look_at(source: Source, most_rows: int) -> Look:
     """
     known = [part.rows for part in source.parts if part.rows is not None]
     seen = Look(total=sum(known), whole=len(known) == len(source.parts))
-    shown = []
     for part, number, row in _spread_rows(source, most_rows):
         seen.rows += 1
         if isinstance(row, BadRow):
@@ -67,10 +73,7 @@ def look_at(source: Source, most_rows: int) -> Look:
             continue
         seen.sizes += row.sizes
         seen.counts.update(_counts(row))
-        if row.sizes:
-            shown.append((part, number, row))
-    wanted = min(COLUMNS * LINES, len(shown))
-    seen.shown = [shown[at * len(shown) // wanted] for at in range(wanted)]
+        seen.usable.append((part, number, row))
     return seen
 
 
@@ -103,10 +106,11 @@ def write_contact_sheet(source: Source, seen: Look, folder: Path) -> Path:
     Raises:
         StopRun: the folder cannot be written, or a file of the source is gone.
     """
-    lines = -(-max(len(seen.shown), 1) // COLUMNS)
+    shown = seen.shown
+    lines = -(-max(len(shown), 1) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * TILE, lines * (TILE + TEXT_HEIGHT)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_SIZE)
-    for number, (row, found) in enumerate(_with_pictures(source, seen.shown)):
+    for number, (row, found) in enumerate(_with_pictures(source, shown)):
         left, top = number % COLUMNS * TILE, number // COLUMNS * (TILE + TEXT_HEIGHT)
         width, height = row.sizes[0]
         try:

@@ -5,15 +5,36 @@ Source of the dense tasks: FineViT, stage III (global caption, box to text, text
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finecap.records import TEXT_KINDS, check_box, read_grounding_answer, text_lines
+from finecap.records import REGION_KINDS, TEXT_KINDS, check_box, read_grounding_answer, text_lines
 from finecap.tasks import wording as prompts
 from finecap.tasks.mixture import ALL_QUESTIONS, DEFAULT_MIXTURE, DENSE_TASKS, check_mixture, draw_count
 
 FormatBox = Callable[[Sequence[float], int, int], str]
 Report = Callable[[str], None]
+
+
+class _RegionTask(NamedTuple):
+    """A task about single regions: whose wordings it has, and which kinds of regions it asks about."""
+
+    worded: str
+    kinds: tuple[str, ...]
+
+
+_NOT_TEXT = tuple(kind for kind in REGION_KINDS if kind not in TEXT_KINDS)
+_REGION_TASKS = {
+    "text_to_box": _RegionTask("text_to_box", TEXT_KINDS),
+    "box_to_text": _RegionTask("box_to_text", TEXT_KINDS),
+    "photo_text_to_box": _RegionTask("text_to_box", ("text",)),
+    "box_to_photo_text": _RegionTask("box_to_text", ("text",)),
+    "document_text_to_box": _RegionTask("text_to_box", ("document_text",)),
+    "box_to_document_text": _RegionTask("box_to_text", ("document_text",)),
+    "caption_to_box": _RegionTask("caption_to_box", _NOT_TEXT),
+    "box_to_caption": _RegionTask("box_to_caption", _NOT_TEXT),
+}
 
 
 class Turn(NamedTuple):
@@ -32,6 +53,7 @@ def record_to_turns(
     max_turns: int | None = None,
     report: Report | None = None,
     control_tokens: re.Pattern[str] | None = None,
+    wordings: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Turn]:
     """The conversation about one picture.
 
@@ -49,6 +71,8 @@ def record_to_turns(
         report: is called with a reason ("kind: detail") for every item that had to be left out.
         control_tokens: finds what a tokenizer would read as one of its special tokens. Words of the record that hold
             one are left out: only the boxes that `format_box` writes and the chat template may use such tokens.
+        wordings: of the dense tasks' prompts, see `load_wordings`; each turn draws one, from its task's stream for
+            wordings. The fixed ones without it.
 
     Returns:
         The turns in random order; empty when nothing can be asked.
@@ -57,7 +81,7 @@ def record_to_turns(
         ValueError: the mixture is none, see `check_mixture`.
     """
     check_mixture(mixture)
-    builder = _Builder(record, seed, format_box, report or (lambda reason: None), control_tokens)
+    builder = _Builder(record, seed, format_box, report or (lambda reason: None), control_tokens, wordings)
     turns = builder.questions(mixture)
     for task in DENSE_TASKS:
         turns += builder.dense(task, mixture.get(task, 0.0))
@@ -75,12 +99,14 @@ class _Builder:
         format_box: FormatBox,
         report: Report,
         control_tokens: re.Pattern[str] | None,
+        wordings: Mapping[str, Sequence[str]] | None,
     ) -> None:
         self.record = record
         self.seed = seed
         self.format_box = format_box
         self.report = report
         self.control_tokens = control_tokens
+        self.wordings = wordings
         self.regions: list[Mapping[str, Any]] = record.get("regions") or []
 
     def rng(self, task: str) -> random.Random:
@@ -146,15 +172,23 @@ class _Builder:
         wanted = draw_count(weight, rng)
         if not wanted:
             return []
+        if task in _REGION_TASKS:
+            return self.region_turns(task, _REGION_TASKS[task], wanted, rng)
+        answer = self.whole_picture(task)
+        return [self.turn(task, task, rng=self.rng(f"{task}/wording"), answer=answer)] if answer else []
+
+    def turn(self, task: str, worded: str, rng: random.Random, answer: str, **filled: str) -> Turn:
+        """A turn in one of the wordings of `worded`."""
+        wording = rng.choice(self.wordings[worded]) if self.wordings else prompts.FIXED_WORDINGS[worded]
+        return Turn(wording.format(**filled), answer, task)
+
+    def whole_picture(self, task: str) -> str:
+        """The answer of a task about the whole picture; empty where there is none."""
         if task == "transcribe":
-            text = "\n".join(words for _, words in self.lines())
-            return [Turn(prompts.TRANSCRIBE, text, task)] if text else []
+            return "\n".join(words for _, words in self.lines())
         if task == "ocr_boxes":
-            return self.ocr_boxes()
-        if task == "global_caption":
-            caption = self.words(self.record.get("global_caption"), "global caption")
-            return [Turn(prompts.GLOBAL_CAPTION, caption, task)] if caption else []
-        return self.region_turns(task, wanted, rng)
+            return self.lines_with_boxes()
+        return self.words(self.record.get("global_caption"), "global caption")
 
     def lines(self) -> list[tuple[Mapping[str, Any], str]]:
         """Lines of text in reading order (the record's order) with their words; none at all if one of them has to be
@@ -164,38 +198,31 @@ class _Builder:
         lines = [(region, self.words(region["text"], "text")) for region in text_lines(texts)]
         return lines if all(words for _, words in lines) else []
 
-    def ocr_boxes(self) -> list[Turn]:
-        """Every line with its box, in one answer; lines whose box cannot be written are left out."""
+    def lines_with_boxes(self) -> str:
+        """Every line with its box; lines whose box cannot be written are left out."""
         rows = []
         for region, words in self.lines():
             box = self.box(region["bbox"], "text region")
             if box is not None:
                 rows.append(words + box)
-        return [Turn(prompts.OCR_BOXES, "\n".join(rows), "ocr_boxes")] if rows else []
+        return "\n".join(rows)
 
-    def region_turns(self, task: str, wanted: int, rng: random.Random) -> list[Turn]:
+    def region_turns(self, task: str, asked: "_RegionTask", wanted: int, rng: random.Random) -> list[Turn]:
         """Turns about single regions; a text or caption that occurs twice cannot be asked for by its words."""
-        about_text = task in ("text_to_box", "box_to_text")
-        field = "text" if about_text else "caption"
-        candidates = [r for r in self.regions if (r["kind"] in TEXT_KINDS) == about_text]
-        named = [(region, words) for region in candidates if (words := self.words(region.get(field), field))]
-        if task in ("text_to_box", "caption_to_box"):
-            counts: dict[str, int] = {}
-            for _, words in named:
-                counts[words.lower()] = counts.get(words.lower(), 0) + 1
-            named = [(r, words) for r, words in named if counts[words.lower()] == 1]
-        turns = []
+        field = "text" if asked.kinds is not _NOT_TEXT else "caption"
+        of_field = [r for r in self.regions if (r["kind"] in TEXT_KINDS) == (field == "text")]
+        named = [(region, words) for region in of_field if (words := self.words(region.get(field), field))]
+        if asked.worded in ("text_to_box", "caption_to_box"):
+            counts = Counter(words.lower() for _, words in named)
+            named = [(region, words) for region, words in named if counts[words.lower()] == 1]
+        named = [(region, words) for region, words in named if region["kind"] in asked.kinds]
+        turns, wording = [], self.rng(f"{task}/wording")
         for region, words in rng.sample(named, min(len(named), wanted)):
             box = self.box(region["bbox"], f"region {words!r}")
-            if box is not None:
-                turns.append(_region_turn(task, words, box))
+            if box is None:
+                continue
+            if asked.worded in ("text_to_box", "caption_to_box"):
+                turns.append(self.turn(task, asked.worded, wording, answer=box, **{field: words}))
+            else:
+                turns.append(self.turn(task, asked.worded, wording, answer=words, box=box))
         return turns
-
-
-def _region_turn(task: str, words: str, box: str) -> Turn:
-    if task == "text_to_box":
-        return Turn(prompts.TEXT_TO_BOX.format(text=words), box, task)
-    if task == "caption_to_box":
-        return Turn(prompts.GROUNDING_PRE_PROMPT + words, box, task)
-    template = prompts.BOX_TO_TEXT if task == "box_to_text" else prompts.BOX_TO_CAPTION
-    return Turn(template.format(box=box), words, task)

@@ -1,34 +1,115 @@
-"""`finevit data look`: what a source of training data holds, before a run is started on it."""
+"""`finevit data`: what a source of training data holds, and its plan, before a run is started on it."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from finevit_cli.values import positive
 
 LOOK_ROWS = 1000
+MAX_LENGTH = 4096
+SEED = 42
+SOURCE = "path, glob or URL (hf://, s3://, https://) of data, datasets:NAME, or the id of a dataset"
 
 
 def add_data(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the command line."""
+    """Add the commands to the command line."""
     command = commands.add_parser("data", help="data that training can take")
-    look = command.add_subparsers(dest="data_command", required=True).add_parser(
-        "look", help="count rows, sizes and rejects of a source, and draw a contact sheet"
-    )
-    look.add_argument(
-        "source", help="path, glob or URL (hf://, s3://, https://) of data, datasets:NAME, or the id of a dataset"
-    )
+    actions = command.add_subparsers(dest="data_command", required=True)
+    look = actions.add_parser("look", help="count rows, sizes and rejects of a source, and draw a contact sheet")
+    look.add_argument("source", help=SOURCE)
     look.add_argument("--split", default="train")
     look.add_argument("--rows", type=positive, default=LOOK_ROWS, help="rows to read, from parts all over the source")
     look.add_argument("--out", type=Path, help="folder for the contact sheet; none is drawn by default")
+    look.add_argument("--model", help="model folder: say tokens, packed rows and first turns as training takes them")
+    _add_training(look)
     look.set_defaults(run=_look)
+    pack = actions.add_parser(
+        "pack", help="write the plan of a data set once: lengths and packs, for `plan` of a recipe"
+    )
+    pack.add_argument("sources", nargs="+", help=f"{SOURCE}; or a mapping with path and weight (JSON)")
+    pack.add_argument("--model", required=True, help="model folder, whose tokenizer and picture sizes count")
+    pack.add_argument("--out", type=Path, required=True, help="folder of the plan")
+    pack.add_argument("--epochs", type=positive, default=1, help="passes over the data; 1 by default")
+    pack.add_argument("--split", default="train")
+    pack.add_argument("--seed", type=int, default=SEED, help=f"of the run; {SEED} by default, as in training")
+    pack.add_argument("--max-turns", type=positive, help="most turns asked about one picture")
+    pack.add_argument("--isolate-turns", action="store_true", help="turns see the picture and themselves alone")
+    pack.add_argument("--wordings", default="one", help="of the prompts: one, several or a YAML file; one by default")
+    _add_training(pack)
+    pack.set_defaults(run=_pack)
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--max-length", type=positive, help=f"tokens of a row; {MAX_LENGTH} by default")
+    command.add_argument("--mixture", help="turns per task (JSON), or the name of a mixture: paper")
+
+
+def _conversations(arguments: argparse.Namespace, **more: Any) -> Any:
+    """The conversations that a training from the model makes."""
+    from transformers import AutoProcessor
+
+    from finecap.tasks.mixture import DEFAULT_MIXTURE, named_mixture
+    from finevit_training.examples.conversation import Conversations
+    from finevit_vl.model_folder import check_model_folder
+
+    check_model_folder(arguments.model)
+    try:
+        processor = AutoProcessor.from_pretrained(arguments.model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--model {arguments.model} holds no processor of a FineViT-VL: {error}") from error
+    mixture = dict(DEFAULT_MIXTURE)
+    if arguments.mixture:
+        mixture = named_mixture(_json_or_name(arguments.mixture))
+    return Conversations(processor, arguments.max_length or MAX_LENGTH, mixture, **more)
+
+
+def _json_or_name(text: str) -> Any:
+    if not text.startswith(("{", "[")):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{text!r} is no JSON ({error}); give JSON or a name") from error
 
 
 def _look(arguments: argparse.Namespace) -> None:
     from finecap.sources.door import open_source
     from finecap.sources.look import look_at, report, write_contact_sheet
 
+    idle = [name for name in ("max_length", "mixture") if getattr(arguments, name)]
+    if idle and not arguments.model:
+        raise ValueError(f"--{idle[0].replace('_', '-')} would have no effect without --model")
+    conversations = _conversations(arguments) if arguments.model else None
     source = open_source(arguments.source, arguments.split)
     seen = look_at(source, arguments.rows)
     print(report(source, seen))
+    if conversations:
+        from finevit_training.examples.look import look_at_training, training_report
+
+        print(training_report(look_at_training([row for _, _, row in seen.usable], conversations), conversations))
     if arguments.out:
         print(write_contact_sheet(source, seen, arguments.out))
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from finecap.tasks.wording import load_wordings
+    from finevit_training.data.reader import Reader
+    from finevit_training.data.source import open_data
+    from finevit_training.data.written_plan import write_plan
+
+    a = arguments
+    conversations = _conversations(
+        a,
+        seed=a.seed,
+        max_turns=a.max_turns,
+        isolate_turns=a.isolate_turns,
+        wordings=load_wordings(a.wordings),
+    )
+    data = open_data([_json_or_name(source) for source in a.sources], a.split)
+    reader = Reader(data.sources, data.parts, data.order(a.seed), conversations)
+    plan = write_plan(reader, conversations.max_length, a.epochs, a.out)
+    print(
+        f"{a.out}: {plan.samples:,} samples in {plan.packs:,} rows of tokens, {plan.real:.1%} of their tokens are real"
+    )

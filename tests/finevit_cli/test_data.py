@@ -1,8 +1,15 @@
 """`finevit data look` prints what a source holds, and draws it where it is asked to."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from finevit_cli import main
+from finevit_training.recipe import parse_recipe
+from finevit_training.stages.sft import build_trainer
+from tests.support.paths import NANO
 
 
 def test_a_look_at_a_corpus(nano_corpus, tmp_path, capsys):
@@ -28,3 +35,57 @@ def test_what_is_not_there_ends_with_2_and_says_so(nano_corpus, arguments, reaso
     arguments = [str(nano_corpus) if one == "CORPUS" else one for one in arguments]
     assert main(["data", "look", *arguments]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_with_a_model_a_look_says_tokens_packed_rows_and_first_turns(nano_corpus, capsys):
+    arguments = ["data", "look", str(nano_corpus), "--model", str(NANO), "--mixture", '{"qa": 100, "transcribe": 1}']
+    assert main([*arguments, "--max-length", "1500"]) == 0
+    said = capsys.readouterr().out
+    assert "as training takes them, in rows of 1,500 tokens: 48 of 48 fit" in said
+    assert "of their tokens are real" in said
+    assert "<|image_pad|> x " in said
+    assert "transcribe" in next(line for line in said.splitlines() if line.startswith("turns: "))
+
+
+def test_without_a_model_a_look_loads_no_torch(nano_corpus):
+    code = (
+        f"import sys; from finevit_cli import main; main(['data', 'look', {str(nano_corpus)!r}]); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "finecap.sources.look" in loaded
+    assert "torch" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--mixture", "paper"], "--mixture would have no effect without --model"),
+        (["--max-length", "9"], "--max-length would have no effect without --model"),
+        (["--model", "nowhere"], "nowhere does not exist"),
+        (["--model", "NANO", "--mixture", "papers"], "one of the names paper"),
+        (["--model", "NANO", "--mixture", "{"], "give JSON or a name"),
+    ],
+)
+def test_what_makes_no_look_at_tokens_is_refused(nano_corpus, arguments, reason, capsys):
+    arguments = [str(NANO) if one == "NANO" else one for one in arguments]
+    assert main(["data", "look", str(nano_corpus), *arguments]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_plan_is_written_the_same_twice_and_the_defaults_are_those_of_training(nano_corpus, tmp_path, capsys):
+    for name in ("a", "b"):
+        assert main(["data", "pack", str(nano_corpus), "--model", str(NANO), "--out", str(tmp_path / name)]) == 0
+    assert re.search(r"48 samples in \d rows of tokens, \d\d\.\d% of their tokens are real", capsys.readouterr().out)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["packs.parquet", "plan.json", "rejects.parquet", "rounds.json"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    flags = {
+        "model": NANO,
+        "data": nano_corpus,
+        "plan": tmp_path / "a",
+        "max_steps": 2,
+        "output_dir": tmp_path / "out",
+    }
+    recipe = parse_recipe([part for key, value in flags.items() for part in (f"--{key}", str(value))])
+    assert build_trainer(recipe).loader.plan is not None

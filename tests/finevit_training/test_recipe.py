@@ -7,6 +7,7 @@ import torch
 import yaml
 from transformers import AutoConfig
 
+from finecap.tasks.mixture import NAMED_MIXTURES
 from finevit_training.arguments import has_bf16
 from finevit_training.recipe import asked_recipe, parse_recipe, read_recipe, resolved_recipe
 from finevit_vl import FineViTVLForConditionalGeneration
@@ -107,7 +108,7 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
     [
         ({"data": "outputs/corpus"}, r"data: \[outputs/corpus\]"),
         ({"mixture": {}}, "mixture is {}"),
-        ({"mixture": "transcribe"}, "mixture must be JSON"),
+        ({"mixture": "transcribe"}, "mixture is 'transcribe'"),
         ({"mixture": [{"until": 1.0}]}, "a stage of the mixture"),
         ({"bf16": "perhaps"}, "true, false or auto"),
         ({"loss_type": "dft"}, "loss_type"),
@@ -222,3 +223,14 @@ def test_full_recipe_builds_on_the_meta_device_and_fsdp_wraps_its_layers():
     wrapped = fsdp["fsdp_transformer_layer_cls_to_wrap"].split(",")
     classes = [type(module).__name__ for module in model.modules()]
     assert [classes.count(name) for name in wrapped] == [28, 28]
+
+
+def test_a_mixture_by_name_and_wordings_are_read_and_what_is_neither_is_refused(recipe_for):
+    recipe = recipe_for(mixture="paper", wordings="several")
+    assert recipe.data.mixture == NAMED_MIXTURES["paper"]
+    assert recipe.asked["mixture"] == NAMED_MIXTURES["paper"]
+    assert recipe_for().data.wordings == "one"
+    with pytest.raises(ValueError, match="mixture is 'papers'"):
+        recipe_for(mixture="papers")
+    with pytest.raises(ValueError, match="wordings is 'many'"):
+        recipe_for(wordings="many")

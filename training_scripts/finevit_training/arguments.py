@@ -1,14 +1,14 @@
 """The keys of a recipe: what is trained, on which records, and how."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from trl import SFTConfig
 
-from finecap.tasks.mixture import DEFAULT_MIXTURE, check_mixture, mixture_at
+from finecap.tasks.mixture import DEFAULT_MIXTURE, Stages, named_mixture
+from finecap.tasks.wording import ONE, load_wordings
 from finevit_training.compat import cpu_has_bf16
 
 
@@ -97,12 +97,24 @@ class DataArguments:
         },
     )
     split: str = field(default="train", metadata={"help": "Split of the sources."})
+    plan: str | None = field(
+        default=None,
+        metadata={"help": "Folder that `finevit data pack` wrote for this data: lengths are read, not measured."},
+    )
     eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
     eval_records: int | None = field(
         default=None, metadata={"help": "About so many rows of eval_split, drawn once for all runs; all without it."}
     )
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "Turns per task, or a curriculum [{until, mixture}, ...] (JSON)."}
+        default=None,
+        metadata={"help": "Turns per task, a curriculum [{until, mixture}, ...] (JSON), or the name of one: paper."},
+    )
+    wordings: str = field(
+        default=ONE,
+        metadata={
+            "help": "Of the dense tasks' prompts: one (with which evaluations ask), several (drawn for each turn), or "
+            "a YAML file like finecap/tasks/wordings.yaml."
+        },
     )
     max_turns: int | None = field(default=None, metadata={"help": "Most turns asked about one picture."})
     isolate_turns: bool = field(default=False, metadata={"help": "Turns see the picture and themselves alone."})
@@ -111,7 +123,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        self.mixture = _parse_json(self.mixture, "mixture")
+        if not isinstance(self.mixture, str) or self.mixture.startswith(("{", "[")):
+            self.mixture = _parse_json(self.mixture, "mixture")
         self.data = [_parse_json(one, "data", plain_text=True) for one in self.data]
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share is {self.max_bad_share}; expected a share of the records, 0 to 1")
@@ -123,22 +136,13 @@ class DataArguments:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
         if self.max_turns is not None and self.max_turns < 1:
             raise ValueError(f"max_turns is {self.max_turns}; expected turns >= 1, or leave it out")
-        if not self.mixture or not isinstance(self.mixture, Mapping | list):
-            raise ValueError(
-                f"mixture is {self.mixture!r}; expected turns per task, such as {{transcribe: 1}}, or leave it out "
-                f"for the default {DEFAULT_MIXTURE}"
-            )
-        stages: Any = [{"mixture": self.mixture}] if isinstance(self.mixture, Mapping) else self.mixture
-        for stage in stages:
-            if not isinstance(stage, Mapping) or not isinstance(stage.get("mixture"), Mapping):
-                raise ValueError(f"a stage of the mixture is {stage!r}; expected {{until: 0.5, mixture: {{...}}}}")
-            check_mixture(stage["mixture"])
-        mixture_at(self.stages, 0.0)
+        self.mixture = cast(Any, named_mixture(self.mixture))
+        load_wordings(self.wordings)
 
     @property
-    def stages(self) -> Any:
+    def stages(self) -> Stages:
         """The mixture, or the curriculum of mixtures, as `finecap.tasks.mixture.mixture_at` takes it."""
-        return self.mixture
+        return cast(Stages, self.mixture)
 
 
 @dataclass

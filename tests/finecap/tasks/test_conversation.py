@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from finecap.boxes import format_box, parse_boxes
 from finecap.tasks import wording as prompts
 from finecap.tasks.conversation import Turn, record_to_turns
-from finecap.tasks.mixture import DENSE_TASKS
+from finecap.tasks.mixture import DENSE_TASKS, NAMED_MIXTURES
+from finecap.tasks.wording import load_wordings
 
 ALL_DENSE = dict.fromkeys(DENSE_TASKS, 1.0)
 
@@ -34,6 +36,7 @@ def record():
             region([0, 0, 50, 20], label="word", text="total"),
             region([60, 0, 100, 20], label="word", text="42"),
             region([0, 40, 100, 60], text="name Ann"),
+            region([120, 0, 200, 30], kind="text", text="Stop"),
             region([20, 70, 60, 100], kind="object", label="cat", caption="a red cat"),
         ],
         "qa": [
@@ -84,8 +87,8 @@ def test_every_question_is_asked_once_with_its_first_answer(record):
 def test_dense_tasks_say_what_the_regions_say(record):
     turns = {t.task: t for t in record_to_turns(record, "0", format_box, mixture={**ALL_DENSE, "qa": 0})}
     assert set(turns) == set(DENSE_TASKS)
-    assert turns["transcribe"].answer == "total 42\nname Ann"
-    first, second = parse_boxes(turns["ocr_boxes"].answer, 200, 100).boxes
+    assert turns["transcribe"].answer == "total 42\nname Ann\nStop"
+    first, second, _ = parse_boxes(turns["ocr_boxes"].answer, 200, 100).boxes
     assert first.box == (0, 0, 100, 20)
     assert second.box == (0, 40, 100, 60)
     located = next(
@@ -107,6 +110,64 @@ def test_text_that_stands_twice_is_never_asked_for_by_its_words(record):
     record["regions"] = [region([0, 0, 9, 9], text="same"), region([50, 50, 90, 90], text="same")]
     assert record_to_turns(record, "0", format_box, {"text_to_box": 2, "qa": 0}) == []
     assert len(record_to_turns(record, "0", format_box, {"box_to_text": 2, "qa": 0})) == 2
+
+
+def test_text_of_photographs_and_of_documents_is_asked_for_apart(record):
+    def answers(task, count=9):
+        return {turn.answer for turn in record_to_turns(record, "0", format_box, {task: count, "qa": 0})}
+
+    assert answers("box_to_photo_text") == {"Stop"}
+    assert answers("box_to_document_text") == {"total 42", "total", "42", "name Ann"}
+    assert answers("box_to_text") == answers("box_to_photo_text") | answers("box_to_document_text")
+    assert answers("photo_text_to_box") == {format_box([120, 0, 200, 30], 200, 100)}
+    # A sign that says what a page says cannot be found by its words, although it is the only sign.
+    record["regions"].append(region([0, 80, 40, 100], text="stop"))
+    assert answers("photo_text_to_box") == set()
+
+
+def test_the_mixture_of_the_paper_asks_in_its_shares_about_several_regions_a_conversation(record):
+    boxes = [[10 * i, 0, 10 * i + 9, 9] for i in range(8)]
+    record["regions"] = [region(box, kind="object", caption=f"thing {i}") for i, box in enumerate(boxes)]
+    record["regions"] += [region(box, kind="text", text=f"sign {i}") for i, box in enumerate(boxes)]
+    record["regions"] += [region(box, text=f"line {i}") for i, box in enumerate(boxes)]
+    rounds = 1500
+    counts = Counter(
+        turn.task
+        for seed in range(rounds)
+        for turn in record_to_turns(record, str(seed), format_box, NAMED_MIXTURES["paper"] | {"qa": 0})
+    )
+    total = counts.total()
+    assert total / rounds > 8
+    for words, share in (("global", 0.122), ("caption_to_box", 0.437 / 2), ("box_to_caption", 0.437 / 2)):
+        assert sum(n for task, n in counts.items() if words in task) / total == pytest.approx(share, abs=0.01)
+    for words, share in (("photo_text", 0.275), ("document_text", 0.166)):
+        assert sum(n for task, n in counts.items() if words in task) / total == pytest.approx(share, abs=0.01)
+        assert counts[f"box_to_{words}"] / counts[f"{words}_to_box"] == pytest.approx(1, abs=0.1)
+
+
+def test_wordings_are_drawn_for_each_turn_and_change_neither_answers_nor_other_tasks(record):
+    several = load_wordings("several")
+
+    def asked(wordings, **more):
+        mixture = {**ALL_DENSE, "qa": 1, **more}
+        return [record_to_turns(record, str(seed), format_box, mixture, wordings=wordings) for seed in range(40)]
+
+    fixed, worded = asked(None), asked(several)
+    assert [[(t.answer, t.task) for t in turns] for turns in fixed] == [
+        [(t.answer, t.task) for t in turns] for turns in worded
+    ]
+    assert asked(load_wordings("one")) == fixed
+    prompts_of = {task: {t.prompt for turns in worded for t in turns if t.task == task} for task in DENSE_TASKS}
+    assert prompts_of["global_caption"] == set(several["global_caption"])
+    assert prompts_of["transcribe"] == set(several["transcribe"])
+    assert all(t in fixed[0] for t in worded[0] if t.task not in DENSE_TASKS)
+
+    def without(turns, *left_out):
+        return [[t for t in one if t.task not in left_out] for one in turns]
+
+    one_more = {**several, "transcribe": [*several["transcribe"], "Read."]}
+    assert without(asked(one_more), "transcribe") == without(worded, "transcribe")
+    assert asked(one_more) != worded
 
 
 def test_a_bad_box_is_left_out_and_reported_with_its_reason(record):

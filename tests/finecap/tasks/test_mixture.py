@@ -2,7 +2,7 @@
 
 import pytest
 
-from finecap.tasks.mixture import DENSE_TASKS, check_mixture, mixture_at
+from finecap.tasks.mixture import DENSE_TASKS, NAMED_MIXTURES, check_mixture, mixture_at, named_mixture
 
 
 def test_curriculum_gives_each_part_of_the_run_its_mixture():
@@ -38,3 +38,17 @@ def test_every_kind_that_the_corpus_asks_may_be_weighted(nano_corpus):
     kinds = {item["kind"] for row in records for item in row["qa"]}
     assert len(kinds) > 3
     check_mixture(dict.fromkeys([*kinds, *DENSE_TASKS, "qa"], 1.0))
+
+
+def test_a_mixture_may_be_given_by_its_name():
+    assert named_mixture("paper") == NAMED_MIXTURES["paper"]
+    assert sum(NAMED_MIXTURES["paper"].values()) == pytest.approx(100 / 12.2, abs=0.01)
+    check_mixture(NAMED_MIXTURES["paper"])
+    with pytest.raises(ValueError, match=r"'papers'.*one of the names paper"):
+        named_mixture("papers")
+
+
+@pytest.mark.parametrize("given", [[{"until": 1.0}], [{"until": 0.5, "mixture": {"qa": 1}}], {"papers": 1}, {}, []])
+def test_what_is_no_mixture_and_no_curriculum_is_refused(given):
+    with pytest.raises(ValueError, match=r"mixture|curriculum"):
+        named_mixture(given)

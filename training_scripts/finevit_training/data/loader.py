@@ -19,6 +19,7 @@ from finevit_training.data.batch import Batch
 from finevit_training.data.order import RoundKey, RowKey, WindowKey, lanes_of
 from finevit_training.data.plan import Pack, Sized, plan_round
 from finevit_training.data.reader import Drafts, Planned, Reader, Skip
+from finevit_training.data.written_plan import WrittenPlan
 
 
 class Position(NamedTuple):
@@ -104,13 +105,18 @@ def _as_it_is(result: Any) -> Any:
 
 
 class _Round:
-    """A round that is measured: the lengths of its samples, and the drafts of those in this rank's windows."""
+    """A round that is measured: the lengths of its samples, and the drafts of those in this rank's windows; or one
+    whose lengths are all `written` in a plan.
+    """
 
-    def __init__(self, fraction: float, awaited: set[WindowKey]) -> None:
+    def __init__(
+        self, fraction: float, awaited: set[WindowKey], written: dict[WindowKey, list[Sized]] | None = None
+    ) -> None:
         self.fraction = fraction
         self.awaited = awaited
         self.drafts: dict[RowKey, Any] = {}
-        self.sized: dict[WindowKey, list[Sized]] = {}
+        self.is_written = written is not None
+        self.sized = written or {}
 
     def receive(self, found: Drafts) -> None:
         self.awaited.remove(found.window)
@@ -131,6 +137,8 @@ class PackedLoader:
         fraction: how far the training is (0 to 1) when a round begins, given its key and the step that it begins in.
         steps: optimizer steps of the whole run; without it, the run ends after `epochs` passes over the data, and its
             last step is filled up with empty rows.
+        plan: rounds that it holds are not measured, and every rank reads all their lengths in it; what comes after
+            them is measured. The batches are the same.
         exchange: gathers one object of every rank.
         on_rows: is told how many rows were read and which of them are left out.
         workers: loader processes; 0 to load in this one.
@@ -144,6 +152,7 @@ class PackedLoader:
         fraction: Callable[[RoundKey, int], float],
         steps: int | None = None,
         epochs: int = 1,
+        plan: WrittenPlan | None = None,
         exchange: Callable[[Any], list[Any]] = lambda mine: [mine],
         on_rows: Callable[[int, list[Skip]], None] = lambda tried, skipped: None,
         workers: int = 0,
@@ -153,6 +162,7 @@ class PackedLoader:
         self.shape = shape
         self.fraction = fraction
         self.steps, self.epochs = steps, epochs
+        self.plan = plan
         self.exchange, self.on_rows = exchange, on_rows
         self.workers, self.options = workers, options
         self._together = max(1, workers)
@@ -283,6 +293,11 @@ class PackedLoader:
         processes, which take turns: so each goes on with the windows that it has begun.
         """
         self._fractions = {one: value for one, value in self._fractions.items() if one >= self.position[:2]}
+        if self.plan and (written := self.plan.round(key)):
+            self._rounds[key] = _Round(written.fraction, set(), written.sized)
+            if self.shape.rank == 0:
+                self.on_rows(written.tried, written.skipped)
+            return
         fraction = self._fractions.setdefault(key, self.fraction(key, packs_before // self.shape.step))
         phase = packs_before % self.shape.step * self.shape.lanes // self.shape.step
         of_ranks: list[list[WindowKey]] = [[] for _ in range(self.shape.ranks)]
@@ -296,7 +311,7 @@ class PackedLoader:
 
     def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:
         sized = this.sized
-        if self.shape.ranks > 1:
+        if self.shape.ranks > 1 and not this.is_written:
             sized = {window: rows for of_rank in self.exchange(this.sized) for window, rows in of_rank.items()}
         windows = [sized[window] for window in self.order.windows(key)]
         shape = self.shape

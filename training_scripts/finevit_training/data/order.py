@@ -5,7 +5,7 @@ archive, some files of a folder). It knows nothing of ranks and loader workers. 
 whole epoch, rows in random order inside their window, and the windows of a round are trained on side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -131,6 +131,11 @@ class Order:
             self._epochs = {held: one for held, one in self._epochs.items() if held == epoch - 1}
             self._epochs[epoch] = _Epoch(self, epoch)
         return self._epochs[epoch]
+
+
+def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
+    """How far a run of so many epochs is when a round begins, whatever the step."""
+    return lambda key, step: min(1.0, (key.epoch + key.round / order.num_rounds(key.epoch)) / epochs)
 
 
 class _Epoch:

@@ -3,6 +3,7 @@
 `Reader` holds encoded bytes and never decoded pictures. Nothing that it keeps changes what it returns.
 """
 
+import hashlib
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,10 @@ class Examples(Protocol):
 
     def collate(self, rows: Sequence[Sequence[Any]]) -> Batch:
         """The batch of some rows of examples."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides the drafts of given rows, in values of JSON."""
         ...
 
 
@@ -93,6 +98,18 @@ class Reader:
         self._rows: OrderedDict[int, list[Row | BadRow]] = OrderedDict()
         self._bytes: OrderedDict[int, dict[int, Any]] = OrderedDict()
 
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides which rows come when, in values of JSON."""
+        order = self.order
+        return {
+            "data": [source.name for source in self.sources],
+            "parts_sha256": parts_hash(self.parts),
+            "weights": [source.weight for source in self.sources],
+            "seed": order.seed,
+            "window_rows": order.window_rows,
+            "streams": order.streams,
+        }
+
     def drafts(self, key: WindowKey, fraction: float) -> Drafts:
         """The samples of a window, without their pictures.
 
@@ -140,7 +157,7 @@ class Reader:
         """The planned sample, then those that could take its place, in an order that follows from its key."""
         key, draft, fraction = planned.key, planned.draft, planned.fraction
         if draft is None:
-            draft = self._draft(key, self._part_rows(key.part)[key.row], fraction)
+            draft = self._as_planned(planned)
         yield key, draft
         rows = self._part_rows(key.part)
         others = list(range(len(rows)))
@@ -153,6 +170,23 @@ class Reader:
                 continue  # reported where its window is read
             if place != key.row and len(draft) <= planned.tokens:
                 yield other, draft
+
+    def _as_planned(self, planned: Planned) -> Any:
+        key, found = planned.key, 0
+        rows = self._part_rows(key.part)
+        try:
+            if key.row < len(rows):
+                draft = self._draft(key, rows[key.row], planned.fraction)
+                if len(draft) == planned.tokens:
+                    return draft
+                found = len(draft)
+        except UnusableRecord:
+            pass
+        _, part = self.parts[key.part]
+        raise ValueError(
+            f"{part.path}#{part.start + key.row} has {found} tokens and {planned.tokens} when it was planned: the "
+            "data has been changed since. Start again, with a new plan where one is given"
+        )
 
     def _draft(self, key: RowKey, row: Row | BadRow, fraction: float) -> Any:
         if isinstance(row, BadRow):
@@ -194,6 +228,14 @@ class Reader:
                 continue
             total -= sizes[part]
             del self._bytes[part]
+
+
+def parts_hash(parts: Sequence[tuple[int, Part]]) -> str:
+    """SHA-256 of the list of parts: of which files they are and where they are cut."""
+    digest = hashlib.sha256()
+    for number, part in parts:
+        digest.update(f"{number} {part}\n".encode())
+    return digest.hexdigest()
 
 
 def _size(pictures: Any) -> int:

@@ -3,6 +3,8 @@
 Loss falls on what the assistant says and on its `<|im_end|>`, never on image tokens.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +19,8 @@ from finecap.pictures import BadPicture, open_reduced
 from finecap.records import validate_texts
 from finecap.sources.rows import Message, Row
 from finecap.tasks.conversation import Report, Turn, record_to_turns
-from finecap.tasks.mixture import DEFAULT_MIXTURE, mixture_at
+from finecap.tasks.mixture import DEFAULT_MIXTURE, Stages, mixture_at
+from finecap.tasks.wording import FIXED_WORDINGS
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import RowKey
@@ -77,17 +80,25 @@ class Conversations:
         isolate_turns: each turn of a record attends to the picture and to itself, not to other turns, and gets the
             position ids it would have if it were alone. The loss equals that of one sample per turn, as in evaluation,
             but the picture is encoded once. Ready conversations stay as they are.
+        wordings: of the dense tasks' prompts, see `load_wordings`; the fixed ones without it.
+
+    Raises:
+        ValueError: a wording holds one of the tokenizer's special tokens.
     """
 
     processor: FineViTVLProcessor
     max_length: int
-    mixture: Mapping[str, float] | Sequence[Mapping[str, Any]] = field(default_factory=lambda: dict(DEFAULT_MIXTURE))
+    mixture: Stages = field(default_factory=lambda: dict(DEFAULT_MIXTURE))
     seed: int = 0
     max_turns: int | None = None
     isolate_turns: bool = False
+    wordings: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         self.control_tokens = control_tokens(self.processor.tokenizer)
+        for wording in (one for of_task in (self.wordings or {}).values() for one in of_task):
+            if found := self.control_tokens.search(wording):
+                raise ValueError(f"the wording {wording!r} holds the special token {found.group()!r}; leave it out")
         self.chat = ChatEncoder(self.processor.tokenizer, str(self.processor.chat_template))
         self._kept = lru_cache(KEPT_ENCODINGS)(self._encode_turn)
 
@@ -97,6 +108,31 @@ class Conversations:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._kept = lru_cache(KEPT_ENCODINGS)(self._encode_turn)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that decides the drafts of given rows, in values of JSON."""
+        return {
+            "max_length": self.max_length,
+            "mixture": self.mixture,
+            "question_seed": self.seed,
+            "max_turns": self.max_turns,
+            "isolate_turns": self.isolate_turns,
+            "wordings": self.wordings or {task: [fixed] for task, fixed in FIXED_WORDINGS.items()},
+            "tokenizer_sha256": self._tokenizer_hash(),
+            "image_sizes": {
+                name: getattr(self.processor.image_processor, name)
+                for name in ("patch_size", "merge_size", "max_image_pixels")
+            }
+            | dict(self.processor.image_processor.size),
+        }
+
+    def _tokenizer_hash(self) -> str:
+        """SHA-256 of the tokenizer and the chat template."""
+        tokenizer: Any = self.processor.tokenizer
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts = {name: value for name, value in parts.items() if name not in ("truncation", "padding")}
+        whole = [parts, tokenizer.special_tokens_map, self.processor.chat_template]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def draft(self, row: Row, key: RowKey, fraction: float) -> Draft:
         """The conversation of a row.
@@ -180,6 +216,7 @@ class Conversations:
             max_turns=self.max_turns,
             report=report,
             control_tokens=self.control_tokens,
+            wordings=self.wordings,
         )
         if not turns:
             raise UnusableRecord("nothing can be asked about it with this mixture", is_bad=False)

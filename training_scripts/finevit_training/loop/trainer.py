@@ -19,6 +19,7 @@ from finevit_training.data.batch import model_inputs
 from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import RoundKey
 from finevit_training.data.reader import Reader, Skip
+from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.parts import optimizer_groups, split_parameters
@@ -44,6 +45,7 @@ class FineViTSFTTrainer(SFTTrainer):
         eval_reader: of the data that `eval_strategy` measures the loss on, or None.
         fraction: how far the training is when a round of the data begins, see `PackedLoader`; None: by steps and
             clock.
+        plan: of the training data, see `PackedLoader`; None: it is measured.
         max_bad_share: see `BadRecordShare`.
         peft_config: LoRA's configuration, or None.
     """
@@ -62,6 +64,7 @@ class FineViTSFTTrainer(SFTTrainer):
         processor: ProcessorMixin,
         eval_reader: Reader | None = None,
         fraction: Callable[[RoundKey, int], float] | None = None,
+        plan: WrittenPlan | None = None,
         max_bad_share: float = 1.0,
         peft_config: Any = None,
     ) -> None:
@@ -73,7 +76,7 @@ class FineViTSFTTrainer(SFTTrainer):
         self.bad_rows = BadRecordShare(max_bad_share)
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
-        self.loader = self._loader(args, reader, by_steps, on_rows=self._count_rows, steps=args.max_steps)
+        self.loader = self._loader(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
         callbacks: list[TrainerCallback] = [
             ClockCallback(self.progress, save_seconds),

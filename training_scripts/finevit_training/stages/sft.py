@@ -1,20 +1,21 @@
 """Supervised fine-tuning: from a recipe to a finished model folder."""
 
-import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 from transformers import set_seed
 
+from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
 from finevit_training.data.loader import PackedLoader, Shape
-from finevit_training.data.order import Order, RoundKey
-from finevit_training.data.reader import Reader
+from finevit_training.data.order import RoundKey, by_rounds
+from finevit_training.data.reader import Reader, parts_hash
 from finevit_training.data.source import open_data
+from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.examples.conversation import Conversations
 from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks
 from finevit_training.loop.support import refuse_setup
@@ -87,10 +88,11 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     readers = {"train": build_reader(recipe, processor, data.split)}
     if args.eval_strategy != "no":
         readers["eval"] = build_reader(recipe, processor, data.eval_split, data.eval_records)
+    plan = open_plan(recipe, readers["train"]) if data.plan else None
     fraction = None
     if args.max_steps <= 0 and not args.max_minutes:
         fraction = by_rounds(readers["train"].order, math.ceil(args.num_train_epochs))
-        args.max_steps = count_steps(readers["train"], args, fraction)
+        args.max_steps = count_steps(readers["train"], args, fraction, plan)
     elif args.max_steps <= 0:
         args.max_steps = _UNBOUNDED_STEPS
     return FineViTSFTTrainer(
@@ -100,6 +102,7 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         processor=processor,
         eval_reader=readers.get("eval"),
         fraction=fraction,
+        plan=plan,
         max_bad_share=data.max_bad_share,
         peft_config=build_lora(recipe.model, model, processor),
     )
@@ -120,17 +123,34 @@ def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most
         seed=seed,
         max_turns=recipe.data.max_turns,
         isolate_turns=recipe.data.isolate_turns,
+        wordings=load_wordings(recipe.data.wordings),
     )
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return Reader(data.sources, data.parts, data.order(seed, rows * args.world_size, most_rows), examples)
 
 
-def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
-    """How far a run of so many epochs is when a round begins."""
-    return lambda key, step: min(1.0, (key.epoch + key.round / order.num_rounds(key.epoch)) / epochs)
+def open_plan(recipe: Recipe, reader: Reader) -> WrittenPlan:
+    """The plan that the recipe names.
+
+    Raises:
+        ValueError: it is none, or another training's. A curriculum's plan holds for its number of epochs alone,
+            because that decides where in the data each mixture begins.
+    """
+    args, plan = recipe.training, WrittenPlan(Path(str(recipe.data.plan)), reader)
+    by_epochs = args.max_steps <= 0 and not args.max_minutes
+    if not isinstance(recipe.data.stages, Mapping) and not (
+        by_epochs and math.ceil(args.num_train_epochs) == plan.epochs
+    ):
+        raise ValueError(
+            f"plan {recipe.data.plan} is one of a curriculum over {plan.epochs} epochs; train for num_train_epochs: "
+            f"{plan.epochs}, without max_steps and max_minutes, or leave `plan` out"
+        )
+    return plan
 
 
-def count_steps(reader: Reader, args: FineViTSFTConfig, fraction: Callable[[RoundKey, int], float]) -> int:
+def count_steps(
+    reader: Reader, args: FineViTSFTConfig, fraction: Callable[[RoundKey, int], float], plan: WrittenPlan | None = None
+) -> int:
     """Optimizer steps of `num_train_epochs`, planned from the texts of the data before any picture is decoded."""
     epochs = math.ceil(args.num_train_epochs)
     shape = Shape(
@@ -145,6 +165,7 @@ def count_steps(reader: Reader, args: FineViTSFTConfig, fraction: Callable[[Roun
         shape,
         fraction,
         epochs=epochs,
+        plan=plan,
         exchange=lambda mine: gather_object([mine]),
         workers=args.dataloader_num_workers,
     )
@@ -177,13 +198,10 @@ def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -
 
 def data_facts(data: DataArguments, reader: Reader) -> dict[str, Any]:
     """What the receipt says about the data: where it is, how many rows, and a hash of the list of its parts."""
-    digest = hashlib.sha256()
-    for number, part in reader.parts:
-        digest.update(f"{number} {part}\n".encode())
     counts = [part.rows for _, part in reader.parts]
     return {
         "corpora": [one if isinstance(one, str) else one.get("path") or one["name"] for one in data.data],
         "split": data.split,
         "records": None if None in counts else sum(count or 0 for count in counts),
-        "parts_sha256": digest.hexdigest(),
+        "parts_sha256": parts_hash(reader.parts),
     }
