@@ -77,4 +77,4 @@ def reader_of(folder: Path, processor: FineViTVLProcessor, max_length: int, seed
     """The reader of a run over these records."""
     data = open_data([str(folder)], "train")
     examples = Conversations(processor, max_length, MIXTURE, seed, max_turns=8)
-    return Reader(data.sources, data.parts, data.order(seed), examples)
+    return Reader(data.sources, data.parts, data.order(seed, step=1), examples)

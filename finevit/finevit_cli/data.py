@@ -31,6 +31,13 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     pack.add_argument("sources", nargs="+", help=f"{SOURCE}; or a mapping with path and weight (JSON)")
     pack.add_argument("--model", required=True, help="model folder, whose tokenizer and picture sizes count")
     pack.add_argument("--out", type=Path, required=True, help="folder of the plan")
+    pack.add_argument(
+        "--step",
+        type=positive,
+        default=8,
+        help="rows of tokens in an optimizer step, over all devices: it decides how many windows are side by side "
+        "(8 by default, which fits every multiple of 8 below 128)",
+    )
     pack.add_argument("--epochs", type=positive, default=1, help="passes over the data; 1 by default")
     pack.add_argument("--split", default="train")
     pack.add_argument("--seed", type=int, default=SEED, help=f"of the run; {SEED} by default, as in training")
@@ -108,7 +115,7 @@ def _pack(arguments: argparse.Namespace) -> None:
         wordings=load_wordings(a.wordings),
     )
     data = open_data([_json_or_name(source) for source in a.sources], a.split)
-    reader = Reader(data.sources, data.parts, data.order(a.seed), conversations)
+    reader = Reader(data.sources, data.parts, data.order(a.seed, a.step), conversations)
     plan = write_plan(reader, conversations.max_length, a.epochs, a.out)
     print(
         f"{a.out}: {plan.samples:,} samples in {plan.packs:,} rows of tokens, {plan.real:.1%} of their tokens are real"

@@ -4,8 +4,8 @@ A folder of four files. `packs.parquet`: one line a pack, in the order of traini
 device. `rejects.parquet`: rows that are left out, and why. `rounds.json`: what each round holds. `plan.json`: what the
 plan was made with.
 
-A training reads the lengths and forms its own packs of them, which takes no time and fits any number of rows, devices
-and micro-batches of a step. So its batches are those of a training that measures the data itself.
+A training reads the lengths and forms its own packs of them, which takes no time and fits any way to share the rows of
+a step out over devices and micro-batches. So its batches are those of a training that measures the data itself.
 """
 
 import json

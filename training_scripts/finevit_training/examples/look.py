@@ -9,9 +9,8 @@ import numpy as np
 
 from finecap.sources.rows import Row
 from finevit_training.data.bad_records import UnusableRecord, reason_kind
-from finevit_training.data.order import RowKey
+from finevit_training.data.order import SMALL_WINDOW, RowKey
 from finevit_training.data.plan import Pack, Sized, plan_round
-from finevit_training.data.source import WINDOW_ROWS
 from finevit_training.examples.conversation import Conversations, Draft
 from finevit_vl.losses import IGNORE_INDEX
 
@@ -74,7 +73,7 @@ def look_at_training(rows: Sequence[Row], conversations: Conversations) -> Train
             _leave_out(seen, row.id, reason)
         seen.drafts.append(draft)
         sized.append(Sized(key, len(draft), draft.patches))
-    windows = [sized[start : start + WINDOW_ROWS] for start in range(0, len(sized), WINDOW_ROWS)]
+    windows = [sized[start : start + SMALL_WINDOW] for start in range(0, len(sized), SMALL_WINDOW)]
     seen.packs = plan_round(windows, conversations.max_length, block=1, seed=(conversations.seed, 0, 0))
     return seen
 
