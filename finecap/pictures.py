@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 # No others: Pillow hands EPS to Ghostscript, and some hold pictures of another size than their header says.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
 JPEGS = ("JPEG", "MPO")
 SCAN, END_OF_IMAGE = b"\xff\xda", b"\xd9"
 # Marks that begin a segment; not the stuffed zeros, restarts and fillers between compressed bytes.
@@ -27,6 +28,8 @@ ANY_SIZE = 2**62
 # Scans that the largest picture may have, a smaller one more in proportion. A progressive JPEG is decoded once for
 # each of them; usual are 10, and 18 in CMYK.
 MOST_SCANS = 20
+# What decoding a JPEG at a smaller scale must leave to the resampling that follows: with less, thin strokes differ.
+LEFT_TO_RESIZE = 1.5
 # Pixels of a strip, at least a row: pictures are brought to RGB strip by strip.
 STRIP_PIXELS = 2**20
 
@@ -53,6 +56,39 @@ def open_rgb(data: bytes, max_pixels: int) -> Image.Image:
     """
     with opened(data, max_pixels) as image:
         return upright_rgb(image)
+
+
+def open_reduced(data: bytes, max_pixels: int, size: tuple[int, int], target: tuple[int, int]) -> Image.Image:
+    """As `open_rgb`, for a model that sees the picture at another size.
+
+    A JPEG that is reduced to a third or less is scaled down while it is decoded, which costs a fraction of the time,
+    and then brought to `target`. Its pixels differ a little from those of a picture that is decoded whole (about 50 dB
+    on photographs). Every other picture comes as `open_rgb` gives it.
+
+    Args:
+        size: width and height of the picture, upright.
+        target: width and height at which it is seen.
+
+    Raises:
+        BadPicture, MemoryError: as `open_rgb`, or it has another size.
+    """
+    with opened(data, max_pixels) as image:
+        turned = image.format in JPEGS and image.getexif().get(ORIENTATION) in SIDEWAYS
+        scale = min(size[0] / target[0], size[1] / target[1]) / LEFT_TO_RESIZE
+        if image.format in JPEGS and image.mode == "RGB" and scale >= 2 and _turned(image.size, turned) == size:
+            drafted = image.draft("RGB", (int(image.width / scale), int(image.height / scale)))
+            box = drafted[1] if drafted else None
+            return ImageOps.exif_transpose(image.resize(_turned(target, turned), Image.Resampling.BICUBIC, box))
+        rgb = upright_rgb(image)
+    if rgb.size != size:
+        raise BadPicture(
+            f"another size: {rgb.width}x{rgb.height} upright, and not {size[0]}x{size[1]} as the data says"
+        )
+    return rgb
+
+
+def _turned(size: tuple[int, int], turned: bool) -> tuple[int, int]:
+    return size[::-1] if turned else size
 
 
 @contextmanager

@@ -127,11 +127,19 @@ class FineViTImageProcessing:
         `merge_size`.
         """
         images_kwargs = images_kwargs or {}
+        patch_size = images_kwargs.get("patch_size", self.patch_size)
+        rows, columns = self.resized_size(height, width, images_kwargs)
+        return (rows // patch_size) * (columns // patch_size)
+
+    def resized_size(self, height: int, width: int, images_kwargs: dict | None = None) -> tuple[int, int]:
+        """Height and width in pixels to which an image is resized; `images_kwargs` as in
+        `get_number_of_image_patches`.
+        """
+        images_kwargs = images_kwargs or {}
         areas = self.pixel_budget(*(images_kwargs.get(name) for name in ("size", "min_pixels", "max_pixels")))
         patch_size = images_kwargs.get("patch_size", self.patch_size)
         unit = patch_size * images_kwargs.get("merge_size", self.merge_size)
-        rows, columns = fit_size(height, width, unit, patch_size, areas["shortest_edge"], areas["longest_edge"])
-        return (rows // patch_size) * (columns // patch_size)
+        return fit_size(height, width, unit, patch_size, areas["shortest_edge"], areas["longest_edge"])
 
 
 class FineViTImageProcessorPil(FineViTImageProcessing, Qwen2VLImageProcessorPil):  # ty: ignore[incompatible-method-override]

@@ -6,12 +6,11 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from finecap.pictures import ANY_SIZE, ORIENTATION, BadPicture, opened
+from finecap.pictures import ANY_SIZE, ORIENTATION, SIDEWAYS, BadPicture, opened
 from finecap.sources.rows import Bad, Size
 
 # Where a JPEG says its size and orientation, but for what large colour profiles push behind it.
 HEADER_BYTES = 2**18
-SIDEWAYS = (5, 6, 7, 8)
 # What a PNG's orientation stands in. It may lie behind the pixels, where Pillow finds it only by decoding them.
 PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 

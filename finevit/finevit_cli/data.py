@@ -37,7 +37,7 @@ def add_data(commands: argparse._SubParsersAction) -> None:
         type=positive,
         default=STEP,
         help="rows of tokens of an optimizer step: per_device_train_batch_size x gradient_accumulation_steps x "
-        f"devices; {STEP} by default",
+        f"devices. {STEP} by default, which fits every multiple of 8 below 128",
     )
     pack.add_argument("--split", default="train")
     pack.add_argument("--seed", type=int, default=SEED, help=f"of the run; {SEED} by default, as in training")

@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from finecap import pictures
-from finecap.pictures import BadPicture, count_scans, encoded, open_rgb, opened
+from finecap.pictures import BadPicture, count_scans, encoded, open_reduced, open_rgb, opened
 from tests.finecap.engine.passes.test_ingest import photograph
 from tests.support.hostile_pictures import many_scans
 
@@ -87,3 +87,69 @@ def test_strips_make_the_same_pixels_as_the_whole(mode, monkeypatch):
         expected = pictures.upright_rgb(whole)
     monkeypatch.setattr(pictures, "STRIP_PIXELS", 1)
     assert open_rgb(buffer.getvalue(), ROOMY).tobytes() == expected.tobytes()
+
+
+def decibels(one, other):
+    """Peak signal to noise of two pictures of one size."""
+    return 10 * np.log10(255**2 / np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
+
+
+def page():
+    """Black strokes of one pixel and writing on white: what suffers most from another way of reducing."""
+    image = Image.new("RGB", (1344, 1008), "white")
+    draw = ImageDraw.Draw(image)
+    for line in range(40):
+        draw.text((20, 25 * line), "The quick brown fox jumps over the lazy dog. 0123456789 " * 4, "black")
+    return image
+
+
+LARGE = {"photograph": lambda: photograph().resize((1800, 1200), Image.Resampling.BICUBIC), "page": page}
+
+
+@pytest.mark.parametrize(("kind", "least"), [("photograph", 45), ("page", 30)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_that_is_reduced_much_is_nearly_what_decoding_all_of_it_gives(kind, least, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(LARGE[kind](), "JPEG", quality=90, exif=exif)
+    whole = open_rgb(data, ROOMY)
+    target = (whole.width // 3, whole.height // 3)
+    loaded = []
+    monkeypatch.setattr(Image.Image, "resize", _noting(Image.Image.resize, loaded))
+    found = open_reduced(data, ROOMY, whole.size, target)
+    monkeypatch.undo()
+    assert sorted(loaded[0]) == [side // 2 for side in sorted(whole.size)]
+    assert found.size == target
+    wanted = whole.resize(target, Image.Resampling.BICUBIC)
+    assert decibels(found, wanted) >= least
+    assert decibels(found.rotate(180), wanted) < 25
+
+
+def _noting(resize, sizes):
+    def noted(image, *args, **kwargs):
+        image.load()
+        sizes.append(image.size)
+        return resize(image, *args, **kwargs)
+
+    return noted
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_that_is_reduced_little_comes_as_it_is(kind):
+    data = encoded(photograph(), kind)
+    target = (28, 28) if kind == "PNG" else (224, 140)
+    assert open_reduced(data, ROOMY, (600, 400), target).tobytes() == open_rgb(data, ROOMY).tobytes()
+
+
+@pytest.mark.parametrize("target", [(28, 28), (560, 364)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_of_another_size_than_the_data_says_is_bad(kind, target):
+    data = encoded(photograph(), kind)
+    with pytest.raises(BadPicture, match="another size: 600x400 upright, and not 601x400 as the data says"):
+        open_reduced(data, ROOMY, (601, 400), target)
+
+
+def test_a_large_jpeg_that_is_cut_off_is_bad_at_any_scale():
+    data = encoded(photograph(), "JPEG")
+    with pytest.raises(BadPicture, match=r"^truncated"):
+        open_reduced(data[: len(data) // 2], ROOMY, (600, 400), (56, 56))

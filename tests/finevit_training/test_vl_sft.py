@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
         (["--data", "x"], "exactly one of"),
         (["--recipe", "no/such.yaml"], "does not exist"),
         (["--size", "nano", "--data", "x", "--mixture", "{transcribe: 1"], "mixture must be JSON"),
-        (["--size", "nano", "--data", "no/such/corpus", "--max_steps", "1"], "finevit corpus build"),
+        (["--size", "nano", "--data", "no/such/corpus", "--max_steps", "1"], "no such file or folder"),
         (["--model", "no/such/model", "--data", "x"], "does not exist"),
         (["--size", "nano", "--data", "x", "--loss_type", "dft"], "no effect"),
     ],

@@ -52,7 +52,7 @@ def test_rows_of_tokens_are_full(reader_for):
 
 def test_the_packs_of_an_epoch_are_counted_before_a_picture_is_decoded(reader, monkeypatch):
     expected = len(list(loader_of(reader)))
-    monkeypatch.setattr("finevit_training.examples.conversation.open_rgb", None)
+    monkeypatch.setattr("finevit_training.examples.conversation.open_reduced", None)
     assert loader_of(reader).count_packs() == expected
 
 
@@ -178,3 +178,87 @@ def test_a_loader_process_reads_its_own_parts(records, tmp_path, processor, monk
     assert share <= most
     if workers == 5:
         assert share > 2, "a number of processes that does not divide the windows reads parts several times"
+
+
+def test_a_state_in_the_middle_of_a_step_is_the_end_of_the_step_before(reader):
+    loader = loader_of(reader, accumulation=3, steps=6)
+    states, whole = [loader.state_dict()], []
+    for batch in loader:
+        whole.append(batch)
+        states.append(loader.state_dict())
+    for taken in range(3, 9):
+        assert states[taken] == states[taken // 3 * 3]
+        resumed = loader_of(reader, accumulation=3, steps=6)
+        resumed.load_state_dict(json.loads(json.dumps(states[taken])))
+        assert ids_of(resumed) == ids_of(whole[taken // 3 * 3 :])
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        ({"rows": 1}, "a step has 1 packs here and 2 in the saved run"),
+        ({"rows": 2, "accumulation": 2}, "a step has 4 packs"),
+        ({"max_length": 800}, "a row has 800 tokens here and 700"),
+        ({"seed": 4}, "another seed, other data or other weights"),
+        ({"window_rows": 32}, "another seed, other data or other weights"),
+    ],
+)
+def test_a_state_of_a_run_whose_packs_are_others_is_refused(reader_for, other, word):
+    def loader(rows=2, accumulation=1, max_length=700, **flags):
+        return loader_of(
+            reader_for(mixture=MIXTURE, max_length=max_length, **flags), rows, accumulation=accumulation, steps=9
+        )
+
+    begun = loader()
+    next(iter(begun))
+    state = json.loads(json.dumps(begun.state_dict()))
+    with pytest.raises(ValueError, match=word):
+        loader(**other).load_state_dict(state)
+    loader().load_state_dict(state)
+
+
+def test_the_same_step_in_another_shape_goes_on(reader):
+    begun, shaped = loader_of(reader, rows=4, steps=6), loader_of(reader, rows=1, accumulation=4, steps=6)
+    iterator = iter(begun)
+    next(iterator)
+    shaped.load_state_dict(begun.state_dict())
+    assert ids_of(shaped) == ids_of(iterator)
+
+
+CURRICULUM = [{"until": 0.34, "mixture": {"qa": 1}}, {"until": 1.0, "mixture": {"transcribe": 1, "global_caption": 1}}]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_round_is_at_the_same_time_of_the_clock_in_a_run_that_goes_on(reader_for, rows, workers):
+    """The clock here counts the steps that are trained, and every round has questions of its own."""
+    reader = reader_for(mixture=CURRICULUM, max_length=500, window_rows=8, streams=2)
+    steps = 24
+
+    def run(start=None, first=0):
+        read, clock = {}, [first]
+
+        def fraction(key, step):
+            read[key] = clock[0]
+            return clock[0] / steps
+
+        loader = loader_of(reader, rows, steps=steps, workers=workers)
+        loader.fraction = fraction
+        if start is not None:
+            loader.load_state_dict(json.loads(start))
+        batches, states = [], [json.dumps(loader.state_dict())]
+        for batch in loader:
+            clock[0] += 1
+            batches.append(batch)
+            states.append(json.dumps(loader.state_dict()))
+        return batches, states, read
+
+    whole, states, read = run()
+    assert len(set(read.values())) > 4, "rounds begin at different times"
+    for stopped in (*range(8), 13, 19):
+        rest, _, again = run(states[stopped], stopped)
+        assert {key: again[key] for key in again.keys() & read.keys()} == {
+            key: read[key] for key in again.keys() & read.keys()
+        }
+        for one, other in zip(whole[stopped:], rest, strict=True):
+            same(one, other)

@@ -1,123 +1,89 @@
-"""Records behind sample keys: random streams, stand-ins for records that cannot be used, rough lengths."""
+"""What a recipe's `data` opens: errors that name the source, weights, and an epoch of about so many rows."""
 
-import shutil
-from pathlib import Path
+from collections import Counter
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from finecap.features import FINECAP_FEATURES
-from finevit_training.data.order import SampleKey
-from finevit_training.data.source import RecordDataset, Sample, estimate_lengths, load_records
-
-
-def test_random_streams_differ_by_seed_epoch_and_index():
-    def stream(seed, epoch, index):
-        return Sample(SampleKey(epoch, index, 0.0), {}).stream(seed)
-
-    assert stream(1, 2, 3) == stream(1, 2, 3)
-    assert len({stream(1, 2, 3), stream(2, 2, 3), stream(1, 3, 3), stream(1, 2, 4)}) == 4
-
-
-def test_replacements_follow_from_seed_epoch_and_index_and_keep_the_progress(records):
-    dataset = RecordDataset(records)
-
-    def first(seed, epoch, index, count=5):
-        replacements = dataset[SampleKey(epoch, index, 0.25)].replacements(seed)
-        return [next(replacements).key for _ in range(count)]
-
-    assert first(1, 2, 3) == first(1, 2, 3)
-    assert len({tuple(first(*args)) for args in ((1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4))}) == 4
-    assert {(key.epoch, key.fraction) for key in first(1, 2, 3)} == {(2, 0.25)}
-
-
-def test_missing_corpus_says_how_to_build_one(tmp_path):
-    with pytest.raises(ValueError, match="finevit corpus build"):
-        load_records([str(tmp_path)], "train")
-
-
-def test_lengths_are_estimated_without_decoding(records):
-    lengths = estimate_lengths(records)
-    assert len(lengths) == len(records)
-    assert min(lengths) > 9
-    assert len(set(lengths)) > 5
-
-
-def test_lengths_of_records_with_holes_are_estimated_too(records):
-    hollow = {"width": None, "height": 100, "qa": None, "regions": [None]}
-    rows = records.select(range(2)).to_list()
-    holes = type(records).from_list([rows[0], {**rows[1], **hollow}], features=records.features)
-    assert estimate_lengths(holes)[1] == 0
+from finevit_training.data.order import UNKNOWN_ROWS, RoundKey
+from finevit_training.data.source import Data, open_data
+from tests.support.training_data import write_records
 
 
 @pytest.fixture
-def hub_cache(nano_corpus, tmp_path, monkeypatch):
-    """`owner/records` as `datasets` keeps it after a download, without a network; `owner/other` is no FineCap."""
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    for name, columns in (("records", None), ("other", ["id", "image"])):
-        files = {"train": str(nano_corpus / "data" / "*.parquet")}
-        made = datasets.load_dataset("parquet", data_files=files, columns=columns, cache_dir=tmp_path / name)
-        folder = Path(made["train"].cache_files[0]["filename"]).parent
-        kept = tmp_path / "cache" / f"owner___{name}" / "default" / "0.0.0" / folder.name
-        shutil.copytree(folder, kept)
-        (kept / "parquet-train.arrow").rename(kept / f"{name}-train.arrow")
+def folders(records, tmp_path):
+    """Sources of 32 and of 16 records, in parts of two rows."""
+    return [
+        write_records(part, tmp_path / name, row_group_size=2)
+        for name, part in (("a", records[:32]), ("b", records[32:]))
+    ]
 
 
-def test_records_come_from_the_hub_by_their_id(hub_cache, nano_corpus, records):
-    assert load_records(["owner/records"], "train")["id"] == records["id"]
-    both = load_records(["owner/records", str(nano_corpus)], "train")
-    assert both["id"] == [*records["id"], *records["id"]]
+def rows_of(data, order, epoch=0):
+    """How often each (source, row of its part list) comes in an epoch."""
+    seen = Counter()
+    for number in range(order.num_rounds(epoch)):
+        for window in order.windows(RoundKey(epoch, number)):
+            counts = [data.parts[piece.part][1].rows for piece in order.pieces(window)]
+            seen.update((key.part, key.row) for key in order.row_keys(window, counts))
+    return seen
+
+
+def of_source(data, seen, number):
+    return {key: count for key, count in seen.items() if data.parts[key[0]][0] == number}
+
+
+def test_parts_of_all_sources_are_numbered_in_the_recipes_order(folders):
+    data = open_data(folders, "train")
+    assert [source.name for source in data.sources] == ["a", "b"]
+    assert [number for number, _ in data.parts] == [0] * 16 + [1] * 8
+    assert data.rows == 48
 
 
 @pytest.mark.parametrize(
-    ("given", "split", "word"),
-    [
-        ("owner/other", "train", "no FineCap records: they lack .'width'"),
-        ("owner/nothing", "train", "'owner/nothing' in `data` cannot be loaded.*finevit corpus build"),
-        ("owner/records", "test", "split 'test' of 'owner/records'"),
-    ],
+    "broken", ["no/such/folder", {"path": "no/such/folder", "weight": 2}, {"path": ".", "weight": 0}, {"weight": 2}, 7]
 )
-def test_what_the_hub_does_not_give_is_named(hub_cache, given, split, word):
-    with pytest.raises(ValueError, match=word):
-        load_records([given], split)
+def test_a_source_that_cannot_be_opened_is_named_among_the_others(folders, broken):
+    with pytest.raises(ValueError, match=r"in `data` cannot be opened") as error:
+        open_data([folders[0], broken, folders[1]], "train")
+    assert str(error.value).startswith(repr(broken))
 
 
-@pytest.mark.parametrize("given", ["outputs/corpuss", "corpus", "./owner/name", "/no/corpus"])
-def test_a_mistyped_path_is_an_error_before_the_network_is_asked(given, tmp_path, monkeypatch):
-    (tmp_path / "outputs" / "corpus").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "load_dataset", None)  # whatever would ask it
-    with pytest.raises(ValueError, match=r"holds no data/train-\*.*finevit corpus build"):
-        load_records([given], "train")
+def test_a_source_without_the_split_says_so(folders):
+    with pytest.raises(ValueError, match=r"in `data` cannot be opened.*validation"):
+        open_data(folders, "validation")
 
 
-def write_corpus(folder, rows, schema=FINECAP_FEATURES.arrow_schema):
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data" / "train-00000-of-00001.parquet")
+def test_a_weight_is_how_often_the_rows_of_its_source_come_in_an_epoch(folders):
+    data = open_data([{"path": folders[0], "weight": 0.25}, {"path": folders[1], "weight": 2}], "train")
+    seen = [rows_of(data, data.order(seed=3), epoch) for epoch in range(40)]
+    assert all(set(of_source(data, one, 1).values()) == {2} for one in seen)
+    assert all(len(of_source(data, one, 1)) == 16 for one in seen)
+    drawn = [len(of_source(data, one, 0)) for one in seen]
+    assert sum(drawn) / len(drawn) == pytest.approx(0.25 * 32, rel=0.1)
+    assert len({frozenset(of_source(data, one, 0)) for one in seen}) == 40, "another share each epoch"
 
 
-@pytest.fixture
-def rows(nano_corpus):
-    return pq.read_table(next((nano_corpus / "data").glob("*.parquet"))).to_pylist()
+def test_most_rows_draws_about_so_many_from_all_sources_the_same_ones_each_time(folders):
+    data = open_data(folders, "train")
+    seen = rows_of(data, data.order(seed=0, most_rows=12))
+    assert seen == rows_of(open_data(folders, "train"), data.order(seed=0, most_rows=12))
+    assert set(seen.values()) == {1}
+    sizes = [rows_of(data, data.order(seed=seed, most_rows=12)).total() for seed in range(60)]
+    assert sum(sizes) / len(sizes) == pytest.approx(12, rel=0.1)
+    assert of_source(data, seen, 0)
+    assert of_source(data, seen, 1)
 
 
-def test_what_lies_in_a_folder_now_is_read_whatever_another_of_its_name_held(rows, tmp_path):
-    first, second = tmp_path / "one" / "corpus", tmp_path / "two" / "corpus"
-    write_corpus(first, rows[:5])
-    assert len(load_records([str(first)], "train")) == 5
-    write_corpus(second, rows[:3])
-    assert len(load_records([str(second)], "train")) == 3
-    write_corpus(first, rows[5:12])
-    assert list(load_records([str(first)], "train")["id"]) == [row["id"] for row in rows[5:12]]
-    assert len(load_records([str(first), str(second)], "train")) == 10
+def test_more_than_there_are_is_all(folders):
+    data = open_data(folders, "train")
+    assert rows_of(data, data.order(seed=0, most_rows=1000)) == dict.fromkeys(
+        ((part, row) for part in range(24) for row in range(2)), 1
+    )
 
 
-def test_records_of_another_version_are_named(rows, tmp_path):
-    schema = FINECAP_FEATURES.arrow_schema.remove_metadata()
-    schema = schema.set(schema.get_field_index("width"), pa.field("width", pa.string()))
-    write_corpus(tmp_path, [{**row, "width": str(row["width"])} for row in rows[:2]], schema)
-    with pytest.raises(ValueError, match=r"its columns \['width'\] are not those"):
-        load_records([str(tmp_path)], "train")
+def test_parts_that_nobody_has_counted_are_taken_for_some_thousand_rows(folders):
+    data = open_data(folders, "train")
+    uncounted = [(number, type(part)(part.path, 0, None)) for number, part in data.parts]
+    unknown = Data(data.sources, uncounted)
+    assert unknown.rows is None
+    assert unknown.order(seed=0).rows.tolist() == [UNKNOWN_ROWS] * 24

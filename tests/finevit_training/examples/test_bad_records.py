@@ -52,12 +52,15 @@ BAD = {
     "text as picture": ({"image": {"bytes": b"no picture", "path": None}}, "not a picture"),
     "cut off PNG": ({"image": {"bytes": encoded()[:900], "path": None}}, "truncated"),
     "cut off JPEG": ({"image": {"bytes": encoded(file_format="JPEG")[:900], "path": None}}, "truncated"),
-    "cut off GIF": ({"image": {"bytes": encoded(file_format="GIF")[:200], "path": None}}, "decoded"),
-    "cut off TIFF": ({"image": {"bytes": broken_tiff(), "path": None}}, "decoded"),
-    "broken PNG chunk": ({"image": {"bytes": encoded()[:60] + b"\0" * 50 + encoded()[60:], "path": None}}, "decoded"),
+    "cut off GIF": ({"image": {"bytes": encoded(file_format="GIF")[:200], "path": None}}, "cannot be used"),
+    "cut off TIFF": ({"image": {"bytes": broken_tiff(), "path": None}}, "cannot be used"),
+    "broken PNG chunk": (
+        {"image": {"bytes": encoded()[:60] + b"\0" * 50 + encoded()[60:], "path": None}},
+        "cannot be used",
+    ),
     "bad zlib stream": (
         {"image": {"bytes": png(112, 56, png_chunk(b"IDAT", b"no zlib")), "path": None}},
-        "decoded",
+        "cannot be used",
     ),
     "pixel bomb": (
         {"image": {"bytes": png(20_000, 20_000, png_chunk(b"IDAT", zlib.compress(b"0"))), "path": None}},
@@ -131,8 +134,7 @@ def test_a_bad_record_is_skipped_with_id_and_reason_and_replaced(run_of, name):
     assert {skip.id for skip in skipped} == {"bad"}
     assert any(re.search(reason, skip.reason) for skip in skipped), skipped
     by_its_picture = any(
-        skip.reason.startswith(("picture has", "picture cannot be decoded", "no picture", "unreadable"))
-        for skip in skipped
+        skip.reason.startswith(("picture cannot be used", "no picture", "unreadable")) for skip in skipped
     )
     assert len(ids_of(batches)) == 9 + by_its_picture, "a planned sample is replaced"
     assert ids_of(batches) == ids_of(run_of([*records, good_record(id="bad", **changes)])[0])
@@ -163,7 +165,7 @@ def test_whatever_a_decoder_raises_for_a_broken_file_is_the_record_s_fault(run_o
     broken = good_record(id="bad", image={"bytes": encoded((84, 56)), "path": None}, width=84)
     batches, skipped = run_of([broken, *(good_record(id=f"good {i}") for i in range(3))])
     assert "bad" not in ids_of(batches)
-    assert ("bad", f"picture cannot be decoded: corrupt: {error.__name__}: broken") == skipped[0][:2]
+    assert ("bad", f"picture cannot be used: corrupt: {error.__name__}: broken") == skipped[0][:2]
 
 
 def test_a_bug_raises_at_once(run_of, monkeypatch):
@@ -177,7 +179,7 @@ def test_a_bug_raises_at_once(run_of, monkeypatch):
 
 def test_too_many_bad_records_stop_the_run_and_name_the_reasons():
     share = BadRecordShare(0.4)
-    share.add(ENOUGH_TRIED, ["picture has another size: 3x3"] * 80)
+    share.add(ENOUGH_TRIED, ["picture cannot be used: another size: 3x3"] * 80)
     with pytest.raises(ValueError, match=r"81 of the 200 records read so far .*80 x picture .*max_bad_share 40%"):
         share.add(0, ["no picture: nothing"])
     early = BadRecordShare(0.4)

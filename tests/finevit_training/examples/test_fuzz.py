@@ -1,4 +1,5 @@
-"""Thousands of spoilt records: whatever their fields hold, the collator returns whole batches and reports the rest.
+"""Thousands of spoilt records in parquet files: whatever their fields hold, the loader gives whole batches and reports
+the rest.
 
 FINEVIT_FUZZ_CASES and FINEVIT_FUZZ_SEED set the number of records that are read and the seed for longer runs.
 """
@@ -10,15 +11,14 @@ import random
 import pytest
 
 from finecap.tasks.mixture import DENSE_TASKS
-from finevit_training.data.order import SampleKey
-from finevit_training.data.packing import IGNORE_INDEX
-from finevit_training.data.source import RecordDataset
-from finevit_training.examples.conversation import SFTCollator
+from finevit_vl.losses import IGNORE_INDEX
+from tests.support.training_data import loader_of, reader_of, write_records
 
 CASES = int(os.environ.get("FINEVIT_FUZZ_CASES", "5000"))
 SEED = int(os.environ.get("FINEVIT_FUZZ_SEED", "0"))
-BATCH = 10
 SPOILT_SHARE = 0.8
+MIXTURE = {**dict.fromkeys(DENSE_TASKS, 1.0), "qa": 2}
+FLAGS = ({}, {"isolate_turns": True}, {"isolate_turns": True, "max_turns": 2})
 
 STRINGS = (
     "", " ", "\n", "\0", "null", "[]", "{}", "[1,2,3,4]", "[0, 0, 1e999, 3]", "[" * 3000, "[1, 2, null, 4]", "NaN",
@@ -44,6 +44,11 @@ def spoilt_bytes(data: bytes, rng: random.Random) -> bytes:
     return bytes(spoilt)
 
 
+def is_box(value):
+    """A box is four numbers or None in the schema, so no file holds a longer or shorter one."""
+    return len(value) == 4 and all(isinstance(number, float) for number in value if number is not None)
+
+
 def spoilt(value, rng: random.Random):
     """Another value of the same type in the schema, or None, which every type there may be."""
     if rng.random() < 0.2:
@@ -59,9 +64,9 @@ def spoilt(value, rng: random.Random):
     if isinstance(value, float):
         return rng.choice(FLOATS)
     if isinstance(value, list):
-        shuffled = [*value, *value, None][: rng.randrange(2 * len(value) + 2)]
+        shuffled = [*value, *value, None]
         rng.shuffle(shuffled)
-        return shuffled
+        return shuffled[: len(value) if is_box(value) else rng.randrange(2 * len(value) + 2)]
     return value
 
 
@@ -76,62 +81,62 @@ def spoil(node, rng: random.Random):
     return node
 
 
-class Spoilt(RecordDataset):
-    """Good records in which most are spoilt, each in one to three places, as (seed, index) say."""
-
-    def __init__(self, records, length, seed):
-        self.good = [pickle.dumps(record) for record in RecordDataset(records).records]
-        self.length = length
-        self.seed = seed
-        self.records = self
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, key):
-        if isinstance(key, SampleKey):
-            return super().__getitem__(key)
-        rng = random.Random(f"{self.seed}/{key}")
-        record = pickle.loads(rng.choice(self.good))
+def spoilt_records(records, count, seed):
+    """Good records in which most are spoilt, each in one to three places."""
+    rng = random.Random(seed)
+    good = [pickle.dumps(record) for record in records]
+    for number in range(count):
+        record = pickle.loads(rng.choice(good))
         if rng.random() < SPOILT_SHARE:
             for _ in range(rng.randint(1, 3)):
                 spoil(record, rng)
-        return {**record, "id": f"record {key}"}
+        yield {**record, "id": f"record {number}"}
 
 
 @pytest.mark.slow
-def test_spoilt_records_never_end_a_run(processor, records):
-    dataset = Spoilt(records, CASES, SEED)
-    mixture = {**dict.fromkeys(DENSE_TASKS, 1.0), "qa": 2}
-    collators = [
-        SFTCollator(processor, mixture=mixture, seed=SEED, max_length=1500, max_bad_share=1.0, **flags)
-        for flags in ({}, {"isolate_turns": True}, {"packing": True})
-    ]
-    start = tried = reported = 0
-    while tried < CASES:
-        keys = [SampleKey(0, index, 0.5) for index in range(start, start + BATCH)]
-        collator = collators[start // BATCH % len(collators)]
-        try:
-            batch = collator([dataset[key] for key in keys])
-            check(batch, keys, processor)
-        except Exception as error:
-            raise AssertionError(f"records {start} to {start + BATCH - 1} of FINEVIT_FUZZ_SEED={SEED}") from error
-        start += BATCH
-        tried = sum(collator.bad_records.tried for collator in collators)
-        reported += len(batch["skipped"])
+@pytest.mark.parametrize("flags", FLAGS)
+def test_spoilt_records_never_end_a_run(processor, records, tmp_path, flags):
+    seed = f"{SEED}/{FLAGS.index(flags)}"
+    spoilt = list(spoilt_records(records, CASES // len(FLAGS), seed))
+    folder = write_records(spoilt, tmp_path / "spoilt", row_group_size=50)
+    reader = reader_of(
+        [folder], processor, SEED, window_rows=100, streams=2, max_length=1500, mixture=MIXTURE, **flags
+    )
+    tried, reported, given = 0, set(), set()
+
+    def on_rows(more, skipped):
+        nonlocal tried
+        tried += more
+        reported.update(skip.id for skip in skipped)
+        assert all(skip.id and skip.reason for skip in skipped)
+
+    try:
+        for batch in loader_of(reader, rows=4, on_rows=on_rows):
+            check(batch, processor)
+            given.update(batch["ids"])
+    except Exception as error:
+        raise AssertionError(f"after {tried} records of FINEVIT_FUZZ_SEED={SEED}, {flags}") from error
+    assert tried == len(spoilt)
+    assert reported | given == {record["id"] for record in spoilt}, "no record is lost without a word"
     # Negative control: most records were spoilt in a way that has to be noticed.
-    assert reported > CASES / 4
+    assert len(reported) > len(spoilt) / 4
 
 
-def check(batch, keys, processor):
-    assert len(batch["ids"]) == len(batch["lengths"]) == len(batch["image_grid_thw"]) == len(keys)
+def check(batch, processor):
+    segments = batch["segments"]
+    starts = segments[segments[:, 3] == 0, 0].tolist() if batch["ids"] else []
+    assert len(batch["ids"]) == len(batch["lengths"]) == len(batch["image_grid_thw"]) == len(starts)
     image = batch["input_ids"] == processor.image_token_id
     assert image.sum() * processor.image_processor.merge_size**2 == len(batch["pixel_values"])
     supervised = batch["labels"] != IGNORE_INDEX
     assert not (image & supervised).any()
     assert (batch["labels"][supervised] == batch["input_ids"][supervised]).all()
-    assert supervised.any(-1).all()
+    for start, length in zip(starts, batch["lengths"].tolist(), strict=True):
+        assert supervised[0, start : start + length].any()
+        assert not supervised[0, start]
+    assert supervised.sum() == sum(
+        supervised[0, start : start + length].sum() for start, length, *_ in segments.tolist()
+    )
     said = batch["labels"][supervised].tolist()
     assert not {processor.vision_start_token_id, processor.vision_end_token_id} & set(said)
     assert batch["pixel_values"].isfinite().all()
-    assert all(record_id and reason for record_id, reason in batch["skipped"])

@@ -1,5 +1,6 @@
 """FLOPs against other counts: six per weight and token, torch's own counter for windows, active experts."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +17,7 @@ def test_flops_are_six_per_weight_and_token_where_attention_is_short():
     count = FlopCounter(model)
     batch = {
         "image_grid_thw": torch.tensor([[1, 2, 2]]),
-        "lengths": torch.tensor([10]),
+        "segments": np.array([[0, 10, 0, 0]]),
         "labels": torch.tensor([[-100] * 7 + [1] * 3]),
     }
     matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" not in name}
@@ -38,7 +39,7 @@ def test_a_matrix_product_has_a_measurable_peak():
 
 def batch(rows, columns):
     grid = torch.tensor([[1, rows, columns]])
-    return {"image_grid_thw": grid, "lengths": torch.tensor([10]), "labels": torch.full((1, 10), -100)}
+    return {"image_grid_thw": grid, "segments": np.array([[0, 10, 0, 0]]), "labels": torch.full((1, 10), -100)}
 
 
 @pytest.mark.parametrize("full", [None, [1]])

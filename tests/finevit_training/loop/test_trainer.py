@@ -1,10 +1,11 @@
 """One short run of each mode, the loss against two others' losses, and what stops a run."""
 
 import json
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from trl import SFTTrainer
@@ -20,13 +21,13 @@ def losses(trainer):
 
 
 def first_batch(trainer):
-    batch = next(iter(trainer.get_train_dataloader()))
-    return model_inputs(batch, "sdpa", torch.float32)
+    return next(iter(trainer.get_train_dataloader()))
 
 
-def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):
-    trainer = trainer_for()
-    batch = first_batch(trainer)
+@pytest.mark.parametrize("flags", [{}, {"isolate_turns": True}])
+def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for, flags):
+    trainer = trainer_for(**flags)
+    batch = model_inputs(first_batch(trainer))
     tokens = (batch["labels"][:, 1:] != -100).sum()
 
     def loss_and_gradient(compute):
@@ -44,6 +45,61 @@ def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for):
             torch.testing.assert_close(ours_p, theirs_p, rtol=1e-4, atol=1e-6)
 
 
+def without_segments(batch):
+    """What TRL's `padding_free` collator gives, see https://github.com/huggingface/trl/pull/7081."""
+    return {key: value for key, value in model_inputs(batch).items() if key != "segments"}
+
+
+def test_a_batch_is_what_padding_free_means_in_trl(trainer_for):
+    batch = first_batch(trainer_for())
+    assert "attention_mask" not in batch
+    assert batch["input_ids"].shape == batch["position_ids"].shape == (1, 1024)
+    starts = [0, *batch["lengths"].cumsum(0).tolist()]
+    assert len(starts) > 3
+    assert batch["labels"][0, starts].tolist() == [-100] * len(starts)
+    expected = [torch.arange(end - start) for start, end in pairwise([*starts, 1024])]
+    torch.testing.assert_close(batch["position_ids"][0], torch.cat(expected))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_without_segments_transformers_and_trl_keep_the_samples_apart_by_their_positions(trainer_for, attention):
+    trainer = trainer_for(attn_implementation=attention)
+    packed = first_batch(trainer)
+    plain = without_segments(packed)
+    tokens = (packed["labels"][:, 1:] != -100).sum()
+    ours = trainer.supervised_loss(trainer.model, model_inputs(packed), tokens)
+    theirs = trainer.model(**plain).loss
+    trl = SFTTrainer.compute_loss(trainer, trainer.model, dict(plain), False, tokens)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(trl, ours, rtol=1e-5, atol=1e-6)
+    # Negative control: positions that do not restart join the samples.
+    joined = plain | {"position_ids": torch.arange(1024)[None]}
+    assert abs(trainer.model(**joined).loss - ours) > 1e-3
+
+
+def test_trl_takes_the_segments_of_a_batch_on_the_host_and_counts_all_tokens_of_its_rows(trainer_for):
+    """As on CUDA, where TRL's fused head computes the loss."""
+    trainer = trainer_for(isolate_turns=True, per_device_train_batch_size=2)
+    batch = first_batch(trainer)
+    arguments = model_inputs(trainer._prepare_inputs(batch))
+    assert isinstance(arguments["segments"], np.ndarray)
+    loss = SFTTrainer.compute_loss(trainer, trainer.model, arguments, False, None)
+    torch.testing.assert_close(loss, trainer.supervised_loss(trainer.model, model_inputs(batch), None))
+    assert trainer._metrics["train"]["num_tokens"] == [2 * 1024]
+    loss, outputs = SFTTrainer.compute_loss(trainer, trainer.model, model_inputs(batch), True, None)
+    assert outputs.logits.shape[:2] == (1, 2 * 1024)
+
+
+def test_trl_trains_on_a_row_without_samples(trainer_for):
+    trainer = trainer_for()
+    empty = trainer.loader.reader.examples.collate([[]])
+    assert not empty["ids"]
+    loss = SFTTrainer.compute_loss(trainer, trainer.model, model_inputs(empty), False, torch.tensor(7))
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in trainer.model.parameters())
+
+
 def test_training_lowers_the_loss_and_logs_its_speed(trainer_for):
     trainer = trainer_for(max_steps=12, learning_rate=3e-3)
     trainer.train()
@@ -53,7 +109,7 @@ def test_training_lowers_the_loss_and_logs_its_speed(trainer_for):
     for key in ("images_per_second", "tokens_per_second", "mfu", "padding_share", "memory_gb", "mean_token_accuracy"):
         assert logged[key] >= 0, key
     assert logged["mfu"] > 0
-    assert logged["samples_seen"] == 4
+    assert logged["samples_seen"] == len(first_batch(trainer_for())["ids"])
 
 
 def test_each_part_has_its_learning_rate_and_vectors_do_not_decay(trainer_for):
@@ -133,8 +189,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_the_batch_ids(trainer_
     assert report["step"] == 1
     (batch,) = report["batches"]
     assert (batch["rank"], batch["loss"]) == (0, "nan")
-    assert len(batch["ids"]) == 4
-    assert set(batch["ids"]) <= set(trainer.train_dataset["id"])
+    assert batch["ids"] == first_batch(trainer_for())["ids"]
 
 
 def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):
@@ -148,7 +203,8 @@ def test_attention_eager_and_sdpa_give_the_same_losses(trainer_for):
 
 
 def test_loader_workers_change_no_batch(trainer_for):
-    alone, helped = (iter(trainer_for(dataloader_num_workers=n).get_train_dataloader()) for n in (0, 2))
+    alone, helped = (list(trainer_for(dataloader_num_workers=n).get_train_dataloader()) for n in (0, 2))
+    assert len(alone) == 2
     for one, other in zip(alone, helped, strict=True):
         assert one["ids"] == other["ids"]
         torch.testing.assert_close(one["input_ids"], other["input_ids"], rtol=0, atol=0)

@@ -3,9 +3,9 @@
 A folder of four files. `packs.parquet`: one line a pack, in the order of training. `rejects.parquet`: rows that are
 left out, and why. `rounds.json`: what each round holds. `plan.json`: what the plan was made with.
 
-A training reads the lengths and forms the packs again of them, which takes no time, so its batches are those of a
-training that measures the data itself. The packs of a step decide the windows, so a plan is one for so many of them,
-on any number of devices.
+A training reads the lengths and forms the packs again of them, which takes no time and fits any way to share the rows
+of a step out over devices and micro-batches. So its batches are those of a training that measures the data itself. How
+many rows a step has decides the windows, so they must be as many as the plan was made for, or cut the same windows.
 """
 
 import json

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from finecap.boxes import format_box
-from finecap.pictures import BadPicture, open_rgb
+from finecap.pictures import BadPicture, open_reduced
 from finecap.records import validate_texts
 from finecap.sources.rows import Message, Row
 from finecap.tasks.conversation import Report, Turn, record_to_turns
@@ -60,7 +60,7 @@ class Draft:
 
 
 class Example(NamedTuple):
-    """A conversation with its pictures, upright RGB."""
+    """A conversation with its pictures, upright RGB; large JPEGs have been reduced to what the model sees."""
 
     draft: Draft
     images: list[Image.Image]
@@ -160,18 +160,14 @@ class Conversations:
         Raises:
             UnusableRecord: one of them cannot be decoded, or has another size than the row says.
         """
+        processor = self.processor.image_processor
         images = []
-        for data, (width, height) in zip(pictures, draft.sizes, strict=True):
+        for data, size in zip(pictures, draft.sizes, strict=True):
+            height, width = processor.resized_size(size[1], size[0])
             try:
-                image = open_rgb(data, self.processor.image_processor.max_image_pixels)
+                images.append(open_reduced(data, processor.max_image_pixels, size, (width, height)))
             except BadPicture as error:
-                raise UnusableRecord(f"picture cannot be decoded: {error}") from error
-            if image.size != (width, height):
-                raise UnusableRecord(
-                    f"picture has another size than the record says: {image.width}x{image.height} upright, and not "
-                    f"{width}x{height}, so its boxes would be wrong"
-                )
-            images.append(image)
+                raise UnusableRecord(f"picture cannot be used: {error}") from error
         return Example(draft, images)
 
     def collate(self, rows: Sequence[Sequence[Example]]) -> Batch:
