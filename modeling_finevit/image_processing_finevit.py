@@ -11,6 +11,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 
 from .image_inputs import fit_size
 from .image_processing_pil_finevit import FineViTImageProcessing
+from .patches import pack_images
 
 
 class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # ty: ignore[incompatible-method-override]
@@ -29,11 +30,38 @@ class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # t
         return TorchvisionBackend.resize(self, images, SizeDict(height=fitted[0], width=fitted[1]), resample)
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # ty: ignore[incompatible-method-override]
+        as_floats = kwargs["do_rescale"] or kwargs["do_normalize"]
+        if images and as_floats and kwargs["temporal_patch_size"] == 1 and images[0].device.type == "cpu":
+            return self._one_by_one(images, **kwargs)
         if images:
             return super()._preprocess(images, **kwargs)
         patch_dim = 3 * kwargs["temporal_patch_size"] * kwargs["patch_size"] ** 2
         data = {"pixel_values": torch.zeros(0, patch_dim), "image_grid_thw": torch.zeros(0, 3, dtype=torch.long)}
         return BatchFeature(data=data, tensor_type=kwargs.get("return_tensors"))
+
+    def _one_by_one(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:
+        """The base class's result, bit by bit, with less work on a CPU: patches are cut from bytes, and become floats
+        where they are to lie, so that no picture is copied as floats.
+        """
+        patch_size, merge_size, scale = kwargs["patch_size"], kwargs["merge_size"], kwargs["rescale_factor"]
+        if kwargs["do_resize"]:
+            fitted = (kwargs["size"], kwargs["resample"], patch_size * merge_size)
+            images = [self.resize(image[None], *fitted)[0] for image in images]
+        packed = [pack_images(image[None], patch_size, merge_size) for image in images]
+        mean, std, is_rescaled_alone = self._fuse_mean_std_and_rescale_factor(
+            kwargs["do_normalize"], kwargs["image_mean"], kwargs["image_std"], kwargs["do_rescale"], scale
+        )
+        lengths = [len(patches) for patches, _ in packed]
+        pixel_values = torch.empty(sum(lengths), 3 * patch_size**2)
+        for values, (patches, _) in zip(pixel_values.split(lengths), packed, strict=True):
+            values.copy_(patches)
+            if is_rescaled_alone:
+                values.mul_(scale)
+            if kwargs["do_normalize"]:
+                planes = values.view(-1, 3, patch_size**2)
+                planes.sub_(torch.as_tensor(mean)[:, None]).div_(torch.as_tensor(std)[:, None])
+        data = {"pixel_values": pixel_values, "image_grid_thw": torch.cat([grid for _, grid in packed])}
+        return BatchFeature(data=data, tensor_type=kwargs["return_tensors"])
 
 
 __all__ = ["FineViTImageProcessor"]

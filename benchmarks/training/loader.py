@@ -120,18 +120,16 @@ def measure(records: list[Record], folder: Path, edge: int, args: argparse.Names
             turns[name].append(took(contender))
         said = ", ".join(f"{name} {spent[-1].cpu:.2f} s" for name, spent in turns.items())
         progress(f"{edge}² pixels, turn {turn + 1} of {args.repeats}, CPU: {said}")
-    bare_cpu = [spent.cpu for spent in turns["bare"]]
+    seconds = {name: {key: [getattr(t, key) for t in of] for key in Took._fields} for name, of in turns.items()}
     return {
         "max_pixels": edge**2,
         "samples": totals.samples,
         "patches": totals.patches,
         "share_of_real_tokens": totals.real / totals.tokens,
-        "seconds": {
-            name: {"wall_s": [t.wall for t in of], "cpu_s": [t.cpu for t in of]} for name, of in turns.items()
-        },
+        "seconds": seconds,
         "of_bare": {
-            name: summary([one / other.cpu for one, other in zip(bare_cpu, of, strict=True)])
-            for name, of in turns.items()
+            name: summary([one / other for one, other in zip(seconds["bare"]["cpu"], of["cpu"], strict=True)])
+            for name, of in seconds.items()
         },
     }
 
@@ -167,7 +165,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     write_figures(report, args.out)
     for one in results:
         for name, ratio in one["of_bare"].items():
-            speed = one["samples"] / statistics.median(one["seconds"][name]["cpu_s"])
+            speed = one["samples"] / statistics.median(one["seconds"][name]["cpu"])
             spread = f"{ratio['median']:.2f} of bare ({ratio['least']:.2f} to {ratio['most']:.2f})"
             print(f"{one['max_pixels']:>8} pixels  {name:7s}{speed:7.1f} pictures a CPU second, {spread}")
     return report

@@ -1,6 +1,7 @@
 """What the benchmarks of training read: JPEGs of mixed sizes as FineCap records, and the reader of a run."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,17 @@ def words(stream: random.Random, fewest: int, most: int) -> str:
     return " ".join(stream.choices(WORDS, k=stream.randint(fewest, most)))
 
 
-def photograph_record(number: int, seed: int, originals: list[Image.Image]) -> Record:
-    """A piece of a photograph in a size and quality as the web has them, and texts as long as FineCap's."""
+def photograph_record(number: int, seed: int, originals: list[Image.Image], sides: tuple[int, int] = SIDES) -> Record:
+    """A piece of a photograph in a size and quality as the web has them, and texts as long as FineCap's.
+
+    Args:
+        sides: least and most pixels of the longer side.
+    """
     stream = random.Random(f"{seed}/{number}")
     original = originals[number % len(originals)]
     width, height = (int(side * stream.uniform(0.6, 1.0)) for side in original.size)
     left, top = stream.randint(0, original.width - width), stream.randint(0, original.height - height)
-    scale = stream.uniform(*SIDES) / max(width, height)
+    scale = stream.uniform(*sides) / max(width, height)
     size = round(width * scale), round(height * scale)
     picture = original.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
     boxes = [(0, 0, size[0] // place, size[1] // place) for place in range(1, stream.randint(2, 5))]
@@ -73,8 +78,14 @@ def write_records(records: list[Record], folder: Path, rows_of_group: int = 64) 
     return folder
 
 
-def reader_of(folder: Path, processor: FineViTVLProcessor, max_length: int, seed: int = 0) -> Reader:
+def reader_of(
+    folder: Path,
+    processor: FineViTVLProcessor,
+    max_length: int,
+    seed: int = 0,
+    mixture: Mapping[str, float] | None = None,
+) -> Reader:
     """The reader of a run over these records."""
     data = open_data([str(folder)], "train")
-    examples = Conversations(processor, max_length, MIXTURE, seed, max_turns=8)
+    examples = Conversations(processor, max_length, mixture or MIXTURE, seed, max_turns=8)
     return Reader(data.sources, data.parts, data.order(seed, step=1), examples)

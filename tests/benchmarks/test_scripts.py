@@ -13,6 +13,10 @@ from tests.support.paths import ROOT
 SMALLEST = {
     "encoder.towers": ["--size", "nano", "--layers", "1", "--threads", "1", "--repeats", "50", "--budget", "0"],
     "training.attention": ["--lengths", "512", "--tokens", "512", "--repeats", "1", "--threads", "1"],
+    "training.loader": ["--pictures", "4", "--edges", "112", "--repeats", "1"],
+    "training.memory": ["--samples", "100"],
+    "training.plan": ["--records", "5000", "--pictures", "4", "--rows", "40", "--steps", "6"],
+    "training.trl": ["--pictures", "6", "--edge", "112", "--steps", "2", "--turns", "1"],
     "engine.clients": ["--requests", "8", "--repeats", "1"],
     "engine.ingest": ["--pictures", "3", "--repeats", "1", "--hashes", "2000"],
 }

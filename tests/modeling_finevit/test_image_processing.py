@@ -124,6 +124,23 @@ def test_both_backends_agree():
     assert difference[:48].max() < 1e-5  # the first image is not resized
 
 
+@needs_torchvision
+@pytest.mark.parametrize("steps", [{}, {"do_rescale": False}, {"do_normalize": False}, {"do_resize": False}])
+def test_the_shorter_way_on_a_cpu_gives_the_bits_of_the_base_class(steps):
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+
+    class Long(FineViTImageProcessor):
+        def _one_by_one(self, images, **kwargs):
+            return Qwen2VLImageProcessor._preprocess(self, images, **kwargs)
+
+    images = [picture(*size, seed) for seed, size in enumerate([(560, 308), (308, 560), (56, 56), (560, 308)])]
+    images += [] if steps.get("do_resize") is False else [picture(901, 333), picture(2000, 1500)]
+    short, long = (cls()(images, return_tensors="pt", **steps) for cls in (FineViTImageProcessor, Long))
+    assert short["pixel_values"].dtype == long["pixel_values"].dtype
+    assert torch.equal(short["pixel_values"], long["pixel_values"])
+    assert torch.equal(short["image_grid_thw"], long["image_grid_thw"])
+
+
 @both
 def test_batch_equals_one_at_a_time(processor_class):
     images = [picture(112, 84), picture(301, 222), picture(112, 84, seed=1)]
