@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_BY_RECORD = "batches are made of records here"
+_BY_RECORD = "batches are made of the rows of `data`"
 _OWN_LOADER = "batches come in the order of the run, from workers that are started as PyTorch does"
+_PACKED = "samples are packed into rows of max_length tokens in any case"
 _OWN_EVALUATION = "`eval_strategy` measures the loss and nothing else"
 _MODEL_IS_BUILT = "the model is built from the recipe's model keys"
 
@@ -17,9 +18,9 @@ WITHOUT_EFFECT = {
     "dataloader_persistent_workers": "the loader is opened once a run; its workers live as long anyway",
     "dataloader_multiprocessing_context": _OWN_LOADER,
     "dataloader_in_order": _OWN_LOADER,
-    "length_column_name": "`group_by_length` estimates lengths itself",
+    "length_column_name": _PACKED,
     "shuffle_dataset": "every epoch is in an order of its own in any case",
-    "packing_strategy": "`pack_samples` packs",
+    "packing_strategy": _PACKED,
     "liger_kernel_config": "liger knows no FineViT-VL and would change nothing, without a word",
     "use_cache": "training uses no cache",
     "prediction_loss_only": _OWN_EVALUATION,
@@ -29,13 +30,14 @@ WITHOUT_EFFECT = {
     "include_for_metrics": _OWN_EVALUATION,
     "batch_eval_metrics": _OWN_EVALUATION,
     "dataloader_drop_last": "every batch of the run is full",
-    "train_sampling_strategy": "`group_by_length` orders records by length",
+    "train_sampling_strategy": _PACKED,
     "auto_find_batch_size": "the order of the records follows from per_device_train_batch_size",
-    "packing": "`pack_samples` packs",
-    "eval_packing": "`pack_samples` packs",
-    "padding_free": "`pack_samples` packs",
+    "packing": _PACKED,
+    "eval_packing": _PACKED,
+    "padding_free": _PACKED,
+    "ignore_data_skip": "a resumed run begins at its position in the data and skips nothing",
     "truncation_mode": "sequences are not cut; turns beyond max_length are left out",
-    "pad_to_multiple_of": "batches are padded to a multiple of 16",
+    "pad_to_multiple_of": _PACKED,
     "assistant_only_loss": "the loss is on the assistant's words in any case",
     "completion_only_loss": "the loss is on the assistant's words in any case",
     "dataset_text_field": _BY_RECORD,

@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from finevit_training.data.batch import Batch
-from finevit_training.data.order import RoundKey, RowKey, WindowKey
+from finevit_training.data.order import RoundKey, RowKey, WindowKey, lanes_of
 from finevit_training.data.plan import Pack, Sized, plan_round
 from finevit_training.data.reader import Drafts, Planned, Reader, Skip
-
-LANES = 8  # parts that a step is cut into at most; each is taken from one window
 
 
 class Position(NamedTuple):
@@ -57,8 +55,8 @@ class Shape:
 
     @property
     def lanes(self) -> int:
-        """Parts of a step that are taken from one window each; the same for any number of ranks."""
-        return next(lanes for lanes in range(min(LANES, self.step), 0, -1) if self.step % lanes == 0)
+        """Parts of a step that are taken from one window each."""
+        return lanes_of(self.step)
 
     def owner(self, lane: int) -> int:
         """The rank that trains on (most of) a lane."""
@@ -157,6 +155,7 @@ class PackedLoader:
         self.steps, self.epochs = steps, epochs
         self.exchange, self.on_rows = exchange, on_rows
         self.workers, self.options = workers, options
+        self._together = max(1, workers)
         self.position = Position()
         self._fractions: dict[RoundKey, float] = {}
         self._rounds: dict[RoundKey, _Round] = {}
@@ -249,8 +248,7 @@ class PackedLoader:
         yield from self._opened(key, before)
         barren = 0
         while True:
-            while self._rounds[key].awaited:
-                yield None
+            yield from self._waiting(key)
             this = self._rounds.pop(key)
             packs = self._planned(key, this)
             following = self.order.after(key)
@@ -261,7 +259,7 @@ class PackedLoader:
                 samples = [Planned(s.key, s.tokens, this.fraction, this.drafts.get(s.key)) for s in pack.samples]
                 seen += len(samples)
                 yield _Placed(samples, Position(*place, before + number, seen))
-                yield from islice(opening, 1)
+                yield from islice(opening, self._together)
             yield from opening
             if is_last:
                 return
@@ -273,8 +271,17 @@ class PackedLoader:
                 )
             key, skip, before = following, 0, before + len(packs)
 
+    def _waiting(self, key: RoundKey) -> Iterator[None]:
+        """Nothing, again and again, until the drafts of a round are there."""
+        turns = 0
+        while self._rounds[key].awaited or turns % self._together:
+            turns += 1
+            yield None
+
     def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | None]:
-        """The tasks that measure this rank's windows of a round; as many on all ranks."""
+        """The tasks that measure this rank's windows of a round: as many on all ranks, and a multiple of the loader
+        processes, which take turns: so each goes on with the windows that it has begun.
+        """
         self._fractions = {one: value for one, value in self._fractions.items() if one >= self.position[:2]}
         fraction = self._fractions.setdefault(key, self.fraction(key, packs_before // self.shape.step))
         phase = packs_before % self.shape.step * self.shape.lanes // self.shape.step
@@ -283,7 +290,8 @@ class PackedLoader:
             of_ranks[self.shape.owner(lane)].append(window)
         mine = of_ranks[self.shape.rank]
         self._rounds[key] = _Round(fraction, set(mine))
-        for number in range(max(map(len, of_ranks))):
+        most = max(map(len, of_ranks))
+        for number in range(most + -most % self._together):
             yield Measure(mine[number], fraction) if number < len(mine) else None
 
     def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:

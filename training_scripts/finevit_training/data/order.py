@@ -11,6 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 UNKNOWN_ROWS = 1000  # what a part whose rows nobody has counted yet is taken for when windows are cut
+LANES = 8  # parts that an optimizer step is cut into at most; each is taken from one window
+# Windows side by side for each lane. Loader processes whose number divides this read windows of their own.
+DEPTH = 8
+# Rows of a window. Small data has small ones, so that a curriculum can change several times an epoch. Large data
+# may be far away, and large windows are read once.
+SMALL_WINDOW, LARGE_WINDOW, LARGE_DATA = 128, 512, 100_000
+BLOCK = 8  # packs that a lane takes from such a window at a time; if steps take more, windows have more rows
+
+
+def lanes_of(step: int) -> int:
+    """Lanes of an optimizer step of so many packs; the same for any number of ranks."""
+    return next(lanes for lanes in range(min(LANES, step), 0, -1) if step % lanes == 0)
 
 
 class RoundKey(NamedTuple):

@@ -11,8 +11,9 @@ import numpy as np
 from finevit_training.data.order import RowKey
 from finevit_training.data.packing import pack_best_fit
 
-# A row of tokens that is less full than this is taken apart, and its samples are packed with those of other windows.
-FULL_ENOUGH = 0.95
+# In a window of fewer packs, those that are less full than this are taken apart, and their samples are packed with
+# those of other windows, so somebody else may have to read them. Among more packs a half empty one is no loss.
+FEW_PACKS, FULL_ENOUGH = 32, 0.95
 
 
 class Sized(NamedTuple):
@@ -48,8 +49,8 @@ def plan_round(windows: Sequence[Sequence[Sized]], capacity: int, block: int, se
 
     Blocks of `block` packs are taken from one window after the other, so that whoever is responsible for every n-th
     block reads every n-th window only. At the same time all windows give packs of about the same share of pictures:
-    ranks that train on them side by side then have about the same work. The packs at the end are those that are left
-    over in all windows.
+    ranks that train on them side by side then have about the same work. The packs at the end hold what is left over
+    in small windows.
 
     Args:
         windows: the samples of each window, every one at most `capacity` tokens long.
@@ -60,8 +61,9 @@ def plan_round(windows: Sequence[Sequence[Sized]], capacity: int, block: int, se
     queues, left_over = [], []
     for samples in windows:
         packs = pack(samples, capacity)
-        full = [one for one in packs if one.tokens >= FULL_ENOUGH * capacity]
-        left_over += [sample for one in packs if one.tokens < FULL_ENOUGH * capacity for sample in one.samples]
+        least = FULL_ENOUGH * capacity if len(packs) < FEW_PACKS else 0
+        full = [one for one in packs if one.tokens >= least]
+        left_over += [sample for one in packs if one.tokens < least for sample in one.samples]
         queues.append(iter(in_step(full, seed)))
     planned = list(_by_blocks(queues, block))
     rest = pack(left_over, capacity)

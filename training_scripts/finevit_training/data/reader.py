@@ -14,7 +14,7 @@ from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import Order, RowKey, WindowKey
 
-HELD_BYTES = 2**29  # of encoded pictures that a loading process keeps, beside the part that it is reading
+HELD_BYTES = 2**30  # of encoded pictures that a loading process keeps, beside the part that it is reading
 HELD_PARTS = 64  # whose texts a loading process keeps
 
 
@@ -26,7 +26,7 @@ class Draft(Protocol):
     left_out: list[str]
 
     def __len__(self) -> int:
-        """Tokens."""
+        """What it takes of a row: tokens, or patches in a stage without text, whose rows are batches of pictures."""
         ...
 
 

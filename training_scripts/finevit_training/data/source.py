@@ -5,11 +5,16 @@ from typing import Any, NamedTuple
 
 from finecap.sources.door import Source, open_source
 from finecap.sources.rows import Part
-from finevit_training.data.order import UNKNOWN_ROWS, Order
-
-# Rows that are shuffled and packed together, and so many windows of them side by side: about 4,000 encoded pictures
-# are in memory at a time, shared out over all loader processes of all ranks.
-WINDOW_ROWS, STREAMS = 256, 16
+from finevit_training.data.order import (
+    BLOCK,
+    DEPTH,
+    LARGE_DATA,
+    LARGE_WINDOW,
+    SMALL_WINDOW,
+    UNKNOWN_ROWS,
+    Order,
+    lanes_of,
+)
 
 
 class Data(NamedTuple):
@@ -29,10 +34,11 @@ class Data(NamedTuple):
         counts = [part.rows for _, part in self.parts]
         return None if None in counts else sum(count or 0 for count in counts)
 
-    def order(self, seed: int, most_rows: int | None = None) -> Order:
+    def order(self, seed: int, step: int, most_rows: int | None = None) -> Order:
         """The order of the rows of all epochs.
 
         Args:
+            step: packs of an optimizer step, over all ranks.
             most_rows: about so many rows of an epoch, drawn from all parts; all without it.
         """
         rows = [UNKNOWN_ROWS if part.rows is None else part.rows for _, part in self.parts]
@@ -40,7 +46,9 @@ class Data(NamedTuple):
         total = sum(count * weight for count, weight in zip(rows, weights, strict=True))
         if most_rows is not None and most_rows < total:
             weights = [weight * most_rows / total for weight in weights]
-        return Order(rows, weights, seed, WINDOW_ROWS, STREAMS)
+        lanes = lanes_of(step)
+        window_rows = (LARGE_WINDOW if total >= LARGE_DATA else SMALL_WINDOW) * max(1, step // lanes // BLOCK)
+        return Order(rows, weights, seed, window_rows, streams=lanes * DEPTH)
 
 
 def open_data(specs: Sequence[str | Mapping[str, Any]], split: str) -> Data:

@@ -101,14 +101,14 @@ class SpeedMeter:
     def reset(self) -> None:
         self.started = time.perf_counter()
         self.images = self.tokens = self.positions = 0
-        self.done_flops = 0.0
+        self.work: list[float] = []  # FLOPs of each micro-batch
 
     def add(self, batch: dict[str, Any]) -> None:
         """Counts one micro-batch (the collator's output: image_grid_thw, lengths, input_ids, labels)."""
         self.images += len(batch["image_grid_thw"])
         self.tokens += int(batch["lengths"].sum())
         self.positions += batch["input_ids"].numel()
-        self.done_flops += self.flops(batch)
+        self.work.append(self.flops(batch))
 
     def read(self, num_processes: int) -> dict[str, float]:
         """The figures since the last call, for the whole job if every process does as much as this one.
@@ -121,7 +121,7 @@ class SpeedMeter:
         figures = {
             "images_per_second": num_processes * self.images / seconds,
             "tokens_per_second": num_processes * self.tokens / seconds,
-            "mfu": self.done_flops / seconds / self.peak_flops,
+            "mfu": sum(self.work) / seconds / self.peak_flops,
             "padding_share": 1 - self.tokens / max(1, self.positions),
             "memory_gb": memory_gb(self.device),
         }

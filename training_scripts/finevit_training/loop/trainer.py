@@ -72,6 +72,7 @@ class FineViTSFTTrainer(SFTTrainer):
         self.skipped: dict[str, str] = {}
         self.bad_rows = BadRecordShare(max_bad_share)
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
+        args.ignore_data_skip = True  # the loader goes on from its position
         self.loader = self._loader(args, reader, by_steps, on_rows=self._count_rows, steps=args.max_steps)
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
         callbacks: list[TrainerCallback] = [
@@ -287,7 +288,7 @@ class FineViTSFTTrainer(SFTTrainer):
         """Adds the other parts' rates, the speed figures and the number of skipped records to every training log."""
         if "loss" in logs:
             logs |= {f"learning_rate_{part}": rate for part, rate in self.rates.items()}
-            logs |= self.meter.read(self.args.world_size)
+            logs |= self._imbalance() | self.meter.read(self.args.world_size)
             skipped = torch.tensor(float(len(self.skipped)), device=self.accelerator.device)
             logs["skipped_records"] = self.accelerator.reduce(skipped, reduction="sum").item()
         if "loss" in logs or "eval_loss" in logs:
@@ -295,6 +296,16 @@ class FineViTSFTTrainer(SFTTrainer):
             logs["samples_seen"] = self.loader.position.samples
             self.state.epoch = float(self.loader.position.epoch)
         super().log(logs, start_time)
+
+    def _imbalance(self) -> dict[str, float]:
+        """How much more work the busiest rank has than the mean of all, in the mean over the steps since the last log;
+        nothing for a single rank.
+        """
+        if self.args.world_size == 1:
+            return {}
+        work_RS = torch.tensor(gather_object([self.meter.work]), dtype=torch.float64)
+        work_RS = work_RS.unflatten(1, (-1, self.args.gradient_accumulation_steps)).sum(-1)
+        return {"imbalance": float((work_RS.amax(0) / work_RS.mean(0)).mean()) - 1}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The meter counts; the Trainer's own estimate knows no pictures."""

@@ -121,7 +121,8 @@ def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most
         max_turns=recipe.data.max_turns,
         isolate_turns=recipe.data.isolate_turns,
     )
-    return Reader(data.sources, data.parts, data.order(seed, most_rows), examples)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return Reader(data.sources, data.parts, data.order(seed, rows * args.world_size, most_rows), examples)
 
 
 def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
