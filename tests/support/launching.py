@@ -15,6 +15,7 @@ SMALLEST = {
     "vision_config": '{"num_hidden_layers": 2}',
     "max_turns": 3,
     "per_device_train_batch_size": 4,
+    "max_length": 512,
     "logging_steps": 1,
     "learning_rate": 1e-3,
     "bf16": "false",

@@ -55,7 +55,7 @@ def test_a_source_without_the_split_says_so(folders):
 
 def test_a_weight_is_how_often_the_rows_of_its_source_come_in_an_epoch(folders):
     data = open_data([{"path": folders[0], "weight": 0.25}, {"path": folders[1], "weight": 2}], "train")
-    seen = [rows_of(data, data.order(seed=3), epoch) for epoch in range(40)]
+    seen = [rows_of(data, data.order(seed=3, step=1), epoch) for epoch in range(40)]
     assert all(set(of_source(data, one, 1).values()) == {2} for one in seen)
     assert all(len(of_source(data, one, 1)) == 16 for one in seen)
     drawn = [len(of_source(data, one, 0)) for one in seen]
@@ -65,10 +65,10 @@ def test_a_weight_is_how_often_the_rows_of_its_source_come_in_an_epoch(folders):
 
 def test_most_rows_draws_about_so_many_from_all_sources_the_same_ones_each_time(folders):
     data = open_data(folders, "train")
-    seen = rows_of(data, data.order(seed=0, most_rows=12))
-    assert seen == rows_of(open_data(folders, "train"), data.order(seed=0, most_rows=12))
+    seen = rows_of(data, data.order(seed=0, step=1, most_rows=12))
+    assert seen == rows_of(open_data(folders, "train"), data.order(seed=0, step=1, most_rows=12))
     assert set(seen.values()) == {1}
-    sizes = [rows_of(data, data.order(seed=seed, most_rows=12)).total() for seed in range(60)]
+    sizes = [rows_of(data, data.order(seed=seed, step=1, most_rows=12)).total() for seed in range(60)]
     assert sum(sizes) / len(sizes) == pytest.approx(12, rel=0.1)
     assert of_source(data, seen, 0)
     assert of_source(data, seen, 1)
@@ -76,7 +76,7 @@ def test_most_rows_draws_about_so_many_from_all_sources_the_same_ones_each_time(
 
 def test_more_than_there_are_is_all(folders):
     data = open_data(folders, "train")
-    assert rows_of(data, data.order(seed=0, most_rows=1000)) == dict.fromkeys(
+    assert rows_of(data, data.order(seed=0, step=1, most_rows=1000)) == dict.fromkeys(
         ((part, row) for part in range(24) for row in range(2)), 1
     )
 
@@ -86,4 +86,4 @@ def test_parts_that_nobody_has_counted_are_taken_for_some_thousand_rows(folders)
     uncounted = [(number, type(part)(part.path, 0, None)) for number, part in data.parts]
     unknown = Data(data.sources, uncounted)
     assert unknown.rows is None
-    assert unknown.order(seed=0).rows.tolist() == [UNKNOWN_ROWS] * 24
+    assert unknown.order(seed=0, step=1).rows.tolist() == [UNKNOWN_ROWS] * 24

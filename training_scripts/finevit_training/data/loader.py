@@ -81,11 +81,19 @@ class Make(NamedTuple):
 Task = Measure | Make | None
 
 
+class _Begin(NamedTuple):
+    """A round, and the step that it begins in."""
+
+    key: RoundKey
+    step: int
+
+
 class _Placed(NamedTuple):
-    """A pack, and where the run is after it."""
+    """A pack, where the run is after it, and the round that comes after the pack's own."""
 
     samples: list[Planned]
     after: Position
+    following: _Begin
 
 
 class _Answers(Dataset):
@@ -167,6 +175,8 @@ class PackedLoader:
         self.workers, self.options = workers, options
         self._together = max(1, workers)
         self.position = Position()
+        # What is on its way, in order: the last pack of each step, and None for a micro-batch that ends no step.
+        self._pending: deque[_Placed | None] = deque()
         self._fractions: dict[RoundKey, float] = {}
         self._rounds: dict[RoundKey, _Round] = {}
 
@@ -176,21 +186,60 @@ class PackedLoader:
         return self.steps * self.shape.accumulation
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is after the batch that was given last, and how far it was when its next rounds were begun."""
+        """Where the run is after the last step whose batches were all given, how far it was when the rounds from there
+        on were begun, and what its packs depend on.
+        """
         fractions = [[*key, value] for key, value in self._fractions.items() if key >= self.position[:2]]
-        return {**self.position._asdict(), "fractions": fractions}
+        return {**self.position._asdict(), "fractions": fractions, **self._plan()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there, on any number of ranks and loader processes whose steps have as many packs."""
+        """Goes on from there, on any number of ranks and loader processes whose steps have as many packs.
+
+        Raises:
+            ValueError: the packs of this run are not those of the saved one.
+        """
+        here = self._plan()
+        if state["step"] != here["step"]:
+            raise ValueError(
+                f"a step has {here['step']} packs here and {state['step']} in the saved run, so it would lose samples "
+                "or see some twice: choose per_device_train_batch_size and gradient_accumulation_steps so that their "
+                f"product with the number of ranks is {state['step']}, or start again from the weights with `model`"
+            )
+        if state["capacity"] != here["capacity"]:
+            raise ValueError(
+                f"a row has {here['capacity']} tokens here and {state['capacity']} in the saved run, so its packs are "
+                f"others: set max_length to {state['capacity']}, or start again from the weights with `model`"
+            )
+        if state["order"] != here["order"]:
+            raise ValueError(
+                "the saved run had another seed, other data or other weights of its sources, so its rows were in "
+                "another order: set them as they were, or start again from the weights with `model`"
+            )
         self.position = Position(**{name: state[name] for name in Position._fields})
         self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
 
+    def _plan(self) -> dict[str, int]:
+        """What the packs of a run depend on, beside the questions that are asked."""
+        return {"step": self.shape.step, "capacity": self.shape.capacity, "order": self.order.fingerprint}
+
     def __iter__(self) -> Iterator[Batch]:
-        positions: deque[Position] = deque()
-        for batch, skipped in self._results(self._tasks(positions)):
+        self._pending.clear()
+        for batch, skipped in self._results(self._tasks()):
             self.on_rows(0, skipped)
-            self.position = positions.popleft()
+            if last := self._pending.popleft():
+                self.position = last.after
+                self._time(last.following)
             yield batch
+
+    def _time(self, begin: _Begin) -> None:
+        """Reads how far the training is for a round, unless it was read before.
+
+        That is done where a batch is given and not where a task is made: how far ahead of the training tasks are made
+        is not the same in a run that goes on.
+        """
+        self._fractions = {key: value for key, value in self._fractions.items() if key >= self.position[:2]}
+        if begin.key not in self._fractions:
+            self._fractions[begin.key] = self.fraction(*begin)
 
     def count_packs(self) -> int:
         """Packs of `epochs` passes over the data, planned from the texts alone."""
@@ -225,7 +274,7 @@ class PackedLoader:
             elif result is not None:
                 yield result
 
-    def _tasks(self, positions: deque[Position]) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[Task]:
         """This rank's tasks. Every rank has as many between the same two steps, so that collectives meet."""
         step: list[_Placed] = []
         left = math.inf if self.steps is None else self.steps - self.position.packs // self.shape.step
@@ -235,70 +284,81 @@ class PackedLoader:
                 continue
             step.append(item)
             if len(step) == self.shape.step:
-                yield from self._make(step, positions)
+                yield from self._make(step)
                 step, left = [], left - 1
             if left <= 0:
                 return
         if step:
-            nothing = _Placed([], step[-1].after)
-            yield from self._make(step + [nothing] * (self.shape.step - len(step)), positions)
+            nothing = step[-1]._replace(samples=[])
+            yield from self._make(step + [nothing] * (self.shape.step - len(step)))
 
-    def _make(self, step: list[_Placed], positions: deque[Position]) -> Iterator[Make]:
-        """This rank's micro-batches of a step. A run is resumed between steps, so each is said to end it."""
+    def _make(self, step: list[_Placed]) -> Iterator[Make]:
+        """This rank's micro-batches of a step. A run is resumed between steps, so only the last moves its position."""
         rows, accumulation = self.shape.rows, self.shape.accumulation
         first = self.shape.rank * accumulation * rows
         for start in range(first, first + accumulation * rows, rows):
-            positions.append(step[-1].after)
+            self._pending.append(step[-1] if start + rows == first + accumulation * rows else None)
             yield Make([placed.samples for placed in step[start : start + rows]])
 
     def _packs(self, start: Position) -> Iterator[Measure | _Placed | None]:
         """All packs from a position on, of all ranks, and what must be measured before they can be planned."""
         key, skip, before = RoundKey(start.epoch, start.round), start.pack, start.packs - start.pack
         seen = start.samples
+        self._time(_Begin(key, before // self.shape.step))
         yield from self._opened(key, before)
         barren = 0
         while True:
-            yield from self._waiting(key)
+            yield from self._waiting(self._is_awaited, key)
             this = self._rounds.pop(key)
             packs = self._planned(key, this)
-            following = self.order.after(key)
-            is_last = self.steps is None and following.epoch >= self.epochs
-            opening = iter(()) if is_last else self._opened(following, before + len(packs))
+            following = _Begin(self.order.after(key), (before + len(packs)) // self.shape.step)
+            is_last = self.steps is None and following.key.epoch >= self.epochs
+            opening = iter(()) if is_last else self._opened(following.key, before + len(packs))
             for number, pack in enumerate(packs[skip:], start=skip + 1):
-                place = (*following, 0) if number == len(packs) else (*key, number)
+                place = (*following.key, 0) if number == len(packs) else (*key, number)
                 samples = [Planned(s.key, s.tokens, this.fraction, this.drafts.get(s.key)) for s in pack.samples]
                 seen += len(samples)
-                yield _Placed(samples, Position(*place, before + number, seen))
-                yield from islice(opening, self._together)
-            yield from opening
+                yield _Placed(samples, Position(*place, before + number, seen), following)
+                if following.key in self._fractions:
+                    yield from islice(opening, self._together)
             if is_last:
                 return
+            yield from self._waiting(self._is_to_be_timed, following.key)
+            self._time(following)
+            yield from opening
             barren = 0 if packs else barren + 1
             if barren > self.order.num_rounds(key.epoch):
                 raise ValueError(
                     "nothing in `data` can be trained on: every row was left out; the rejects say why. Mend the data, "
                     "or give a mixture whose tasks fit it"
                 )
-            key, skip, before = following, 0, before + len(packs)
+            key, skip, before = following.key, 0, before + len(packs)
 
-    def _waiting(self, key: RoundKey) -> Iterator[None]:
-        """Nothing, again and again, until the drafts of a round are there."""
+    def _waiting(self, lasts: Callable[[RoundKey], bool], key: RoundKey) -> Iterator[None]:
+        """Nothing, again and again, while it lasts; as many times as a multiple of the loader processes."""
         turns = 0
-        while self._rounds[key].awaited or turns % self._together:
+        while lasts(key) or turns % self._together:
             turns += 1
             yield None
+
+    def _is_awaited(self, key: RoundKey) -> bool:
+        """Whether drafts of the round are on their way."""
+        return bool(self._rounds[key].awaited)
+
+    def _is_to_be_timed(self, key: RoundKey) -> bool:
+        """Whether batches are on their way with one of which the round's time will be read."""
+        return key not in self._fractions and bool(self._pending)
 
     def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | None]:
         """The tasks that measure this rank's windows of a round: as many on all ranks, and a multiple of the loader
         processes, which take turns: so each goes on with the windows that it has begun.
         """
-        self._fractions = {one: value for one, value in self._fractions.items() if one >= self.position[:2]}
         if self.plan and (written := self.plan.round(key)):
             self._rounds[key] = _Round(written.fraction, set(), written.sized)
             if self.shape.rank == 0:
                 self.on_rows(written.tried, written.skipped)
             return
-        fraction = self._fractions.setdefault(key, self.fraction(key, packs_before // self.shape.step))
+        fraction = self._fractions[key]
         phase = packs_before % self.shape.step * self.shape.lanes // self.shape.step
         of_ranks: list[list[WindowKey]] = [[] for _ in range(self.shape.ranks)]
         for lane, window in enumerate(self.order.windows(key), start=phase):
