@@ -76,8 +76,14 @@ class Make(NamedTuple):
     packs: list[list[Planned]]
 
 
+class Idle(NamedTuple):
+    """Task: nothing, while other ranks measure a window of this round."""
+
+    round: RoundKey
+
+
 # What a loader process has to do; None is nothing, while results are on their way.
-Task = Measure | Make | None
+Task = Measure | Make | Idle | None
 
 
 class _Placed(NamedTuple):
@@ -96,7 +102,7 @@ class _Answers(Dataset):
     def __getitem__(self, index: Task) -> Any:
         if isinstance(index, Measure):
             return self.reader.drafts(*index)
-        return None if index is None else self.reader.batch(index.packs)
+        return self.reader.batch(index.packs) if isinstance(index, Make) else index
 
 
 def _as_it_is(result: Any) -> Any:
@@ -106,9 +112,10 @@ def _as_it_is(result: Any) -> Any:
 class _Round:
     """A round that is measured: the lengths of its samples, and the drafts of those in this rank's windows."""
 
-    def __init__(self, fraction: float, awaited: set[WindowKey]) -> None:
+    def __init__(self, fraction: float, awaited: set[WindowKey], idle: int) -> None:
         self.fraction = fraction
         self.awaited = awaited
+        self.idle = idle  # tasks without a window that have not come back
         self.drafts: dict[RowKey, Any] = {}
         self.sized: dict[WindowKey, list[Sized]] = {}
 
@@ -212,6 +219,8 @@ class PackedLoader:
             if isinstance(result, Drafts):
                 self.on_rows(result.tried, result.skipped)
                 next(one for one in self._rounds.values() if result.window in one.awaited).receive(result)
+            elif isinstance(result, Idle):
+                self._rounds[result.round].idle -= 1
             elif result is not None:
                 yield result
 
@@ -241,7 +250,7 @@ class PackedLoader:
             positions.append(step[-1].after)
             yield Make([placed.samples for placed in step[start : start + rows]])
 
-    def _packs(self, start: Position) -> Iterator[Measure | _Placed | None]:
+    def _packs(self, start: Position) -> Iterator[Measure | Idle | _Placed | None]:
         """All packs from a position on, of all ranks, and what must be measured before they can be planned."""
         key, skip, before = RoundKey(start.epoch, start.round), start.pack, start.packs - start.pack
         seen = start.samples
@@ -272,13 +281,15 @@ class PackedLoader:
             key, skip, before = following, 0, before + len(packs)
 
     def _waiting(self, key: RoundKey) -> Iterator[None]:
-        """Nothing, again and again, until the drafts of a round are there."""
+        """Nothing, again and again, until the drafts of a round are there. Ranks with fewer windows wait as long as the
+        others, else they would call `exchange` between other batches.
+        """
         turns = 0
-        while self._rounds[key].awaited or turns % self._together:
+        while self._rounds[key].awaited or self._rounds[key].idle or turns % self._together:
             turns += 1
             yield None
 
-    def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | None]:
+    def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | Idle]:
         """The tasks that measure this rank's windows of a round: as many on all ranks, and a multiple of the loader
         processes, which take turns: so each goes on with the windows that it has begun.
         """
@@ -289,10 +300,11 @@ class PackedLoader:
         for lane, window in enumerate(self.order.windows(key), start=phase):
             of_ranks[self.shape.owner(lane)].append(window)
         mine = of_ranks[self.shape.rank]
-        self._rounds[key] = _Round(fraction, set(mine))
         most = max(map(len, of_ranks))
-        for number in range(most + -most % self._together):
-            yield Measure(mine[number], fraction) if number < len(mine) else None
+        tasks = most + -most % self._together
+        self._rounds[key] = _Round(fraction, set(mine), tasks - len(mine))
+        for number in range(tasks):
+            yield Measure(mine[number], fraction) if number < len(mine) else Idle(key)
 
     def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:
         sized = this.sized
