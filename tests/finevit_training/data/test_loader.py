@@ -131,6 +131,20 @@ def test_a_step_has_the_same_samples_on_any_number_of_ranks(reader, ranks, rows,
     assert shared == alone
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_ranks_with_fewer_windows_exchange_between_the_same_batches(reader_for, workers):
+    reader = reader_for(mixture=MIXTURE, window_rows=48)
+    told = lengths_of_all_windows(reader, epochs=8)
+    events = []
+    for rank in (0, 1):
+        events.append([])
+        exchange = lambda mine, of_rank=events[rank]: of_rank.append("exchange") or [mine, told]  # noqa: E731
+        for _ in loader_of(reader, rows=4, ranks=2, rank=rank, steps=5, exchange=exchange, workers=workers):
+            events[rank].append("batch")
+    assert len(reader.order.windows(RoundKey(0, 0))) == 1, "a rank has no window"
+    assert events[0] == events[1]
+
+
 def test_a_run_goes_on_on_another_number_of_ranks(reader):
     whole = samples_of_steps(ranks_of(reader, 1, 4))
     loaders = ranks_of(reader, 2, 2)

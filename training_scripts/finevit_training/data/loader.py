@@ -77,8 +77,14 @@ class Make(NamedTuple):
     packs: list[list[Planned]]
 
 
+class Idle(NamedTuple):
+    """Task: nothing, while other ranks measure a window of this round."""
+
+    round: RoundKey
+
+
 # What a loader process has to do; None is nothing, while results are on their way.
-Task = Measure | Make | None
+Task = Measure | Make | Idle | None
 
 
 class _Begin(NamedTuple):
@@ -105,7 +111,7 @@ class _Answers(Dataset):
     def __getitem__(self, index: Task) -> Any:
         if isinstance(index, Measure):
             return self.reader.drafts(*index)
-        return None if index is None else self.reader.batch(index.packs)
+        return self.reader.batch(index.packs) if isinstance(index, Make) else index
 
 
 def _as_it_is(result: Any) -> Any:
@@ -118,10 +124,15 @@ class _Round:
     """
 
     def __init__(
-        self, fraction: float, awaited: set[WindowKey], written: dict[WindowKey, list[Sized]] | None = None
+        self,
+        fraction: float,
+        awaited: set[WindowKey],
+        idle: int = 0,
+        written: dict[WindowKey, list[Sized]] | None = None,
     ) -> None:
         self.fraction = fraction
         self.awaited = awaited
+        self.idle = idle  # tasks without a window that have not come back
         self.drafts: dict[RowKey, Any] = {}
         self.is_written = written is not None
         self.sized = written or {}
@@ -271,6 +282,8 @@ class PackedLoader:
             if isinstance(result, Drafts):
                 self.on_rows(result.tried, result.skipped)
                 next(one for one in self._rounds.values() if result.window in one.awaited).receive(result)
+            elif isinstance(result, Idle):
+                self._rounds[result.round].idle -= 1
             elif result is not None:
                 yield result
 
@@ -300,7 +313,7 @@ class PackedLoader:
             self._pending.append(step[-1] if start + rows == first + accumulation * rows else None)
             yield Make([placed.samples for placed in step[start : start + rows]])
 
-    def _packs(self, start: Position) -> Iterator[Measure | _Placed | None]:
+    def _packs(self, start: Position) -> Iterator[Measure | Idle | _Placed | None]:
         """All packs from a position on, of all ranks, and what must be measured before they can be planned."""
         key, skip, before = RoundKey(start.epoch, start.round), start.pack, start.packs - start.pack
         seen = start.samples
@@ -342,19 +355,21 @@ class PackedLoader:
             yield None
 
     def _is_awaited(self, key: RoundKey) -> bool:
-        """Whether drafts of the round are on their way."""
-        return bool(self._rounds[key].awaited)
+        """Whether drafts of the round are on their way. Ranks with fewer windows wait as long as the others, else they
+        would call `exchange` between other batches.
+        """
+        return bool(self._rounds[key].awaited or self._rounds[key].idle)
 
     def _is_to_be_timed(self, key: RoundKey) -> bool:
         """Whether batches are on their way with one of which the round's time will be read."""
         return key not in self._fractions and bool(self._pending)
 
-    def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | None]:
+    def _opened(self, key: RoundKey, packs_before: int) -> Iterator[Measure | Idle]:
         """The tasks that measure this rank's windows of a round: as many on all ranks, and a multiple of the loader
         processes, which take turns: so each goes on with the windows that it has begun.
         """
         if self.plan and (written := self.plan.round(key)):
-            self._rounds[key] = _Round(written.fraction, set(), written.sized)
+            self._rounds[key] = _Round(written.fraction, set(), written=written.sized)
             if self.shape.rank == 0:
                 self.on_rows(written.tried, written.skipped)
             return
@@ -364,10 +379,11 @@ class PackedLoader:
         for lane, window in enumerate(self.order.windows(key), start=phase):
             of_ranks[self.shape.owner(lane)].append(window)
         mine = of_ranks[self.shape.rank]
-        self._rounds[key] = _Round(fraction, set(mine))
         most = max(map(len, of_ranks))
-        for number in range(most + -most % self._together):
-            yield Measure(mine[number], fraction) if number < len(mine) else None
+        tasks = most + -most % self._together
+        self._rounds[key] = _Round(fraction, set(mine), tasks - len(mine))
+        for number in range(tasks):
+            yield Measure(mine[number], fraction) if number < len(mine) else Idle(key)
 
     def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:
         sized = this.sized

@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from finecap.sources.door import Source
@@ -17,6 +18,7 @@ from finevit_training.data.order import Order, RowKey, WindowKey
 
 HELD_BYTES = 2**30  # of encoded pictures that a loading process keeps, beside the part that it is reading
 HELD_PARTS = 64  # whose texts a loading process keeps
+MOST_REPLACEMENTS = 32  # that are tried in place of a sample, so that data without any good picture costs no square
 
 
 class Draft(Protocol):
@@ -136,7 +138,7 @@ class Reader:
         """The batch of some packs.
 
         A sample whose pictures cannot be used is replaced by another of the same part that is no longer than it; where
-        there is none, its place stays empty.
+        there is none, or many in a row cannot be used either, its place stays empty.
         """
         skipped: list[Skip] = []
         rows = []
@@ -146,11 +148,12 @@ class Reader:
         return self.examples.collate(rows), skipped
 
     def _usable(self, planned: Planned, skipped: list[Skip]) -> Any:
-        for key, draft in self._candidates(planned):
+        for key, draft in islice(self._candidates(planned), 1 + MOST_REPLACEMENTS):
             try:
                 return self.examples.example(draft, self._pictures(key))
             except UnusableRecord as error:
-                skipped.append(Skip(draft.id, str(error), error.is_bad))
+                if key == planned.key:  # another one is reported where it is planned itself
+                    skipped.append(Skip(draft.id, str(error), error.is_bad))
         return None
 
     def _candidates(self, planned: Planned) -> Iterator[tuple[RowKey, Any]]:
@@ -209,6 +212,7 @@ class Reader:
             source, part = self.parts[key.part]
             held = self.sources[source].read_pictures(part, self._wanted(source, key))
             self._bytes[key.part] = held
+            self._bytes.move_to_end(key.part)
             self._forget()
         self._bytes.move_to_end(key.part)
         pictures = held.pop(key.row)
