@@ -17,7 +17,13 @@ DENSE_TASKS = (
     "global_caption",
 )
 ALL_QUESTIONS = "qa"  # stands for every qa kind that a mixture does not name
-DEFAULT_MIXTURE: dict[str, float] = {"transcribe": 1.0, "text_to_box": 1.0, "box_to_text": 1.0, "caption_to_box": 1.0}
+DEFAULT_MIXTURE: dict[str, float] = {
+    "transcribe": 1.0,
+    "text_to_box": 1.0,
+    "box_to_text": 1.0,
+    "caption_to_box": 1.0,
+    "global_caption": 1.0,
+}
 
 
 def check_mixture(mixture: Mapping[str, float]) -> None:
