@@ -30,11 +30,13 @@ class Source:
         weight: as it was asked for.
         kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
         parts: the same for the same files.
+        unread: columns that nothing is made of.
         reads_blocks: whether pictures of a part lie in one block, so that reading one is about as dear as reading all.
     """
 
-    def __init__(self, asked: Asked, reader: Reader, meaning: Meaning) -> None:
+    def __init__(self, asked: Asked, reader: Reader, names: Collection[str], meaning: Meaning) -> None:
         self.name, self.weight, self.kind, self.parts = asked.name, asked.weight, meaning.kind, reader.parts
+        self.unread = [name for name in names if name not in (*meaning.words, *meaning.pictures)]
         self.reads_blocks = not isinstance(reader, FolderReader)
         self._split, self._reader, self._meaning = asked.split, reader, meaning
 
@@ -142,7 +144,7 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
         meaning = meaning_of(names, asked.columns, asked.where)
     except ValueError as error:
         raise ValueError(f"{error}; {_first_row(reader, names)}") from error
-    return Source(asked, reader, meaning)
+    return Source(asked, reader, names, meaning)
 
 
 def _first_row(reader: Reader, names: Collection[str]) -> str:

@@ -20,6 +20,7 @@ from finecap.sources.rows import BadRow, Part, Row, Size
 COLUMNS, LINES = 8, 4
 TILE, TEXT_HEIGHT, TEXT_SIZE, TEXT_WIDTH = 200, 32, 12, 28
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+UNREAD = 20  # names of columns that are listed
 MAX_PIXELS = 100_000_000
 SHEET = "contact_sheet.png"
 BOX_COLOR = (220, 0, 220)
@@ -73,18 +74,23 @@ def look_at(source: Source, most_rows: int) -> Look:
             continue
         seen.sizes += row.sizes
         seen.counts.update(_counts(row))
+        seen.counts["without a caption"] += source.kind == "captions" and not (row.record or {}).get("global_caption")
         seen.usable.append((part, number, row))
     return seen
 
 
 def report(source: Source, seen: Look) -> str:
     """The look in lines of text."""
-    total = f"{seen.total:,}" if seen.whole else f"more than {seen.total:,} (some parts are counted only by reading)"
+    total = f"{seen.total:,} rows" if seen.whole else "rows that are counted only by reading all of them"
+    parts = "1 part" if len(source.parts) == 1 else f"{len(source.parts):,} parts"
     lines = [
-        f"{source.name}: {source.kind}, {len(source.parts):,} parts, {total} rows",
-        f"looked at {seen.rows:,} rows: {seen.rows - seen.rejects.total():,} can be used",
-        "  " + ", ".join(f"{count:,} {name}" for name, count in seen.counts.items() if count),
+        f"{source.name}: {source.kind}, {parts}, {total}",
+        f"looked at {seen.rows:,} rows: {seen.rows - seen.rejects.total():,} can be used (pictures are not decoded)",
     ]
+    if counts := [f"{count:,} {name}" for name, count in seen.counts.items() if count]:
+        lines.append("  " + ", ".join(counts))
+    if source.unread:
+        lines.append(f"columns that are not read: {', '.join(source.unread[:UNREAD])}")
     if seen.sizes:
         short = np.percentile([min(size) for size in seen.sizes], PERCENTILES)
         pixels = np.percentile([width * height / 1e6 for width, height in seen.sizes], PERCENTILES)

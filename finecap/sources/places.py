@@ -21,6 +21,7 @@ from finecap.sources.sizes import upright_size, upright_size_of
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
+NAMED = 200  # characters of a missing file's name in a reason
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 KNOWN = (
     "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
@@ -98,20 +99,20 @@ class LocalPlace:
     def picture(self, name: str) -> bytes:
         data, problem = read_whole(Path(self.root, name))
         if data is None:
-            raise Bad(problem or "unreadable: nothing")
+            raise Bad(f"{problem}: {name[-NAMED:]}")
         return data
 
     def size(self, name: str) -> Size:
         path = Path(self.root, name)
         try:
             if not os.path.isfile(path):  # a pipe would be waited on for ever
-                raise Bad(read_whole(path)[1] or "unreadable: no regular file")
+                raise Bad(f"{read_whole(path)[1]}: {name[-NAMED:]}")
             with path.open("rb") as file:
                 return upright_size_of(file, MAX_ITEM_BYTES)
         except OSError as error:
             if error.errno not in UNREADABLE:
                 raise
-            raise Bad(f"unreadable: {error.strerror}") from error
+            raise Bad(f"unreadable: {error.strerror}: {name[-NAMED:]}") from error
 
 
 @dataclass

@@ -104,8 +104,12 @@ def _of_split(files: Files, asked: Asked) -> Files:
     if set(by_split) <= {None} and asked.split == "train":
         return files
     if asked.split not in by_split:
-        there = ", ".join(sorted(split for split in by_split if split)) or "none that names a split (they are train)"
-        raise ValueError(f"{asked.where}: holds no files of the split {asked.split!r}; there are {there}")
+        named = ", ".join(sorted(split for split in by_split if split))
+        there = f"there are {named}" if named else "no name says a split, so all of it is train"
+        raise ValueError(
+            f"{asked.where}: holds no files of the split {asked.split!r}; {there}. A folder or a file of rows belongs "
+            f"to it when its name has the word, such as {asked.split}/"
+        )
     return _only(files, by_split[asked.split])
 
 

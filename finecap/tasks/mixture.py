@@ -21,7 +21,13 @@ DENSE_TASKS = (
     "box_to_document_text",
 )
 ALL_QUESTIONS = "qa"  # stands for every qa kind that a mixture does not name
-DEFAULT_MIXTURE: dict[str, float] = {"transcribe": 1.0, "text_to_box": 1.0, "box_to_text": 1.0, "caption_to_box": 1.0}
+DEFAULT_MIXTURE: dict[str, float] = {
+    "transcribe": 1.0,
+    "text_to_box": 1.0,
+    "box_to_text": 1.0,
+    "caption_to_box": 1.0,
+    "global_caption": 1.0,
+}
 # The five formats of FineViT's third stage in the shares of FineCap-450M: global captions 12.2 %, captions of regions
 # 43.7 %, text in photographs 27.5 %, text of documents 16.6 %, both ways alike. One turn about the whole picture goes
 # with that many about regions.

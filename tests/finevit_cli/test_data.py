@@ -15,7 +15,7 @@ from tests.support.paths import NANO
 def test_a_look_at_a_corpus(nano_corpus, tmp_path, capsys):
     assert main(["data", "look", str(nano_corpus), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert f"{nano_corpus.name}: finecap, 1 parts, 48 rows" in said
+    assert f"{nano_corpus.name}: finecap, 1 part, 48 rows" in said
     assert said.splitlines()[-1] == str(tmp_path / "contact_sheet.png")
     assert (tmp_path / "contact_sheet.png").is_file()
 

@@ -1,11 +1,13 @@
 """The script as a user runs it: refused with a clear word, and what a library's error shows."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from finevit_training.vl_sft import main
 from tests.support.launching import SMALLEST, launch
@@ -31,11 +33,39 @@ def test_what_cannot_be_trained_ends_with_one_clear_line(flags, word, tmp_path):
         main([*flags, "--output_dir", str(tmp_path)])
 
 
+def test_data_of_which_nothing_can_be_trained_says_so_in_one_line_and_lists_the_rows(tmp_path):
+    write_captioned_folder(tmp_path / "photos", 3)
+    flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
+    flags["mixture"] = '{"transcribe": 1}'
+    with pytest.raises(SystemExit, match="3 x nothing can be asked .*it has global_caption.*skipped_records.json"):
+        main(flags_of(flags))
+    listed = json.loads((tmp_path / "out/skipped_records.json").read_text())
+    assert sorted(listed) == ["0.png", "1.png", "2.png"]
+
+
+def test_captions_are_trained_on_without_a_word_about_a_mixture(tmp_path):
+    write_captioned_folder(tmp_path / "photos", 3)
+    flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
+    assert main(flags_of(flags)) == 0
+    assert json.loads((tmp_path / "out/skipped_records.json").read_text()) == {}
+
+
+def write_captioned_folder(folder, count):
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (56, 56), "blue").save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("A blue square.")
+
+
+def flags_of(values):
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
 def test_an_error_of_a_library_during_training_keeps_its_traceback(nano_corpus, tmp_path):
     flags = {**SMALLEST, "data": nano_corpus, "output_dir": tmp_path, "max_steps": 1}
     flags["adam_beta2"] = 2  # torch's AdamW is made when the training begins, and refuses it
     with pytest.raises(ValueError, match="Invalid beta parameter"):
-        main([part for key, value in flags.items() for part in (f"--{key}", str(value))])
+        main(flags_of(flags))
 
 
 @pytest.mark.parametrize(

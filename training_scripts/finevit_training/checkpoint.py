@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from finecap.made_with import weight_hashes
 from finevit_training.loop.keeping import checkpoints
-from finevit_training.loop.skips import SKIPPED_FILE
+from finevit_training.loop.skips import write_skipped
 from finevit_training.receipt import model_card
 from finevit_training.recipe import Recipe, asked_recipe
 
@@ -113,7 +113,7 @@ def save_output(
     curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
     training = [entry for entry in curve if "loss" in entry]
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
-    (aside / SKIPPED_FILE).write_text(json.dumps(skipped, indent=1))
+    write_skipped(aside, skipped)
     draw_curve(curve, aside / CURVE_PICTURE)
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))

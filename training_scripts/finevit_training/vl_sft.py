@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from finevit_training.data.bad_records import UnusableData
 from finevit_training.loop.keeping import checkpoints
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import prepare_run, train
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 after a finished run, 143 after one that SIGTERM ended with a checkpoint, 130 after Ctrl-C, which saves none.
 
     Raises:
-        SystemExit: the recipe cannot be run; one line says why. What goes wrong later raises with its traceback.
+        SystemExit: the recipe cannot be run, or its data cannot be trained on; one line says why. What goes wrong
+            later raises with its traceback.
     """
     try:
         run = prepare_run(parse_recipe(sys.argv[1:] if argv is None else argv))
@@ -36,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"vl_sft: {error}")
     try:
         out = train(run)
+    except UnusableData as error:
+        sys.exit(f"vl_sft: {error}")
     except KeyboardInterrupt:
         if run.trainer.accelerator.is_main_process:
             saved = checkpoints(Path(run.recipe.training.output_dir))

@@ -22,7 +22,7 @@ def test_captions_questions_and_regions_are_counted(nano_corpus):
     assert seen.counts["regions"] == sum(len(row["regions"]) for row in rows)
     assert seen.counts["boxes outside of their picture"] == 0
     assert sorted(seen.sizes) == sorted((row["width"], row["height"]) for row in rows)
-    assert f"{nano_corpus.name}: finecap, 1 parts, 48 rows" in report(source, seen)
+    assert f"{nano_corpus.name}: finecap, 1 part, 48 rows" in report(source, seen)
 
 
 def test_a_box_outside_of_its_picture_is_counted_and_not_drawn(nano_corpus, tmp_path):
@@ -46,6 +46,30 @@ def test_rejects_are_said_by_reason_with_an_example(tmp_path):
     assert "looked at 5 rows: 2 can be used" in text
     assert "cannot be used: 2 'no picture', such as a.parquet#1: no picture: nothing is there" in text
     assert "cannot be used: 1 'not a picture', such as a.parquet#2" in text
+
+
+def test_columns_that_are_not_read_and_rows_without_a_caption_are_said(tmp_path):
+    columns = {"image": [picture(0)] * 3, "mesages": ["x"] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "typo.parquet")
+    pq.write_table(pa.table({**columns, "caption": ["a", "", None]}), tmp_path / "captions.parquet")
+    texts = []
+    for name in ("typo", "captions"):
+        source = open_source(str(tmp_path / f"{name}.parquet"))
+        texts.append(report(source, look_at(source, 10)))
+    assert all("columns that are not read: mesages" in text for text in texts)
+    assert texts[0].startswith("typo: pictures, ")
+    assert "without a caption" not in texts[0]
+    assert "3 pictures, 1 captions, 2 without a caption" in texts[1]
+
+
+def test_a_picture_that_is_missing_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"image": "there/gone.jpg", "caption": "a"}')
+    source = open_source(str(tmp_path / "a.jsonl"))
+    assert seen_reasons(source) == ["unreadable: No such file or directory: there/gone.jpg"]
+
+
+def seen_reasons(source):
+    return [row.reason for row in look_at(source, 10).examples.values()]
 
 
 def test_percentiles_are_of_the_pictures(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from finecap.sources.door import Source
+from finevit_training.data.bad_records import UnusableData
 from finevit_training.data.loader import Position
 from finevit_training.data.order import RoundKey
 from finevit_training.data.plan import Sized
@@ -165,7 +166,8 @@ def test_a_position_is_a_few_integers(reader):
 def test_data_in_which_nothing_can_be_asked_says_so(records, tmp_path, processor):
     mute = [{**record, "qa": [], "regions": [], "global_caption": None} for record in records[:10]]
     reader = reader_of([write_records(mute, tmp_path / "mute")], processor, mixture=MIXTURE)
-    with pytest.raises(ValueError, match="nothing in `data` can be trained on"):
+    said = r"nothing in `data` can be trained on: .*10 x nothing can be asked about it .*it has no words"
+    with pytest.raises(UnusableData, match=said):
         next(iter(loader_of(reader, steps=3)))
     assert list(loader_of(reader)) == []
 

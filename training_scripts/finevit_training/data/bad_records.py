@@ -20,6 +20,10 @@ class UnusableRecord(Exception):
         self.is_bad = is_bad
 
 
+class UnusableData(ValueError):
+    """The data as a whole cannot be trained on. The message says why and what helps."""
+
+
 class BadRecordShare:
     """Counts the records that one rank has read, and stops it when too many of them were bad.
 
@@ -36,16 +40,21 @@ class BadRecordShare:
         """Counts `tried` records more, and why the bad ones among them, or among those before, are bad.
 
         Raises:
-            ValueError: more than the allowed share is bad.
+            UnusableData: more than the allowed share is bad.
         """
         self.tried += tried
         self.bad.update(map(reason_kind, reasons))
         if self.tried >= ENOUGH_TRIED and self.bad.total() > self.most * self.tried:
-            kinds = "; ".join(f"{count} x {kind}" for kind, count in self.bad.most_common())
-            raise ValueError(
+            kinds = counted(self.bad)
+            raise UnusableData(
                 f"{self.bad.total()} of the {self.tried} records read so far cannot be trained on ({kinds}), more "
                 f"than max_bad_share {self.most:.0%}. Mend the data, or raise max_bad_share"
             )
+
+
+def counted(kinds: Counter[str]) -> str:
+    """Kinds of reasons with their numbers, the most frequent first."""
+    return "; ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common())
 
 
 def reason_kind(reason: str) -> str:

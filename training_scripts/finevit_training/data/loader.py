@@ -7,7 +7,7 @@ neither on the number of loader processes nor on their speed.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
+from finevit_training.data.bad_records import UnusableData, counted, reason_kind
 from finevit_training.data.batch import Batch
 from finevit_training.data.order import RoundKey, RowKey, WindowKey, lanes_of
 from finevit_training.data.plan import Pack, Sized, plan_round
@@ -188,6 +189,7 @@ class PackedLoader:
         self.position = Position()
         # What is on its way, in order: the last pack of each step, and None for a micro-batch that ends no step.
         self._pending: deque[_Placed | None] = deque()
+        self._left_out: Counter[str] = Counter()
         self._fractions: dict[RoundKey, float] = {}
         self._rounds: dict[RoundKey, _Round] = {}
 
@@ -280,6 +282,8 @@ class PackedLoader:
         )
         for result in results:
             if isinstance(result, Drafts):
+                if result.window.epoch == self.position.epoch:  # each row once
+                    self._left_out.update(reason_kind(skip.reason) for skip in result.skipped)
                 self.on_rows(result.tried, result.skipped)
                 next(one for one in self._rounds.values() if result.window in one.awaited).receive(result)
             elif isinstance(result, Idle):
@@ -341,9 +345,9 @@ class PackedLoader:
             yield from opening
             barren = 0 if packs else barren + 1
             if barren > self.order.num_rounds(key.epoch):
-                raise ValueError(
-                    "nothing in `data` can be trained on: every row was left out; the rejects say why. Mend the data, "
-                    "or give a mixture whose tasks fit it"
+                raise UnusableData(
+                    f"nothing in `data` can be trained on: every row was left out ({counted(self._left_out)}). Mend "
+                    "the data, or give a mixture whose tasks fit it: of captions global_caption makes turns"
                 )
             key, skip, before = following.key, 0, before + len(packs)
 

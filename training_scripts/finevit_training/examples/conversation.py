@@ -219,7 +219,8 @@ class Conversations:
             wordings=self.wordings,
         )
         if not turns:
-            raise UnusableRecord("nothing can be asked about it with this mixture", is_bad=False)
+            has = ", ".join(name for name in ("global_caption", "regions", "qa") if record[name]) or "no words"
+            raise UnusableRecord(f"nothing can be asked about it with this mixture (it has {has})", is_bad=False)
         return turns
 
     def _patches(self, row_id: str, size: tuple[int, int]) -> int:

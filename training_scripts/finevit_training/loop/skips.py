@@ -18,6 +18,13 @@ def skipped_of_all_ranks(skipped: dict[str, str]) -> dict[str, str]:
     return merged
 
 
+def write_skipped(folder: Path, skipped: dict[str, str]) -> Path:
+    """Writes the records that were left out into a folder that is there; returns the file."""
+    path = folder / SKIPPED_FILE
+    path.write_text(json.dumps(skipped, indent=1))
+    return path
+
+
 class SkippedCallback(TrainerCallback):
     """Keeps the skipped records of all ranks in checkpoints."""
 
@@ -27,8 +34,7 @@ class SkippedCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         merged = skipped_of_all_ranks(self.skipped)
         if state.is_world_process_zero:
-            path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / SKIPPED_FILE
-            path.write_text(json.dumps(merged, indent=1))
+            write_skipped(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", merged)
 
 
 def load_skipped(checkpoint: Path, rank: int) -> dict[str, str]:

@@ -11,13 +11,14 @@ from transformers import set_seed
 from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
+from finevit_training.data.bad_records import UnusableData
 from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import RoundKey, by_rounds
 from finevit_training.data.reader import Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.examples.conversation import Conversations
-from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks
+from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.loop.support import refuse_setup
 from finevit_training.loop.trainer import FineViTSFTTrainer
 from finevit_training.process import prepare_process
@@ -61,7 +62,11 @@ def prepare_run(recipe: Recipe) -> Run:
 
 
 def train(run: Run) -> Path | None:
-    """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint."""
+    """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint.
+
+    Raises:
+        UnusableData: too much of the data, or all of it, is left out.
+    """
     recipe, trainer, checkpoint = run
     if checkpoint:
         trainer.skipped |= load_skipped(Path(checkpoint), trainer.args.process_index)
@@ -71,7 +76,13 @@ def train(run: Run) -> Path | None:
         count = "an unknown number of" if facts["records"] is None else f"{facts['records']:,}"
         print(f"{count} rows of {', '.join(facts['corpora'])}, {length}, bf16 {args.bf16}", flush=True)
     with trainer.stops.listening():
-        trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except UnusableData as error:
+            if not trainer.is_world_process_zero():
+                raise
+            path = write_skipped(Path(recipe.training.output_dir), trainer.skipped)
+            raise UnusableData(f"{error}. The rows are listed in {path}") from error
     if trainer.stops.stopped_by_signal:
         return None
     finish(trainer, recipe, checkpoint)
