@@ -27,10 +27,9 @@ from benchmarks.training.records import mixed_records, reader_of, write_records
 from benchmarks.training.steps import StepTimes
 from finecap.corpus.build import build_corpus
 from finevit.demo import BASE, KINDS, SEED
-from finevit_training.data.loader import Measure, PackedLoader, Position
-from finevit_training.data.order import Order, RoundKey
+from finevit_training.data.loader import Idle, Measure, PackedLoader, Position
+from finevit_training.data.order import DEPTH, LARGE_WINDOW, Order, RoundKey
 from finevit_training.data.plan import Pack, Sized, plan_round
-from finevit_training.data.source import STREAMS, WINDOW_ROWS
 from finevit_training.process import prepare_process
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
@@ -70,7 +69,7 @@ def million(args: argparse.Namespace) -> dict[str, Any]:
     before, parts, done = resident_megabytes(), -(-args.records // ROWS_OF_PART), 0
     seconds, real, packs, most = [], 0, 0, 0.0
     start = time.perf_counter()
-    order = Order([ROWS_OF_PART] * parts, [1.0] * parts, args.seed, WINDOW_ROWS, STREAMS)
+    order = Order([ROWS_OF_PART] * parts, [1.0] * parts, args.seed, LARGE_WINDOW, DEPTH)
     rounds = order.num_rounds(0)
     ordered = time.perf_counter() - start
     for number in range(rounds):
@@ -102,21 +101,22 @@ def million(args: argparse.Namespace) -> dict[str, Any]:
 
 def plan_alone(loader: PackedLoader) -> tuple[Seconds, int, int]:
     """Time between the tasks that the main process puts into the queue, packs and real tokens of an epoch."""
-    spent, packs, real, items, last = Seconds(0.0, 0.0), 0, 0, loader._packs(Position()), None
+    spent, packs, real, items, ended = Seconds(0.0, 0.0), 0, 0, loader._packs(Position()), object()
+    last: Any = None
 
     def advance() -> None:
         nonlocal last
-        last = next(items, None)
+        last = next(items, ended)
 
     def tasks() -> Iterator[Any]:
         nonlocal spent, packs, real
         while True:
             took = timed(advance)
             spent = Seconds(spent.wall + took.wall, spent.cpu + took.cpu)
-            if isinstance(last, Measure):
-                yield last
-            elif last is None:
+            if last is ended:
                 return
+            if last is None or isinstance(last, Measure | Idle):
+                yield last
             else:
                 packs, real = packs + 1, real + sum(sample.tokens for sample in last.samples)
 
