@@ -63,7 +63,7 @@ def open_reduced(data: bytes, max_pixels: int, size: tuple[int, int], target: tu
 
     A JPEG that is reduced to a third or less is scaled down while it is decoded, which costs a fraction of the time,
     and then brought to `target`. Its pixels differ a little from those of a picture that is decoded whole (about 50 dB
-    on photographs). Every other picture comes as `open_rgb` gives it.
+    on photographs, 32 to 40 on pages of small print). Every other picture comes as `open_rgb` gives it.
 
     Args:
         size: width and height of the picture, upright.
