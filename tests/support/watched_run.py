@@ -129,7 +129,7 @@ class Watched:
         last: dict[int, list] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
             mine: dict[int, list] = {}
-            before = 0
+            before: int | None = None
             for batch in map(json.loads, path.open()):
                 if batch["step"] != before:
                     mine[batch["step"]] = []
