@@ -151,6 +151,8 @@ def count_steps(reader: Reader, args: FineViTSFTConfig, fraction: Callable[[Roun
         args.world_size,
         args.process_index,
     )
+    if args.process_index == 0:
+        print("counting the steps of an epoch: the texts and picture sizes of all rows are read", flush=True)
     loader = PackedLoader(
         reader,
         shape,
