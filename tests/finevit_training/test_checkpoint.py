@@ -9,6 +9,7 @@ import yaml
 from finecap.made_with import source_commit
 from finecap.recipe_files import without_folders
 from finevit_training.checkpoint import find_checkpoint
+from finevit_training.receipt import model_card
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import prepare_run, train
 
@@ -96,11 +97,22 @@ def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
     card = (out / "README.md").read_text()
     assert "$" not in card
     samples = json.loads((out / "receipt.json").read_text())["trained"]["samples"]
-    assert samples >= 3
-    assert f"{samples} samples in 3 steps" in card
+    assert f"{samples:,} samples in 3 steps" in card
     assert "bf16: auto" in card
     assert str(out.parent) not in card  # folders of this machine are nobody else's business
     assert f"output_dir: {out.name}" in card
+
+
+def test_a_card_of_data_whose_rows_were_never_counted_says_so(finished):
+    receipt = json.loads((finished[0] / "receipt.json").read_text())
+    receipt["data"]["records"] = None
+    assert "split train, an unknown number of records" in model_card("m", receipt)
+
+
+def test_the_card_tells_the_last_loss_in_evaluation(finished):
+    last = json.loads((finished[0] / "receipt.json").read_text())["trained"]["evaluations"][-1]
+    card = (finished[0] / "README.md").read_text()
+    assert f"Loss in evaluation at step 3: {last['loss']:.4f}." in card
 
 
 def test_weights_of_a_former_run_are_gone(finished):

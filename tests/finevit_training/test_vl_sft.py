@@ -37,7 +37,7 @@ def test_data_of_which_nothing_can_be_trained_says_so_in_one_line_and_lists_the_
     write_captioned_folder(tmp_path / "photos", 3)
     flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
     flags["mixture"] = '{"transcribe": 1}'
-    with pytest.raises(SystemExit, match=r"3 x nothing can be asked .*it has global_caption.*skipped_records.json"):
+    with pytest.raises(SystemExit, match=r"3 x nothing can be asked .*it has global_caption.*skipped_records\.json"):
         main(flags_of(flags))
     listed = json.loads((tmp_path / "out/skipped_records.json").read_text())
     assert sorted(listed) == ["0.png", "1.png", "2.png"]

@@ -72,6 +72,8 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
     records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
     commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
+    records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
+    evaluations = trained["evaluations"]
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
@@ -81,6 +83,9 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         samples=f"{trained['samples']:,}",
         steps=f"{trained['steps']:,}",
         loss="none logged" if loss is None else f"{loss:.4f}",
+        evaluated=f" Loss in evaluation at step {evaluations[-1]['step']:,}: {evaluations[-1]['loss']:.4f}."
+        if evaluations
+        else "",
         best=""
         if best is None
         else f" The weights are those of step {best:,}, the best in evaluation "

@@ -171,6 +171,8 @@ def count_steps(
         args.world_size,
         args.process_index,
     )
+    if args.process_index == 0:
+        print("counting the steps of an epoch: the texts and picture sizes of all rows are read", flush=True)
     loader = PackedLoader(
         reader,
         shape,
