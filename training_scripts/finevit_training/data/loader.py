@@ -7,9 +7,11 @@ neither on the number of loader processes nor on their speed.
 """
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -175,10 +177,20 @@ class PackedLoader:
     def state_dict(self) -> dict[str, Any]:
         """Where the run is after the batch that was given last, and how far it was when its next rounds were begun."""
         fractions = [[*key, value] for key, value in self._fractions.items() if key >= self.position[:2]]
-        return {**self.position._asdict(), "fractions": fractions}
+        return {**self.position._asdict(), "fractions": fractions, "order": self._order_checksum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there, on any number of ranks and loader processes whose steps have as many packs."""
+        """Goes on from there, on any number of ranks and loader processes whose steps have as many packs.
+
+        Raises:
+            ValueError: this run reads other data, or in another order, so a position in it means nothing.
+        """
+        if state.get("order", self._order_checksum) != self._order_checksum:
+            raise ValueError(
+                "the checkpoint's run had other files, weights, split, seed, max_length or rows of a step "
+                "(per_device_train_batch_size x gradient_accumulation_steps x processes), so samples would be lost or "
+                "come twice. Go on with what it had, or start again from its weights with `model: CHECKPOINT`"
+            )
         self.position = Position(**{name: state[name] for name in Position._fields})
         self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
 
@@ -188,6 +200,12 @@ class PackedLoader:
             self.on_rows(0, skipped)
             self.position = positions.popleft()
             yield batch
+
+    @cached_property
+    def _order_checksum(self) -> int:
+        """Of all that the order of samples and their steps follow from, but for what is asked about each."""
+        said = [self.shape.capacity, self.shape.step, self.order.seed, self.order.weights.tolist(), self.reader.parts]
+        return zlib.crc32(repr(said).encode())
 
     def count_packs(self) -> int:
         """Packs of `epochs` passes over the data, planned from the texts alone."""
@@ -281,8 +299,8 @@ class PackedLoader:
             key, skip, before = following, 0, before + len(packs)
 
     def _waiting(self, key: RoundKey) -> Iterator[None]:
-        """Nothing, again and again, until the drafts of a round are there. Ranks with fewer windows wait as long as the
-        others, else they would call `exchange` between other batches.
+        """Nothing, again and again, until the drafts of a round are there. Ranks with fewer windows wait as long as
+        the others, else they would call `exchange` between other batches.
         """
         turns = 0
         while self._rounds[key].awaited or self._rounds[key].idle or turns % self._together:

@@ -89,7 +89,7 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         readers["eval"] = build_reader(recipe, processor, data.eval_split, data.eval_records)
     fraction = None
     if args.max_steps <= 0 and not args.max_minutes:
-        fraction = by_rounds(readers["train"].order, math.ceil(args.num_train_epochs))
+        fraction = by_rounds(readers["train"].order, args.num_train_epochs)
         args.max_steps = count_steps(readers["train"], args, fraction)
     elif args.max_steps <= 0:
         args.max_steps = _UNBOUNDED_STEPS
@@ -125,7 +125,7 @@ def build_reader(recipe: Recipe, processor: FineViTVLProcessor, split: str, most
     return Reader(data.sources, data.parts, data.order(seed, rows * args.world_size, most_rows), examples)
 
 
-def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
+def by_rounds(order: Order, epochs: float) -> Callable[[RoundKey, int], float]:
     """How far a run of so many epochs is when a round begins."""
     return lambda key, step: min(1.0, (key.epoch + key.round / order.num_rounds(key.epoch)) / epochs)
 
