@@ -163,6 +163,23 @@ def test_a_position_is_a_few_integers(reader):
     assert len(json.dumps(state)) < 200
 
 
+@pytest.mark.parametrize("change", ["another step", "another length", "another seed", "another file"])
+def test_a_position_in_another_order_is_refused(reader, reader_for, records, tmp_path, processor, change):
+    loader = loader_of(reader, rows=2, steps=3)
+    next(iter(loader))
+    other = {
+        "another step": lambda: loader_of(reader, rows=1, steps=3),
+        "another length": lambda: loader_of(reader_for(mixture=MIXTURE, max_length=900), rows=2, steps=3),
+        "another seed": lambda: loader_of(reader_for(mixture=MIXTURE, max_length=700, seed=1), rows=2, steps=3),
+        "another file": lambda: loader_of(
+            reader_of([write_records(records[:40], tmp_path / "a")], processor, max_length=700), rows=2, steps=3
+        ),
+    }[change]()
+    with pytest.raises(ValueError, match="saved run"):
+        other.load_state_dict(loader.state_dict())
+    loader_of(reader, rows=1, accumulation=2, steps=3).load_state_dict(loader.state_dict())
+
+
 def test_data_in_which_nothing_can_be_asked_says_so(records, tmp_path, processor):
     mute = [{**record, "qa": [], "regions": [], "global_caption": None} for record in records[:10]]
     reader = reader_of([write_records(mute, tmp_path / "mute")], processor, mixture=MIXTURE)

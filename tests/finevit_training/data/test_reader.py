@@ -10,9 +10,7 @@ MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_picture_that_cannot_be_decoded_is_counted_once_however_often_it_was_tried(
-    records, tmp_path, processor, share
-):
+def test_a_picture_that_cannot_be_decoded_is_counted_once(records, tmp_path, processor, share):
     broken = {record["id"] for record in records[: int(share * len(records))]}
     rows = [{**one, "image": {"bytes": b"no", "path": None}} if one["id"] in broken else one for one in records]
     reader = reader_of([write_records(rows, tmp_path / "rows", row_group_size=24)], processor, mixture=MIXTURE)

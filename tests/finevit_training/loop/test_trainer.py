@@ -14,6 +14,7 @@ from finevit_training.data.batch import model_inputs
 from finevit_training.loop import clock
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.stops import NONFINITE_FILE
+from tests.support.training_data import write_records
 
 
 def losses(trainer):
@@ -234,3 +235,11 @@ def test_a_mixture_of_experts_adds_its_routers_loss(trainer_for):
     assert with_routers["loss"] == pytest.approx(without["loss"] + 0.5 * with_routers["aux_loss"], rel=1e-5)
     assert with_routers["aux_loss"] > 0.2
     assert "aux_loss" not in without
+
+
+def test_an_evaluation_of_no_row_is_no_loss_of_zero(trainer_for, records, tmp_path):
+    broken = [{**record, "image": {"bytes": b"no", "path": None}} for record in records[:8]]
+    data = write_records(broken, tmp_path / "broken")
+    trainer = trainer_for(data=data, eval_strategy="steps", eval_split="train")
+    with pytest.raises(ValueError, match="nothing in eval_split can be measured"):
+        trainer.evaluate()

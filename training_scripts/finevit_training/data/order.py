@@ -141,7 +141,7 @@ class Order:
         return self._epochs[epoch]
 
 
-def by_rounds(order: Order, epochs: int) -> Callable[[RoundKey, int], float]:
+def by_rounds(order: Order, epochs: float) -> Callable[[RoundKey, int], float]:
     """How far a run of so many epochs is when a round begins, whatever the step."""
     return lambda key, step: min(1.0, (key.epoch + key.round / order.num_rounds(key.epoch)) / epochs)
 

@@ -272,6 +272,9 @@ class FineViTSFTTrainer(SFTTrainer):
     ) -> dict[str, float]:
         """Mean loss over the supervised tokens of the evaluation data: `eval_loss`. It depends neither on the batch
         size nor on the number of ranks.
+
+        Raises:
+            ValueError: there is nothing to measure it on.
         """
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64)  # loss, tokens
@@ -281,7 +284,12 @@ class FineViTSFTTrainer(SFTTrainer):
             if tokens:
                 total += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
         total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum")
-        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1].clamp(min=1)).item()}
+        if not total[1]:
+            raise ValueError(
+                "nothing in eval_split can be measured: no row was drawn, or none can be used; give more "
+                "eval_records, or look at the rows with `finevit data look`"
+            )
+        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.meter.reset()

@@ -102,7 +102,7 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
     plan = open_plan(recipe, readers["train"]) if data.plan else None
     fraction = None
     if args.max_steps <= 0 and not args.max_minutes:
-        fraction = by_rounds(readers["train"].order, math.ceil(args.num_train_epochs))
+        fraction = by_rounds(readers["train"].order, args.num_train_epochs)
         args.max_steps = count_steps(readers["train"], args, fraction, plan)
     elif args.max_steps <= 0:
         args.max_steps = _UNBOUNDED_STEPS
@@ -149,9 +149,7 @@ def open_plan(recipe: Recipe, reader: Reader) -> WrittenPlan:
     """
     args, plan = recipe.training, WrittenPlan(Path(str(recipe.data.plan)), reader)
     by_epochs = args.max_steps <= 0 and not args.max_minutes
-    if not isinstance(recipe.data.stages, Mapping) and not (
-        by_epochs and math.ceil(args.num_train_epochs) == plan.epochs
-    ):
+    if not isinstance(recipe.data.stages, Mapping) and not (by_epochs and args.num_train_epochs == plan.epochs):
         raise ValueError(
             f"plan {recipe.data.plan} is one of a curriculum over {plan.epochs} epochs; train for num_train_epochs: "
             f"{plan.epochs}, without max_steps and max_minutes, or leave `plan` out"
