@@ -19,7 +19,7 @@ def test_only_numbered_checkpoints_of_the_run_are_counted_and_removed(trainer_fo
     flags = {"output_dir": out, "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     if best:
         flags |= {"eval_strategy": "steps", "eval_steps": 1, "eval_split": "train", "eval_records": 4}
-        flags |= {"load_best_model_at_end": True, "learning_rate": 3.0}  # so that the first step is the best
+        flags |= {"load_best_model_at_end": True, "learning_rate": 0.1}  # so that the first step is the best
     trainer = trainer_for(**flags)
     trainer.train()
     kept = {path.name for path in out.glob("checkpoint-*")}
