@@ -307,9 +307,7 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         logits = self.lm_head(slice_positions(outputs.last_hidden_state, logits_to_keep))
         loss, aux_loss = self._cross_entropy(logits, labels, shift_labels, logits_to_keep, **kwargs), None
         if output_router_logits:
-            segments, states = kwargs.get("segments"), outputs.last_hidden_state
-            tokens = attention_mask if segments is None else PackedLayout.read(segments, states).token_mask
-            loss, aux_loss = self._with_balance(loss, outputs.router_logits, tokens)
+            loss, aux_loss = self._with_balance(loss, outputs, attention_mask, kwargs.get("segments"))
         return FineViTVLCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
@@ -339,10 +337,13 @@ class FineViTVLForConditionalGeneration(FineViTVLPreTrainedModel, GenerationMixi
         return self.loss_function(logits=logits, labels=None, vocab_size=vocab_size, shift_labels=kept, **kwargs)
 
     def _with_balance(
-        self, loss: torch.Tensor | None, router_logits: Any, attention_mask: torch.Tensor | None
+        self, loss: torch.Tensor | None, outputs: Any, attention_mask: torch.Tensor | None, segments: Any
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """`loss` with the weighted load-balancing loss added, and that loss alone."""
-        balance = load_balancing_loss(router_logits, self.config.text_config, attention_mask)
+        """`loss` with the weighted load-balancing loss added, and that loss alone; padding does not count."""
+        tokens = attention_mask
+        if segments is not None:
+            tokens = PackedLayout.read(segments, outputs.last_hidden_state).token_mask
+        balance = load_balancing_loss(outputs.router_logits, self.config.text_config, tokens)
         if loss is not None:
             loss = loss + self.config.text_config.router_aux_loss_coef * balance.to(loss.device)
         return loss, balance
