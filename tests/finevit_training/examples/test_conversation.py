@@ -88,6 +88,15 @@ def test_the_words_of_a_ready_conversation_hold_no_special_tokens(conversations)
         conversations.draft(row, KEY, 0.0)
 
 
+def test_a_picture_that_nobody_answers_after_makes_a_conversation_unusable(conversations):
+    row = Row("open", [(56, 84)], messages=[ask("Hello."), say("Hi."), ask("And this?", 1)])
+    with pytest.raises(UnusableRecord, match="nobody answers after it"):
+        conversations.draft(row, KEY, 0.0)
+    answered = conversations.draft(Row("words", [], messages=[ask("Hello."), say("Hi."), ask("And?")]), KEY, 0.0)
+    only = conversations.draft(Row("words", [], messages=[ask("Hello."), say("Hi.")]), KEY, 0.0)
+    assert answered.input_ids.tolist() == only.input_ids.tolist()
+
+
 def test_a_conversation_that_is_too_long_loses_its_last_turns_and_never_part_of_a_picture(processor):
     messages = [ask("One?", 1), say("a " * 20), ask("Two?"), say("b " * 20), ask("Three?"), say("c " * 20)]
     row = Row("long", [(84, 84)], messages=messages)

@@ -262,15 +262,19 @@ class Conversations:
         ends = [place + 1 for place, message in enumerate(conversation) if message["role"] == "assistant"]
         if not ends:
             raise UnusableRecord("nobody answers in this conversation")
+        length = 0
         for end in reversed(ends):
             part = conversation[:end]
             shown = sum(piece["type"] == "image" for message in part for piece in message["content"])
             if shown < len(tokens):
-                break  # a picture of a turn that does not fit would have no place
+                break  # a picture of a turn that is left out would have no place
             ids = self._expanded(self.chat.encode(part), tokens)
-            if len(ids.input_ids) <= self.max_length:
-                return ids, np.array([(0, len(ids.input_ids), 0, 0)], dtype=np.int32)
-        raise too_long("its first turns do not fit", len(ids.input_ids), self.max_length)
+            length = len(ids.input_ids)
+            if length <= self.max_length:
+                return ids, np.array([(0, length, 0, 0)], dtype=np.int32)
+        if not length:
+            raise UnusableRecord("a picture is shown and nobody answers after it")
+        raise too_long("its first turns do not fit", length, self.max_length)
 
     def _encode_turn(self, prompt: str, answer: str) -> tuple[Ids, int]:
         """The ids of a turn about one picture, with a single image token, and where they go on after the picture."""
