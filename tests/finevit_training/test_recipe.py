@@ -150,6 +150,7 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         ({"max_length": -3}, "max_length is -3"),
+        ({"max_length": None}, "max_length is null"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
         ({"vision_learning_rate": float("inf")}, "vision_learning_rate is inf"),

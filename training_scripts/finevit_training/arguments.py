@@ -215,6 +215,8 @@ class FineViTSFTConfig(SFTConfig):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; expected a finite number > 0, or leave it out")
+        if self.max_length is None:
+            raise ValueError("max_length is null; expected the tokens of a row, such as 4096, which samples share")
         self.bf16 = resolve_bf16(self.bf16)  # ty: ignore[invalid-assignment]
         self.dataset_kwargs = {"skip_prepare_dataset": True}
         # A NaN must reach our check, not be averaged away.

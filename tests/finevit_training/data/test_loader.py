@@ -3,7 +3,9 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -208,8 +210,8 @@ def test_a_state_in_the_middle_of_a_step_is_the_end_of_the_step_before(reader):
         ({"rows": 1}, "a step has 1 packs here and 2 in the saved run"),
         ({"rows": 2, "accumulation": 2}, "a step has 4 packs"),
         ({"max_length": 800}, "a row has 800 tokens here and 700"),
-        ({"seed": 4}, "another seed, other data or other weights"),
-        ({"window_rows": 32}, "another seed, other data or other weights"),
+        ({"seed": 4}, "another seed, other files or other weights"),
+        ({"window_rows": 32}, "another seed, other files or other weights"),
     ],
 )
 def test_a_state_of_a_run_whose_packs_are_others_is_refused(reader_for, other, word):
@@ -224,6 +226,22 @@ def test_a_state_of_a_run_whose_packs_are_others_is_refused(reader_for, other, w
     with pytest.raises(ValueError, match=word):
         loader(**other).load_state_dict(state)
     loader().load_state_dict(state)
+
+
+def test_a_state_of_a_run_on_other_files_of_as_many_rows_is_refused(records, tmp_path, processor):
+    def loader(folder, name):
+        table = pq.read_table(next(Path(folder).glob("data/*.parquet")))
+        (tmp_path / name / "data").mkdir(parents=True)
+        pq.write_table(table, tmp_path / name / "data" / f"train-{name}.parquet", row_group_size=8)
+        return loader_of(reader_of([str(tmp_path / name)], processor, mixture=MIXTURE), steps=3)
+
+    folder = write_records(records, tmp_path / "written")
+    begun = loader(folder, "one")
+    next(iter(begun))
+    with pytest.raises(ValueError, match="other files"):
+        loader(folder, "two").load_state_dict(begun.state_dict())
+    moved = (tmp_path / "one").rename(tmp_path / "moved")
+    loader_of(reader_of([str(moved)], processor, mixture=MIXTURE), steps=3).load_state_dict(begun.state_dict())
 
 
 def test_the_same_step_in_another_shape_goes_on(reader):

@@ -225,7 +225,7 @@ class PackedLoader:
             )
         if state["order"] != here["order"]:
             raise ValueError(
-                "the saved run had another seed, other data or other weights of its sources, so its rows were in "
+                "the saved run had another seed, other files or other weights of its sources, so its rows were in "
                 "another order: set them as they were, or start again from the weights with `model`"
             )
         self.position = Position(**{name: state[name] for name in Position._fields})
@@ -233,7 +233,7 @@ class PackedLoader:
 
     def _plan(self) -> dict[str, int]:
         """What the packs of a run depend on, beside the questions that are asked."""
-        return {"step": self.shape.step, "capacity": self.shape.capacity, "order": self.order.fingerprint}
+        return {"step": self.shape.step, "capacity": self.shape.capacity, "order": self.reader.fingerprint}
 
     def __iter__(self) -> Iterator[Batch]:
         self._pending.clear()

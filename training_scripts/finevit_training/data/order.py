@@ -5,9 +5,7 @@ archive, some files of a folder). It knows nothing of ranks and loader workers. 
 whole epoch, rows in random order inside their window, and the windows of a round are trained on side by side.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -86,12 +84,6 @@ class Order:
         self.window_rows = window_rows
         self.streams = streams
         self._epochs: dict[int, _Epoch] = {}
-
-    @cached_property
-    def fingerprint(self) -> int:
-        """A number that two orders share if they are the same, and else as good as never."""
-        numbers = repr((self.seed, self.window_rows, self.streams)).encode()
-        return zlib.crc32(self.rows.tobytes() + self.weights.tobytes() + numbers)
 
     def num_rounds(self, epoch: int) -> int:
         """Rounds of an epoch."""

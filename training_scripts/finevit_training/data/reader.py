@@ -4,9 +4,12 @@
 """
 
 import hashlib
+import json
 import random
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -111,6 +114,14 @@ class Reader:
             "window_rows": order.window_rows,
             "streams": order.streams,
         }
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """A number that two readers share if the same rows come at the same time, and else as good as never. What the
+        sources are called does not count, so a folder may be moved.
+        """
+        facts = {name: value for name, value in self.facts().items() if name != "data"}
+        return zlib.crc32(json.dumps(facts).encode())
 
     def drafts(self, key: WindowKey, fraction: float) -> Drafts:
         """The samples of a window, without their pictures.

@@ -76,7 +76,7 @@ class FineViTSFTTrainer(SFTTrainer):
         self.bad_rows = BadRecordShare(max_bad_share)
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
-        self.loader = self._loader(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
+        self.loader = loader_for(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
         callbacks: list[TrainerCallback] = [
             ClockCallback(self.progress, save_seconds),
@@ -107,25 +107,6 @@ class FineViTSFTTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         dtype = torch.bfloat16 if args.bf16 else torch.float32
         self.meter = SpeedMeter(self.model, self.accelerator.device, dtype)
-
-    def _loader(self, args: FineViTSFTConfig, reader: Reader, fraction: Any, **options: Any) -> PackedLoader:
-        shape = Shape(
-            capacity=int(args.max_length or 0),
-            rows=options.pop("rows", args.per_device_train_batch_size),
-            accumulation=options.pop("accumulation", args.gradient_accumulation_steps),
-            ranks=args.world_size,
-            rank=args.process_index,
-        )
-        return PackedLoader(
-            reader,
-            shape,
-            fraction,
-            exchange=lambda mine: gather_object([mine]),
-            workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            **options,
-        )
 
     def _count_rows(self, tried: int, skipped: list[Skip]) -> None:
         for skip in skipped:
@@ -265,7 +246,7 @@ class FineViTSFTTrainer(SFTTrainer):
         if self.eval_reader is None:
             raise ValueError("there is no evaluation data; set eval_strategy and eval_split")
         rows = self.args.per_device_eval_batch_size
-        return self._loader(self.args, self.eval_reader, lambda key, step: 1.0, rows=rows, accumulation=1)
+        return loader_for(self.args, self.eval_reader, lambda key, step: 1.0, rows=rows, accumulation=1)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -324,6 +305,39 @@ class FineViTSFTTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints carry no card; the finished model's is written by `finevit_training.checkpoint`."""
+
+
+def loader_for(
+    args: FineViTSFTConfig,
+    reader: Reader,
+    fraction: Callable[[RoundKey, int], float],
+    rows: int | None = None,
+    accumulation: int | None = None,
+    **options: Any,
+) -> PackedLoader:
+    """The loader of this rank, in the shape and with the processes that a run's configuration says.
+
+    Args:
+        fraction: see `PackedLoader`, as `options`.
+        rows, accumulation: of an evaluation; by default those of the training.
+    """
+    shape = Shape(
+        capacity=int(args.max_length or 0),
+        rows=rows or args.per_device_train_batch_size,
+        accumulation=accumulation or args.gradient_accumulation_steps,
+        ranks=args.world_size,
+        rank=args.process_index,
+    )
+    return PackedLoader(
+        reader,
+        shape,
+        fraction,
+        exchange=lambda mine: gather_object([mine]),
+        workers=args.dataloader_num_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        **options,
+    )
 
 
 def _no_collator(samples: Any) -> dict[str, Any]:

@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate.utils import gather_object
 from transformers import set_seed
 
 from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
 from finevit_training.data.bad_records import UnusableData
-from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import RoundKey, by_rounds
 from finevit_training.data.reader import Reader, parts_hash
 from finevit_training.data.source import open_data
@@ -20,7 +18,7 @@ from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.examples.conversation import Conversations
 from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.loop.support import refuse_setup
-from finevit_training.loop.trainer import FineViTSFTTrainer
+from finevit_training.loop.trainer import FineViTSFTTrainer, loader_for
 from finevit_training.process import prepare_process
 from finevit_training.receipt import model_facts, training_receipt
 from finevit_training.recipe import Recipe
@@ -162,25 +160,10 @@ def count_steps(
 ) -> int:
     """Optimizer steps of `num_train_epochs`, planned from the texts of the data before any picture is decoded."""
     epochs = math.ceil(args.num_train_epochs)
-    shape = Shape(
-        int(args.max_length or 0),
-        args.per_device_train_batch_size,
-        args.gradient_accumulation_steps,
-        args.world_size,
-        args.process_index,
-    )
     if args.process_index == 0:
         print("counting the steps of an epoch: the texts and picture sizes of all rows are read", flush=True)
-    loader = PackedLoader(
-        reader,
-        shape,
-        fraction,
-        epochs=epochs,
-        plan=plan,
-        exchange=lambda mine: gather_object([mine]),
-        workers=args.dataloader_num_workers,
-    )
-    return max(1, math.ceil(loader.count_packs() * args.num_train_epochs / epochs / shape.step))
+    loader = loader_for(args, reader, fraction, epochs=epochs, plan=plan)
+    return max(1, math.ceil(loader.count_packs() * args.num_train_epochs / epochs / loader.shape.step))
 
 
 def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -> None:
