@@ -81,6 +81,6 @@ def test_a_tower_without_image_processor_says_how_to_write_one(llm, tmp_path):
     ],
 )
 def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(given, word, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # which the environment sets at import
     with pytest.raises(ValueError, match=word):
         checked_model(given, "model")
