@@ -8,7 +8,7 @@ from tests.support.paths import ROOT
 
 
 def benchmarked(script, arguments, out):
-    """The finished process of a benchmark, and the figures that it left in `out`, which say what they were made with."""
+    """The finished process of a benchmark, and the figures in `out`, which say what they were made with."""
     command = [sys.executable, "-m", f"benchmarks.{script}", *arguments, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     figures = json.loads(out.read_text())
