@@ -10,8 +10,8 @@ from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
 from .image_inputs import fit_size
-from .image_processing_pil_finevit import FineViTImageProcessing
-from .patches import pack_images
+from .image_processing_pil_finevit import FineViTImageProcessing, scaling_of
+from .patches import pack_images, scale_patches
 
 
 class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # ty: ignore[incompatible-method-override]
@@ -30,8 +30,7 @@ class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # t
         return TorchvisionBackend.resize(self, images, SizeDict(height=fitted[0], width=fitted[1]), resample)
 
     def _preprocess(self, images: list[torch.Tensor], **kwargs: Any) -> BatchFeature:  # ty: ignore[incompatible-method-override]
-        as_floats = kwargs["do_rescale"] or kwargs["do_normalize"]
-        if images and as_floats and kwargs["temporal_patch_size"] == 1 and images[0].device.type == "cpu":
+        if images and kwargs["temporal_patch_size"] == 1 and images[0].device.type == "cpu":
             return self._one_by_one(images, **kwargs)
         if images:
             return super()._preprocess(images, **kwargs)
@@ -43,23 +42,21 @@ class FineViTImageProcessor(FineViTImageProcessing, Qwen2VLImageProcessor):  # t
         """The base class's result, bit by bit, with less work on a CPU: patches are cut from bytes, and become floats
         where they are to lie, so that no picture is copied as floats.
         """
-        patch_size, merge_size, scale = kwargs["patch_size"], kwargs["merge_size"], kwargs["rescale_factor"]
+        patch_size, merge_size = kwargs["patch_size"], kwargs["merge_size"]
         if kwargs["do_resize"]:
             fitted = (kwargs["size"], kwargs["resample"], patch_size * merge_size)
             images = [self.resize(image[None], *fitted)[0] for image in images]
         packed = [pack_images(image[None], patch_size, merge_size) for image in images]
-        mean, std, is_rescaled_alone = self._fuse_mean_std_and_rescale_factor(
-            kwargs["do_normalize"], kwargs["image_mean"], kwargs["image_std"], kwargs["do_rescale"], scale
-        )
         lengths = [len(patches) for patches, _ in packed]
-        pixel_values = torch.empty(sum(lengths), 3 * patch_size**2)
+        scaling = scaling_of(kwargs)
+        pixel_values = torch.empty(
+            sum(lengths), 3 * patch_size**2, dtype=torch.float32 if any(scaling) else packed[0][0].dtype
+        )
         for values, (patches, _) in zip(pixel_values.split(lengths), packed, strict=True):
-            values.copy_(patches)
-            if is_rescaled_alone:
-                values.mul_(scale)
-            if kwargs["do_normalize"]:
-                planes = values.view(-1, 3, patch_size**2)
-                planes.sub_(torch.as_tensor(mean)[:, None]).div_(torch.as_tensor(std)[:, None])
+            if any(scaling):
+                scale_patches(patches, *scaling, out=values)
+            else:
+                values.copy_(patches)
         data = {"pixel_values": pixel_values, "image_grid_thw": torch.cat([grid for _, grid in packed])}
         return BatchFeature(data=data, tensor_type=kwargs["return_tensors"])
 

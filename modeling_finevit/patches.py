@@ -5,6 +5,8 @@ Blocks of `merge_size`² neighbouring patches come row by row; so do the patches
 each block by a plain `view`.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -76,4 +78,32 @@ def pack_images(pixel_values: torch.Tensor, patch_size: int, merge_size: int) ->
     return patches, grid
 
 
-__all__ = ["frame_sizes", "pack_images", "patch_index", "patch_positions"]
+def scale_patches(
+    patches: torch.Tensor,
+    image_mean: Sequence[float] | None,
+    image_std: Sequence[float] | None,
+    rescale_factor: float | None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Patches of bytes as floats, step by step as Transformers' torchvision backend does it, so equal to the bit.
+
+    Args:
+        patches (`torch.ByteTensor` of shape `(sum_patches, channels * p * p)`): on any device.
+        image_mean, image_std: of each channel, of values that are rescaled; `None` to leave them out.
+        rescale_factor: what bytes are multiplied by; `None` to leave it out.
+        out: is written into if given.
+
+    Returns:
+        `torch.FloatTensor` of the same shape.
+    """
+    out = torch.empty(patches.shape, device=patches.device) if out is None else out
+    out.copy_(patches)
+    if image_mean is None or image_std is None:
+        return out if rescale_factor is None else out.mul_(rescale_factor)
+    whole = 1.0 if rescale_factor is None else 1.0 / rescale_factor
+    mean, std = (torch.tensor(values)[:, None] * whole for values in (image_mean, image_std))
+    out.view(len(out), len(mean), out.shape[1] // len(mean)).sub_(mean.to(out.device)).div_(std.to(out.device))
+    return out
+
+
+__all__ = ["frame_sizes", "pack_images", "patch_index", "patch_positions", "scale_patches"]

@@ -142,6 +142,21 @@ def test_the_shorter_way_on_a_cpu_gives_the_bits_of_the_base_class(steps):
 
 
 @both
+@pytest.mark.parametrize("steps", [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_std": [0.2, 0.3, 0.4]}])
+def test_patches_of_bytes_become_the_processor_s_own_floats(processor_class, steps):
+    processor, images = processor_class(**steps), [picture(560, 308), picture(901, 333, seed=1)]
+    whole, halves = processor(images, return_tensors="pt"), processor.as_bytes(images)
+    assert halves["pixel_values"].dtype == torch.uint8
+    assert torch.equal(halves["image_grid_thw"], whole["image_grid_thw"])
+    tolerance = {"rtol": 0, "atol": 0} if processor_class is FineViTImageProcessor else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(processor.from_bytes(halves["pixel_values"]), whole["pixel_values"], **tolerance)
+    # Negative control: another order of the channels.
+    swapped = halves["pixel_values"].view(-1, 3, 14 * 14).flip(1).flatten(1)
+    assert (processor.from_bytes(swapped) - whole["pixel_values"]).abs().max() > 0.1
+    assert processor.from_bytes(halves["pixel_values"][:0]).shape == (0, 588)
+
+
+@both
 def test_batch_equals_one_at_a_time(processor_class):
     images = [picture(112, 84), picture(301, 222), picture(112, 84, seed=1)]
     batch = processor_class()(images, return_tensors="pt")

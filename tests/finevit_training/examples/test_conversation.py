@@ -15,6 +15,7 @@ from finevit_training.data.order import RowKey, WindowKey
 from finevit_training.data.packing import IGNORE_INDEX
 from finevit_training.data.reader import Planned
 from finevit_training.examples.conversation import Conversations
+from modeling_finevit import FineViTImageProcessorPil
 from tests.support.training_data import row_of
 
 MIXTURE = dict.fromkeys(DENSE_TASKS, 1.0)
@@ -78,7 +79,8 @@ def test_a_ready_conversation_is_the_chat_template_s(processor, conversations, n
     mask = torch.as_tensor(expected["assistant_masks"]).view(-1).bool()
     assert (batch["labels"][0, :length] != IGNORE_INDEX).tolist() == mask.tolist()
     if count:
-        torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"])
+        pixel_values = model_inputs(batch, processor.image_processor)["pixel_values"]
+        torch.testing.assert_close(pixel_values, expected["pixel_values"])
     assert draft.patches == len(batch["pixel_values"])
 
 
@@ -126,7 +128,7 @@ def test_turns_depend_on_seed_epoch_and_record_and_on_nothing_else(processor, re
 
 def losses(model, batch):
     """Summed cross entropy of every supervised token, from the model's own full logits, and its gradient."""
-    inputs = model_inputs(batch)
+    inputs = model_inputs(batch, FineViTImageProcessorPil())
     labels = inputs.pop("labels")
     model.zero_grad()
     logits = model(**inputs).logits

@@ -25,10 +25,14 @@ def first_batch(trainer):
     return next(iter(trainer.get_train_dataloader()))
 
 
+def inputs_of(trainer, batch):
+    return model_inputs(batch, trainer.processing_class.image_processor)
+
+
 @pytest.mark.parametrize("flags", [{}, {"isolate_turns": True}])
 def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for, flags):
     trainer = trainer_for(**flags)
-    batch = model_inputs(first_batch(trainer))
+    batch = inputs_of(trainer, first_batch(trainer))
     tokens = (batch["labels"][:, 1:] != -100).sum()
 
     def loss_and_gradient(compute):
@@ -46,9 +50,9 @@ def test_loss_equals_transformers_and_trl_and_so_does_its_gradient(trainer_for, 
             torch.testing.assert_close(ours_p, theirs_p, rtol=1e-4, atol=1e-6)
 
 
-def without_segments(batch):
+def without_segments(trainer, batch):
     """What TRL's `padding_free` collator gives, see https://github.com/huggingface/trl/pull/7081."""
-    return {key: value for key, value in model_inputs(batch).items() if key != "segments"}
+    return {key: value for key, value in inputs_of(trainer, batch).items() if key != "segments"}
 
 
 def test_a_batch_is_what_padding_free_means_in_trl(trainer_for):
@@ -66,9 +70,9 @@ def test_a_batch_is_what_padding_free_means_in_trl(trainer_for):
 def test_without_segments_transformers_and_trl_keep_the_samples_apart_by_their_positions(trainer_for, attention):
     trainer = trainer_for(attn_implementation=attention)
     packed = first_batch(trainer)
-    plain = without_segments(packed)
+    plain = without_segments(trainer, packed)
     tokens = (packed["labels"][:, 1:] != -100).sum()
-    ours = trainer.supervised_loss(trainer.model, model_inputs(packed), tokens)
+    ours = trainer.supervised_loss(trainer.model, inputs_of(trainer, packed), tokens)
     theirs = trainer.model(**plain).loss
     trl = SFTTrainer.compute_loss(trainer, trainer.model, dict(plain), False, tokens)
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)
@@ -82,12 +86,12 @@ def test_trl_takes_the_segments_of_a_batch_on_the_host_and_counts_all_tokens_of_
     """As on CUDA, where TRL's fused head computes the loss."""
     trainer = trainer_for(isolate_turns=True, per_device_train_batch_size=2)
     batch = first_batch(trainer)
-    arguments = model_inputs(trainer._prepare_inputs(batch))
+    arguments = inputs_of(trainer, trainer._prepare_inputs(batch))
     assert isinstance(arguments["segments"], np.ndarray)
     loss = SFTTrainer.compute_loss(trainer, trainer.model, arguments, False, None)
-    torch.testing.assert_close(loss, trainer.supervised_loss(trainer.model, model_inputs(batch), None))
+    torch.testing.assert_close(loss, trainer.supervised_loss(trainer.model, inputs_of(trainer, batch), None))
     assert trainer._metrics["train"]["num_tokens"] == [2 * 1024]
-    loss, outputs = SFTTrainer.compute_loss(trainer, trainer.model, model_inputs(batch), True, None)
+    loss, outputs = SFTTrainer.compute_loss(trainer, trainer.model, inputs_of(trainer, batch), True, None)
     assert outputs.logits.shape[:2] == (1, 2 * 1024)
 
 
@@ -95,7 +99,7 @@ def test_trl_trains_on_a_row_without_samples(trainer_for):
     trainer = trainer_for()
     empty = trainer.loader.reader.examples.collate([[]])
     assert not empty["ids"]
-    loss = SFTTrainer.compute_loss(trainer, trainer.model, model_inputs(empty), False, torch.tensor(7))
+    loss = SFTTrainer.compute_loss(trainer, trainer.model, inputs_of(trainer, empty), False, torch.tensor(7))
     loss.backward()
     assert loss == 0
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in trainer.model.parameters())

@@ -192,10 +192,10 @@ class Conversations:
         processor = self.processor.image_processor
         if not images:
             return {
-                "pixel_values": torch.zeros(0, 3 * processor.patch_size**2),
+                "pixel_values": torch.zeros(0, 3 * processor.patch_size**2, dtype=torch.uint8),
                 "image_grid_thw": torch.zeros(0, 3, dtype=torch.int64),
             }
-        return dict(processor(images, return_tensors="pt"))
+        return dict(processor.as_bytes(images))
 
     def turns(self, row: Row, key: RowKey, fraction: float, report: Report | None = None) -> list[Turn]:
         """The questions and answers about a record; what has to be left out of it is reported.

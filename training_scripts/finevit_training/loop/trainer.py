@@ -196,7 +196,7 @@ class FineViTSFTTrainer(SFTTrainer):
         """
         if self.model.training:
             self.meter.add(inputs)
-        arguments = model_inputs(inputs)
+        arguments = model_inputs(inputs, self.processing_class.image_processor)
         if return_outputs or self.accelerator.device.type == "cuda":
             result = super().compute_loss(model, arguments, return_outputs, num_items_in_batch)
         else:
