@@ -57,6 +57,10 @@ def test_a_command_is_understood(page, words):
         check_finevit(rest)
     elif program == "accelerate":
         check_accelerate(rest)
+    elif program == "torchrun":
+        assert rest[0] == "--nproc_per_node"
+        assert (ROOT / rest[2]).is_file()
+        parse_recipe(rest[3:])
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     else:

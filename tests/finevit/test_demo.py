@@ -99,8 +99,9 @@ def test_the_demo_is_offline_before_any_library_reads_it(tmp_path):
 
 
 def test_a_demo_that_is_killed_takes_the_training_and_what_it_started_along():
-    """A child of a child, as the script is the launcher's; without the group it goes on for a minute."""
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    """A child of a child in a session of its own, as a script is torchrun's; without the group it goes on."""
+    sleep = "import time; time.sleep(60)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}], start_new_session=True)"
     for group, outlives in (("group", False), ("None", True)):
         code = (
             "import subprocess, sys, time\n"
@@ -113,13 +114,12 @@ def test_a_demo_that_is_killed_takes_the_training_and_what_it_started_along():
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
-            time.sleep(1)
-            started = psutil.Process(process.pid).children(recursive=True)
+            while len(started := psutil.Process(process.pid).children(recursive=True)) < 3:
+                time.sleep(0.1)
             process.kill()
-        _, alive = psutil.wait_procs(started, timeout=3)
+        _, alive = psutil.wait_procs(started, timeout=5)
         for left in alive:
             left.kill()
-        assert len(started) >= 3
         assert bool(alive) == outlives
 
 
