@@ -7,37 +7,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finevit_training.data.packing import IGNORE_INDEX, lay_out, pack_best_fit
+from finevit_training.data.packing import IGNORE_INDEX, lay_out, pack_full
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 
 
-class TestPackBestFit:
+class TestPackFull:
     @given(LENGTHS)
     def test_every_sample_lies_in_one_row_and_no_row_is_too_long(self, lengths):
-        rows = pack_best_fit(lengths, 64)
+        rows = pack_full(lengths, 64)
         assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
         assert all(0 < sum(lengths[index] for index in row) <= 64 for row in rows)
 
     @given(LENGTHS)
     def test_no_two_rows_would_fit_into_one(self, lengths):
-        rows = pack_best_fit(lengths, 64)
+        rows = pack_full(lengths, 64)
         fills = sorted(sum(lengths[index] for index in row) for row in rows)
         assert len(rows) < 2 or fills[0] + fills[1] > 64, "two rows would fit into one"
 
     @given(LENGTHS)
     def test_the_same_lengths_give_the_same_rows_in_order(self, lengths):
-        rows = pack_best_fit(lengths, 64)
-        assert rows == pack_best_fit(list(lengths), 64)
+        rows = pack_full(lengths, 64)
+        assert rows == pack_full(list(lengths), 64)
         assert rows == sorted(sorted(row) for row in rows)
 
-    def test_fills_gaps_that_first_come_first_served_leaves(self):
-        assert pack_best_fit([6, 7, 3, 4], 10) == [[0, 3], [1, 2]]
+    @given(LENGTHS)
+    def test_a_row_is_as_full_as_what_is_left_can_make_it(self, lengths):
+        left = list(range(len(lengths)))
+        for row in pack_full(lengths, 64):
+            others = [lengths[index] for index in left if index != row[0]]
+            sums = {0}
+            for length in others:
+                sums |= {before + length for before in sums}
+            room = 64 - lengths[row[0]]
+            assert sum(lengths[index] for index in row[1:]) == max(total for total in sums if total <= room)
+            left = [index for index in left if index not in row]
+
+    def test_fills_gaps_that_best_fit_leaves(self):
+        """Best fit puts 5 beside 4 and leaves a token of each row."""
+        assert pack_full([6, 5, 4, 2, 2, 1], 10) == [[0, 2], [1, 3, 4, 5]]
 
     @pytest.mark.parametrize("length", [0, 11])
     def test_a_sample_that_fits_no_row_is_named(self, length):
         with pytest.raises(ValueError, match=f"Sample 1 has {length} tokens"):
-            pack_best_fit([5, length], 10)
+            pack_full([5, length], 10)
 
 
 @st.composite

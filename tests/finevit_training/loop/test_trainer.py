@@ -1,7 +1,7 @@
 """One short run of each mode, the loss against two others' losses, and what stops a run."""
 
 import json
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,10 +59,10 @@ def test_a_batch_is_what_padding_free_means_in_trl(trainer_for):
     batch = first_batch(trainer_for())
     assert "attention_mask" not in batch
     assert batch["input_ids"].shape == batch["position_ids"].shape == (1, 1024)
-    starts = [0, *batch["lengths"].cumsum(0).tolist()]
-    assert len(starts) > 3
+    *starts, end = [0, *batch["lengths"].cumsum(0).tolist()]
+    assert len(starts) > 2
     assert batch["labels"][0, starts].tolist() == [-100] * len(starts)
-    expected = [torch.arange(end - start) for start, end in pairwise([*starts, 1024])]
+    expected = [torch.arange(length) for length in (*batch["lengths"].tolist(), 1024 - end)]
     torch.testing.assert_close(batch["position_ids"][0], torch.cat(expected))
 
 

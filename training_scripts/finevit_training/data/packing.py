@@ -5,7 +5,6 @@ sample, no attention mask, and no label on the first token of a sample. transfor
 itself (`masking_utils.find_packed_sequence_indices`). `segments` say the same, and what turns about one picture see.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -14,14 +13,14 @@ import torch
 
 from finevit_vl.losses import IGNORE_INDEX
 
-FILLERS = 0.25  # the share of samples, the smallest ones, that fill up rows
 
+def pack_full(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+    """Share samples out over rows that are as full as they can be made, one row after the other.
 
-def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
-    """Share samples out over rows by best fit: the larger ones as they come, then the smallest into what is left.
-
-    Best fit decreasing fills rows as well, but gives large samples rows of their own; rows of mixed samples are more
-    alike in their number of patches.
+    The first sample that is left begins a row; of those that follow it, a subset whose sum comes nearest to what is
+    free fills it. Few rows are left half empty at the end, and samples of all sizes share a row, so that rows are
+    alike in their number of patches. It is the heuristic "minimum bin slack" (Gupta and Ho, Production Planning &
+    Control 10, 1999) with the sums that can be reached as the bits of a whole number.
 
     Args:
         lengths: tokens of each sample.
@@ -40,21 +39,32 @@ def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
                 f"Sample {index} has {length} tokens but a row holds 1 to {max_length}: drop it, shrink its pictures, "
                 "or raise max_length."
             )
-    rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (free tokens, row), ascending
-    falling = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    fillers = int(len(lengths) * (1 - FILLERS))
-    for index in (*sorted(falling[:fillers]), *falling[fillers:]):
-        length = lengths[index]
-        place = bisect_left(free, (length, -1))
-        if place == len(free):
-            rows.append([index])
-            insort(free, (max_length - length, len(rows) - 1))
-        else:
-            space, row = free.pop(place)
-            rows[row].append(index)
-            insort(free, (space - length, row))
-    return sorted((sorted(row) for row in rows), key=lambda row: row[0])
+    rows, left = [], list(range(len(lengths)))
+    while left:
+        first, *others = left
+        row = [first, *_filling(others, lengths, max_length - lengths[first])]
+        rows.append(row)
+        taken = set(row)
+        left = [index for index in others if index not in taken]
+    return rows
+
+
+def _filling(indices: Sequence[int], lengths: Sequence[int], free: int) -> list[int]:
+    """Indices, ascending, whose lengths come nearest to `free` tokens and do not exceed them; early ones are
+    preferred.
+    """
+    within = (1 << (free + 1)) - 1
+    reached = [1]  # after so many indices: bit n is set if some of them have n tokens together
+    for index in indices:
+        if reached[-1] >> free:
+            break
+        reached.append((reached[-1] | reached[-1] << lengths[index]) & within)
+    tokens, chosen = reached[-1].bit_length() - 1, []
+    for place in range(len(reached) - 1, 0, -1):
+        if not reached[place - 1] >> tokens & 1:
+            chosen.append(indices[place - 1])
+            tokens -= lengths[indices[place - 1]]
+    return chosen[::-1]
 
 
 class Sample(Protocol):

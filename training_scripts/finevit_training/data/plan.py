@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finevit_training.data.order import RowKey
-from finevit_training.data.packing import pack_best_fit
+from finevit_training.data.packing import pack_full
 
 # In a window of fewer packs, those that are less full than this are taken apart, and their samples are packed with
 # those of other windows, so somebody else may have to read them. Among more packs a half empty one is no loss.
@@ -71,8 +71,8 @@ def plan_round(windows: Sequence[Sequence[Sized]], capacity: int, block: int, se
 
 
 def pack(samples: Sequence[Sized], capacity: int) -> list[Pack]:
-    """Share samples out over rows of `capacity` tokens by best fit."""
-    rows = pack_best_fit([sample.tokens for sample in samples], capacity)
+    """Share samples out over rows of `capacity` tokens."""
+    rows = pack_full([sample.tokens for sample in samples], capacity)
     return [Pack(tuple(samples[place] for place in row)) for row in rows]
 
 
