@@ -16,10 +16,12 @@ from typing import TypeVar
 from finecap.sources.asked import Asked, asked_for
 from finecap.sources.folder import FolderReader
 from finecap.sources.meaning import Meaning, meaning_of
-from finecap.sources.readers import reader_of
+from finecap.sources.places import inline
+from finecap.sources.readers import folder_of, reader_of
 from finecap.sources.rows import Bad, BadRow, Item, Part, Reader, Row
 
 T = TypeVar("T")
+LOOKED_AT = 100  # rows in which a picture is looked for
 
 
 class Source:
@@ -129,8 +131,9 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
 
     Args:
         spec: a path, a glob, a URL (hf://, s3://, https://), `datasets:NAME` or the id of a dataset on the Hub; or a
-            mapping with `path` (or `name`, of a dataset that `datasets` loads), and maybe `weight`, `split` and
-            `columns` ({image: ..., caption: ...}, where they have other than the usual names).
+            mapping with `path` (or `name`, of a dataset that `datasets` loads), and maybe `weight`, `split`,
+            `columns` ({image: ..., caption: ...}, where they have other than the usual names) and `image_folder`
+            (where the paths of its pictures begin, if not beside the file that names them).
         split: if `spec` names none.
 
     Raises:
@@ -144,7 +147,33 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
         meaning = meaning_of(names, asked.columns, asked.where)
     except ValueError as error:
         raise ValueError(f"{error}; {_first_row(reader, names)}") from error
+    if asked.image_folder is not None:
+        _refuse_idle(asked, reader, meaning)
+        reader.image_folder = folder_of(asked.image_folder)
     return Source(asked, reader, names, meaning)
+
+
+def _refuse_idle(asked: Asked, reader: Reader, meaning: Meaning) -> None:
+    """Raises ValueError: the rows name no pictures by paths, as far as their first picture tells."""
+    if isinstance(reader, FolderReader):
+        held = "its pictures are its own files"
+    elif not meaning.pictures:
+        held = "it has no column of pictures"
+    else:
+        held = "" if isinstance(_first_picture(reader, meaning), str | None) else "its rows hold their pictures"
+    if held:
+        raise ValueError(f"{asked.where}: image_folder would have no effect, because {held}; leave it out")
+
+
+def _first_picture(reader: Reader, meaning: Meaning) -> bytes | str | None:
+    """What the first row with a picture has of it, among the first rows; None if they have none."""
+    for item in islice(reader.read(reader.parts[0], meaning.pictures), LOOKED_AT):
+        try:
+            for reference in meaning.references(_values(item)):
+                return inline(reference)
+        except Bad:
+            continue
+    return None
 
 
 def _first_row(reader: Reader, names: Collection[str]) -> str:

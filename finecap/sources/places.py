@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -94,7 +95,7 @@ class LocalPlace:
                 return os.path.relpath(path, self.root)
         except ValueError:  # no name of a file system: it holds a zero or half a surrogate pair
             pass
-        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
+        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder, by itself or over a link")
 
     def picture(self, name: str) -> bytes:
         data, problem = read_whole(Path(self.root, name))
@@ -115,24 +116,54 @@ class LocalPlace:
             raise Bad(f"unreadable: {error.strerror}: {name[-NAMED:]}") from error
 
 
+class PictureFinder(ABC):
+    """How readers find the picture that a row refers to.
+
+    Attributes:
+        image_folder: where paths of pictures are looked for, if not where `found` looks without it.
+    """
+
+    image_folder: Place | None = None
+
+    def picture(self, reference: Reference, part: Part) -> bytes:
+        """See `finecap.sources.rows.Reader`, as `size`."""
+        data = inline(reference)
+        if isinstance(data, bytes):
+            return data
+        place, path = self.found(data, part)
+        return place.picture(path)
+
+    def size(self, reference: Reference, part: Part) -> Size:
+        data = inline(reference)
+        if isinstance(data, bytes):
+            return upright_size(data)
+        place, path = self.found(data, part)
+        return place.size(path)
+
+    def found(self, path: str, part: Part) -> tuple[Place, str]:
+        """The place of a picture, and its path there. Raises Bad: it may not be followed."""
+        if self.image_folder is not None:
+            return self.image_folder, self.image_folder.inside("", path)
+        return self.beside(path, part)
+
+    @abstractmethod
+    def beside(self, path: str, part: Part) -> tuple[Place, str]:
+        """As `found`, where no folder is named."""
+
+
 @dataclass
-class FileReader:
-    """What readers of files share: their place, their parts, and how a picture is found that a row refers to."""
+class FileReader(PictureFinder):
+    """What readers of files share: their place and their parts."""
 
     place: Place
     parts: list[Part] = field(default_factory=list)
 
     @property
     def at_once(self) -> int:
-        return self.place.at_once
+        return (self.image_folder or self.place).at_once
 
-    def picture(self, reference: Reference, part: Part) -> bytes:
-        data = inline(reference)
-        return data if isinstance(data, bytes) else self.place.picture(self.place.inside(part.path, data))
-
-    def size(self, reference: Reference, part: Part) -> Size:
-        data = inline(reference)
-        return upright_size(data) if isinstance(data, bytes) else self.place.size(self.place.inside(part.path, data))
+    def beside(self, path: str, part: Part) -> tuple[Place, str]:
+        return self.place, self.place.inside(part.path, path)
 
 
 def inline(reference: Reference) -> bytes | str:
@@ -173,6 +204,14 @@ class Files:
         for name in self.sizes:
             found.setdefault(suffix(name), name)
         return found
+
+
+def local_folder(path: str) -> LocalPlace:
+    """Raises ValueError: it is no folder."""
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isdir(path):
+        raise ValueError(f"image_folder {path}: no such folder")
+    return LocalPlace(path)
 
 
 def suffix(name: str) -> str:

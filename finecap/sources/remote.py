@@ -242,6 +242,20 @@ def remote_files(url: str) -> Files:
     return Files(RemotePlace(root, mark + query), dict(sorted(found.items())), named)
 
 
+def remote_folder(url: str) -> RemotePlace:
+    """A folder whose files are asked for by their paths.
+
+    Raises:
+        ValueError: it is not there, as far as that can be asked: a web server knows no folders.
+    """
+    url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
+    url = url.rstrip("/")
+    system, path = file_system(url)
+    if urlsplit(url).scheme not in WEB and not patiently(lambda: system.isdir(path), url):
+        raise ValueError(f"image_folder {url}: is no folder, or may not be read")
+    return RemotePlace(url, mark + query)
+
+
 def _listed(url: str, query: str) -> tuple[dict[str, int], str, bool]:
     """Size of each file by path below the root, the root, and whether files were named."""
     protocol = urlsplit(url).scheme

@@ -97,9 +97,15 @@ class Item(NamedTuple):
 
 
 class Reader(Protocol):
-    """Rows of one kind of file. It is pickled to other processes, and opens files where and when it reads."""
+    """Rows of one kind of file. It is pickled to other processes, and opens files where and when it reads.
+
+    Attributes:
+        parts: in a fixed order.
+        image_folder: the `Place` where paths of pictures are looked for, if it was named.
+    """
 
     parts: list[Part]
+    image_folder: Any
 
     @property
     def at_once(self) -> int:
