@@ -7,7 +7,8 @@ row is said in place of that row and never raises.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -151,6 +152,26 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
         _refuse_idle(asked, reader, meaning)
         reader.image_folder = folder_of(asked.image_folder)
     return Source(asked, reader, names, meaning)
+
+
+def open_sources(specs: Sequence[str | Mapping[str, object]], split: str = "train") -> list[Source]:
+    """Open several sources, as a recipe's `data` names them; of two with one name the second is called "NAME (2)".
+
+    Raises:
+        ValueError: one of them cannot be opened; names it.
+    """
+    sources: list[Source] = []
+    names: Counter[str] = Counter()
+    for spec in specs:
+        try:
+            source = open_source(spec, split)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{spec!r} in `data` cannot be opened: {error}") from error
+        names[source.name] += 1
+        if names[source.name] > 1:
+            source.name += f" ({names[source.name]})"
+        sources.append(source)
+    return sources
 
 
 def _refuse_idle(asked: Asked, reader: Reader, meaning: Meaning) -> None:
