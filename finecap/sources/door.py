@@ -103,8 +103,9 @@ class Source:
         try:
             row = self._meaning.row(_values(item), item.id, self.name, self._split)
         except Bad as error:
-            own = item.values.get("id") if isinstance(item.values, dict) else None
-            return BadRow(own if isinstance(own, str) and own else item.id, str(error))
+            # Other data's own ids need not differ: LLaVA's are those of pictures.
+            own = item.values.get("id") if self.kind == "finecap" and isinstance(item.values, dict) else None
+            return BadRow(own if isinstance(own, str) and own else item.id, str(error), error.is_bad)
         return self._with_sizes(row, item, part) if sized else row
 
     def _with_sizes(self, row: Row | BadRow, item: Item, part: Part) -> Row | BadRow:

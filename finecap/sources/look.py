@@ -101,8 +101,8 @@ def report(source: Source, seen: Look) -> str:
     ]
     if counts := [f"{count:,} {name}" for name, count in seen.counts.items() if count]:
         lines.append("  " + ", ".join(counts))
-    if source.unread:
-        lines.append(f"columns that are not read: {', '.join(source.unread[:UNREAD])}")
+    if unread := not_read(source):
+        lines.append(unread)
     if seen.sizes:
         short = np.percentile([min(size) for size in seen.sizes], PERCENTILES)
         pixels = np.percentile([width * height / 1e6 for width, height in seen.sizes], PERCENTILES)
@@ -114,8 +114,15 @@ def report(source: Source, seen: Look) -> str:
     for kind, count in seen.rejects.most_common():
         first, *others = seen.examples[kind]
         more = f"; also {', '.join(row.id for row in others)}" if others else ""
-        lines.append(f"cannot be used: {count:,} {kind!r}, such as {first.id}: {first.reason}{more}")
+        what = "cannot be used" if first.is_bad else "left out"
+        lines.append(f"{what}: {count:,} {kind!r}, such as {first.id}: {first.reason}{more}")
     return "\n".join(lines)
+
+
+def not_read(source: Source) -> str:
+    """A line with the columns that nothing is made of, or nothing."""
+    more = f" and {len(source.unread) - UNREAD} more" if len(source.unread) > UNREAD else ""
+    return f"columns that are not read: {', '.join(source.unread[:UNREAD])}{more}" if source.unread else ""
 
 
 def write_contact_sheet(source: Source, seen: Look, path: Path) -> Path:

@@ -82,7 +82,7 @@ class Meaning:
         else:
             record = _captioned(values, self.caption, name, source, split)
         if record["split"] in SPLITS and split in SPLITS and record["split"] != split:
-            raise Bad(f"other split: {record['split']}, and {split} is asked for")
+            raise Bad(f"other split: {record['split']}, and {split} is asked for", is_bad=False)
         size = record["width"], record["height"]
         return Row(record["id"], [size] if min(size) > 0 else [], record=record)
 

@@ -72,14 +72,29 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used; `reason` is "kind: detail"."""
+    """A row that is not used.
+
+    Attributes:
+        id: see `Row`.
+        reason: "kind: detail".
+        is_bad: something is wrong with it; False where it is sound and another split's.
+    """
 
     id: str
     reason: str
+    is_bad: bool = True
 
 
 class Bad(ValueError):
-    """What is wrong with one row; the message is "kind: detail". Never leaves this package."""
+    """What is wrong with one row; the message is "kind: detail". Never leaves this package.
+
+    Attributes:
+        is_bad: see `BadRow`.
+    """
+
+    def __init__(self, reason: str, is_bad: bool = True) -> None:
+        super().__init__(reason)
+        self.is_bad = is_bad
 
 
 class Item(NamedTuple):
