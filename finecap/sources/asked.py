@@ -69,7 +69,7 @@ def _plain(place: object) -> object:
 
 def _short(where: str) -> str:
     path = PurePosixPath(re.sub(r"[?#].*", "", where))
-    parts = [part for part in path.parts if not set(part) & set("*?[") and part not in ("data", "/", ".", "..")]
+    parts = [part for part in path.parts if not set(part) & set("*?[{}") and part not in ("data", "/", ".", "..")]
     return PurePosixPath(parts[-1]).stem if parts else where
 
 

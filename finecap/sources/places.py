@@ -23,6 +23,8 @@ from finecap.sources.sizes import upright_size, upright_size_of
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
 NAMED = 200  # characters of a missing file's name in a reason
+BRACES, RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MOST_NAMED = 100_000  # files that a pattern may stand for
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 KNOWN = (
     "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
@@ -95,7 +97,7 @@ class LocalPlace:
                 return os.path.relpath(path, self.root)
         except ValueError:  # no name of a file system: it holds a zero or half a surrogate pair
             pass
-        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder, by itself or over a link")
+        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder, itself or over a link")
 
     def picture(self, name: str) -> bytes:
         data, problem = read_whole(Path(self.root, name))
@@ -206,6 +208,52 @@ class Files:
         return found
 
 
+def _named(path: str, pattern: str) -> list[str]:
+    """One file, or those of a glob; it is among the names that `pattern` stands for."""
+    if os.path.isfile(path):
+        return [path]
+    found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+    if not found and path != pattern:
+        raise ValueError(f"{path}: no such file, and the pattern {pattern} names it")
+    if not found:
+        raise ValueError(
+            f"{path}: no file matches this pattern"
+            if glob.has_magic(path)
+            else f"{path}: no such file or folder; {KNOWN}"
+        )
+    return found
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that braces stand for, as webdataset writes them: `{00000..00099}`, `{a,b}`; other braces stay.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    for braces in BRACES.finditer(pattern):
+        if choices := _choices(braces[1], pattern):
+            before, after = pattern[: braces.start()], pattern[braces.end() :]
+            names: dict[str, None] = {}
+            for one in choices:
+                names |= dict.fromkeys(expanded(before + one + after))
+                if len(names) > MOST_NAMED:
+                    raise ValueError(f"{pattern}: stands for more than {MOST_NAMED:,} files; name fewer")
+            return list(names)
+    return [pattern]
+
+
+def _choices(inside: str, pattern: str) -> list[str]:
+    if between := RANGE.fullmatch(inside):
+        first, last = int(between[1]), int(between[2])
+        if abs(last - first) >= MOST_NAMED:
+            raise ValueError(f"{pattern}: stands for more than {MOST_NAMED:,} files; name fewer")
+        padded = any(one.startswith("0") and len(one) > 1 for one in between.groups())
+        width = max(map(len, between.groups())) if padded else 0
+        step = 1 if last >= first else -1
+        return [f"{number:0{width}}" for number in range(first, last + step, step)]
+    return inside.split(",") if "," in inside else []
+
+
 def local_folder(path: str) -> LocalPlace:
     """Raises ValueError: it is no folder."""
     path = os.path.abspath(os.path.expanduser(path))
@@ -220,22 +268,15 @@ def suffix(name: str) -> str:
 
 
 def local_files(path: str) -> Files:
-    """The files of a folder, of a glob, or one file.
+    """The files of a folder, of a pattern (see `expanded`), or one file.
 
     Raises:
-        ValueError: there is nothing.
+        ValueError: there is nothing, or not all that a pattern names.
     """
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
         return Files(LocalPlace(path), sizes_below(Path(path), Path(path), SUFFIXES), named=False)
-    if os.path.isfile(path):
-        found = [path]
-    elif glob.has_magic(path):
-        found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
-    else:
-        raise ValueError(f"{path}: no such file or folder; {KNOWN}")
-    if not found:
-        raise ValueError(f"{path}: no file matches this pattern")
+    found = [path] if os.path.isfile(path) else [file for one in expanded(path) for file in _named(one, path)]
     root = os.path.commonpath([os.path.dirname(one) for one in found])
     names = {checked_name(os.path.relpath(one, root)): os.path.getsize(one) for one in found}
     return Files(LocalPlace(root), names, named=True)

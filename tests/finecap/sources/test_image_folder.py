@@ -88,12 +88,15 @@ def test_a_table_behind_a_url_may_name_local_pictures(table, folder, tmp_path):
 def test_a_folder_in_s3_and_one_that_is_not_there(table, folder, monkeypatch):
     path = table("json")
     with s3_server(monkeypatch) as (_, client):
-        client.create_bucket(Bucket="bucket")
+        client.create_bucket(Bucket="pictures")
         for one in PATHS:
-            client.upload_file(str(folder / one), "bucket", f"coco/{one}")
-        assert everything({"path": path, "image_folder": "s3://bucket/coco"})[2][:2] == [[PICTURES[0]], [PICTURES[4]]]
-        with pytest.raises(ValueError, match="image_folder s3://bucket/gone: is no folder"):
-            open_source({"path": path, "image_folder": "s3://bucket/gone"})
+            client.upload_file(str(folder / one), "pictures", f"coco/{one}")
+        assert everything({"path": path, "image_folder": "s3://pictures/coco"})[2][:2] == [
+            [PICTURES[0]],
+            [PICTURES[4]],
+        ]
+        with pytest.raises(ValueError, match="image_folder s3://pictures/gone: is no folder"):
+            open_source({"path": path, "image_folder": "s3://pictures/gone"})
 
 
 def test_no_path_is_followed_out_of_the_image_folder(table, folder, tmp_path):

@@ -93,7 +93,7 @@ def test_llava_json(folder, form):
     assert [piece.get("text", "IMAGE") for piece in found[2].messages[0]["content"]] == ["IMAGE", " or ", "IMAGE", "?"]
     assert [piece.get("text", "IMAGE") for piece in found[3].messages[0]["content"]] == ["Who?", "IMAGE"]
     assert pictures == [[PICTURES[0]], [], [PICTURES[1], PICTURES[5]], [PICTURES[2]], None, None]
-    assert found[4].reason == "path refused: '../secret.png' leads out of the source's folder"
+    assert found[4].reason == "path refused: '../secret.png' leads out of the source's folder, itself or over a link"
     assert found[5].reason == "pictures: 1 are shown in the turns, and there are 0"
 
 
