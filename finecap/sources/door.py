@@ -31,7 +31,7 @@ class Source:
     Attributes:
         name: for people; also the `source` of records whose data names none.
         weight: as it was asked for.
-        kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
+        kind: "finecap", "captions", "pictures", a key of `finecap.sources.turns.FORMS`.
         parts: the same for the same files.
         unread: columns that nothing is made of.
         reads_blocks: whether pictures of a part lie in one block, so that reading one is about as dear as reading all.

@@ -46,10 +46,11 @@ class Content(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. What the assistant says is trained unless `trained` is False."""
 
     role: Literal["system", "user", "assistant"]
     content: list[Content]
+    trained: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
