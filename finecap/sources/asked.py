@@ -13,7 +13,7 @@ from finecap.hub import is_hub_id
 from finecap.sources.meaning import COLUMNS
 
 DATASETS = "datasets:"
-KEYS = ("path", "name", "weight", "columns", "split")
+KEYS = ("path", "name", "weight", "columns", "split", "image_folder")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Asked:
         where: path, glob or URL; or the name of a dataset, if `by_name`.
         name: for people.
         columns: names of the columns `image` and `caption`, if given.
+        image_folder: path or URL of the folder that paths of pictures are in; by default that of the file that names
+            them.
     """
 
     where: str
@@ -32,6 +34,7 @@ class Asked:
     split: str
     weight: float
     columns: Mapping[str, str]
+    image_folder: str | None = None
 
 
 def asked_for(spec: str | os.PathLike[str] | Mapping[str, object], split: str) -> Asked:
@@ -53,7 +56,11 @@ def asked_for(spec: str | os.PathLike[str] | Mapping[str, object], split: str) -
         raise ValueError(f"{where}: split is {chosen_split!r}, expected a name such as train")
     by_name = "name" in given or where.startswith(DATASETS) or is_hub_id(where)
     where = where.removeprefix(DATASETS)
-    return Asked(where, by_name, _short(where), chosen_split, _weight(given, where), _columns(given, where))
+    image_folder = _plain(given.get("image_folder"))
+    if not (image_folder is None or (isinstance(image_folder, str) and image_folder)):
+        raise ValueError(f"{where}: image_folder is {image_folder!r}, expected the path or the URL of a folder")
+    weight, columns = _weight(given, where), _columns(given, where)
+    return Asked(where, by_name, _short(where), chosen_split, weight, columns, image_folder)
 
 
 def _plain(place: object) -> object:
@@ -62,7 +69,7 @@ def _plain(place: object) -> object:
 
 def _short(where: str) -> str:
     path = PurePosixPath(re.sub(r"[?#].*", "", where))
-    parts = [part for part in path.parts if not set(part) & set("*?[") and part not in ("data", "/", ".", "..")]
+    parts = [part for part in path.parts if not set(part) & set("*?[{}") and part not in ("data", "/", ".", "..")]
     return PurePosixPath(parts[-1]).stem if parts else where
 
 

@@ -7,7 +7,8 @@ row is said in place of that row and never raises.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -16,10 +17,12 @@ from typing import TypeVar
 from finecap.sources.asked import Asked, asked_for
 from finecap.sources.folder import FolderReader
 from finecap.sources.meaning import Meaning, meaning_of
-from finecap.sources.readers import reader_of
+from finecap.sources.places import inline
+from finecap.sources.readers import folder_of, reader_of
 from finecap.sources.rows import Bad, BadRow, Item, Part, Reader, Row
 
 T = TypeVar("T")
+LOOKED_AT = 100  # rows in which a picture is looked for
 
 
 class Source:
@@ -28,7 +31,7 @@ class Source:
     Attributes:
         name: for people; also the `source` of records whose data names none.
         weight: as it was asked for.
-        kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
+        kind: "finecap", "captions", "pictures", a key of `finecap.sources.turns.FORMS`.
         parts: the same for the same files.
         unread: columns that nothing is made of.
         reads_blocks: whether pictures of a part lie in one block, so that reading one is about as dear as reading all.
@@ -100,8 +103,9 @@ class Source:
         try:
             row = self._meaning.row(_values(item), item.id, self.name, self._split)
         except Bad as error:
-            own = item.values.get("id") if isinstance(item.values, dict) else None
-            return BadRow(own if isinstance(own, str) and own else item.id, str(error))
+            # Other data's own ids need not differ: LLaVA's are those of pictures.
+            own = item.values.get("id") if self.kind == "finecap" and isinstance(item.values, dict) else None
+            return BadRow(own if isinstance(own, str) and own else item.id, str(error), error.is_bad)
         return self._with_sizes(row, item, part) if sized else row
 
     def _with_sizes(self, row: Row | BadRow, item: Item, part: Part) -> Row | BadRow:
@@ -129,8 +133,9 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
 
     Args:
         spec: a path, a glob, a URL (hf://, s3://, https://), `datasets:NAME` or the id of a dataset on the Hub; or a
-            mapping with `path` (or `name`, of a dataset that `datasets` loads), and maybe `weight`, `split` and
-            `columns` ({image: ..., caption: ...}, where they have other than the usual names).
+            mapping with `path` (or `name`, of a dataset that `datasets` loads), and maybe `weight`, `split`,
+            `columns` ({image: ..., caption: ...}, where they have other than the usual names) and `image_folder`
+            (where the paths of its pictures begin, if not beside the file that names them).
         split: if `spec` names none.
 
     Raises:
@@ -144,7 +149,53 @@ def open_source(spec: str | os.PathLike[str] | Mapping[str, object], split: str 
         meaning = meaning_of(names, asked.columns, asked.where)
     except ValueError as error:
         raise ValueError(f"{error}; {_first_row(reader, names)}") from error
+    if asked.image_folder is not None:
+        _refuse_idle(asked, reader, meaning)
+        reader.image_folder = folder_of(asked.image_folder)
     return Source(asked, reader, names, meaning)
+
+
+def open_sources(specs: Sequence[str | Mapping[str, object]], split: str = "train") -> list[Source]:
+    """Open several sources, as a recipe's `data` names them; of two with one name the second is called "NAME (2)".
+
+    Raises:
+        ValueError: one of them cannot be opened; names it.
+    """
+    sources: list[Source] = []
+    names: Counter[str] = Counter()
+    for spec in specs:
+        try:
+            source = open_source(spec, split)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{spec!r} in `data` cannot be opened: {error}") from error
+        names[source.name] += 1
+        if names[source.name] > 1:
+            source.name += f" ({names[source.name]})"
+        sources.append(source)
+    return sources
+
+
+def _refuse_idle(asked: Asked, reader: Reader, meaning: Meaning) -> None:
+    """Raises ValueError: the rows name no pictures by paths, as far as their first picture tells."""
+    if isinstance(reader, FolderReader):
+        held = "its pictures are its own files"
+    elif not meaning.pictures:
+        held = "it has no column of pictures"
+    else:
+        held = "" if isinstance(_first_picture(reader, meaning), str | None) else "its rows hold their pictures"
+    if held:
+        raise ValueError(f"{asked.where}: image_folder would have no effect, because {held}; leave it out")
+
+
+def _first_picture(reader: Reader, meaning: Meaning) -> bytes | str | None:
+    """What the first row with a picture has of it, among the first rows; None if they have none."""
+    for item in islice(reader.read(reader.parts[0], meaning.pictures), LOOKED_AT):
+        try:
+            for reference in meaning.references(_values(item)):
+                return inline(reference)
+        except Bad:
+            continue
+    return None
 
 
 def _first_row(reader: Reader, names: Collection[str]) -> str:

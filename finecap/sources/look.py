@@ -1,7 +1,11 @@
-"""A look at a source: how much there is, how large pictures are, what cannot be used and why, and a contact sheet."""
+"""A look at a source: how much there is, how large pictures are, what cannot be used and why, and a contact sheet.
+
+Rows are a sample from all over the source, and their pictures are decoded.
+"""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from finecap.files import committed
-from finecap.pictures import BadPicture, encoded, open_rgb
+from finecap.pictures import BadPicture, encoded, open_reduced, open_rgb
 from finecap.records import check_box
 from finecap.sources.door import Source
 from finecap.sources.rows import BadRow, Part, Row, Size
@@ -21,8 +25,12 @@ COLUMNS, LINES = 8, 4
 TILE, TEXT_HEIGHT, TEXT_SIZE, TEXT_WIDTH = 200, 32, 12, 28
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 UNREAD = 20  # names of columns that are listed
-MAX_PIXELS = 100_000_000
-SHEET = "contact_sheet.png"
+FIRST_IDS = 3  # of rows that cannot be used, for each kind of reason
+MAX_PIXELS = 178_956_970  # as FineViT's image processor by default
+DECODED_SIDE = 512  # to which a JPEG may be scaled down while it is decoded, as in training
+SEED = 0
+# Parts that are read at least, and rows of them at most as a multiple of those that are looked at.
+PARTS, READ_ROWS = 8, 16
 BOX_COLOR = (220, 0, 220)
 
 
@@ -31,13 +39,14 @@ class Look:
     """What was seen.
 
     Attributes:
-        rows: rows that were read.
+        rows: rows that were looked at.
         total: rows of the source, as far as they are known without reading it.
         whole: whether `total` is all of them.
         sizes: upright width and height of every picture.
         counts: how many captions, questions, regions, ... there are.
-        rejects: how many rows cannot be used, by kind of reason; `examples` has one of each kind.
+        rejects: how many rows cannot be used, by kind of reason; `examples` has the first ones of each kind.
         usable: rows that can be used: the part, their number in it, and themselves.
+        pictured: rows with pictures, of which some may not be decodable.
     """
 
     rows: int = 0
@@ -46,32 +55,34 @@ class Look:
     sizes: list[Size] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     rejects: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, BadRow] = field(default_factory=dict)
+    examples: dict[str, list[BadRow]] = field(default_factory=dict)
     usable: list[tuple[Part, int, Row]] = field(default_factory=list)
+    pictured: list[tuple[Part, int, Row]] = field(default_factory=list)
 
     @property
     def shown(self) -> list[tuple[Part, int, Row]]:
         """Rows for the contact sheet, from all over what was read."""
-        shown = [one for one in self.usable if one[2].sizes]
-        wanted = min(COLUMNS * LINES, len(shown))
-        return [shown[at * len(shown) // wanted] for at in range(wanted)]
+        wanted = min(COLUMNS * LINES, len(self.pictured))
+        return [self.pictured[at * len(self.pictured) // wanted] for at in range(wanted)]
+
+    def reject(self, row: BadRow) -> None:
+        """Count a row that cannot be used."""
+        kind = row.reason.partition(":")[0]
+        self.rejects[kind] += 1
+        self.examples.setdefault(kind, [])
+        if len(self.examples[kind]) < FIRST_IDS:
+            self.examples[kind].append(row)
 
 
 def look_at(source: Source, most_rows: int) -> Look:
-    """Read rows of parts that are spread over the source, until there are so many.
+    """Draw rows from parts all over the source, the same ones each time, and decode their pictures.
 
     Raises:
         StopRun: a file of the source is gone.
     """
     known = [part.rows for part in source.parts if part.rows is not None]
     seen = Look(total=sum(known), whole=len(known) == len(source.parts))
-    for part, number, row in _spread_rows(source, most_rows):
-        seen.rows += 1
-        if isinstance(row, BadRow):
-            kind = row.reason.partition(":")[0]
-            seen.rejects[kind] += 1
-            seen.examples.setdefault(kind, row)
-            continue
+    for part, number, row in _decoded(source, seen, _sample(source, most_rows)):
         seen.sizes += row.sizes
         seen.counts.update(_counts(row))
         seen.counts["without a caption"] += source.kind == "captions" and not (row.record or {}).get("global_caption")
@@ -85,12 +96,13 @@ def report(source: Source, seen: Look) -> str:
     parts = "1 part" if len(source.parts) == 1 else f"{len(source.parts):,} parts"
     lines = [
         f"{source.name}: {source.kind}, {parts}, {total}",
-        f"looked at {seen.rows:,} rows: {seen.rows - seen.rejects.total():,} can be used (pictures are not decoded)",
+        f"looked at {seen.rows:,} rows: {len(seen.usable):,} can be used, and their {len(seen.sizes):,} pictures were "
+        f"decoded ({'all rows' if seen.whole and seen.rows == seen.total else f'a sample, seed {SEED}'})",
     ]
     if counts := [f"{count:,} {name}" for name, count in seen.counts.items() if count]:
         lines.append("  " + ", ".join(counts))
-    if source.unread:
-        lines.append(f"columns that are not read: {', '.join(source.unread[:UNREAD])}")
+    if unread := not_read(source):
+        lines.append(unread)
     if seen.sizes:
         short = np.percentile([min(size) for size in seen.sizes], PERCENTILES)
         pixels = np.percentile([width * height / 1e6 for width, height in seen.sizes], PERCENTILES)
@@ -100,17 +112,25 @@ def report(source: Source, seen: Look) -> str:
             f"{'area, megapixels':<22}" + "".join(f"{one:>9.3f}" for one in pixels),
         ]
     for kind, count in seen.rejects.most_common():
-        example = seen.examples[kind]
-        lines.append(f"cannot be used: {count:,} {kind!r}, such as {example.id}: {example.reason}")
+        first, *others = seen.examples[kind]
+        more = f"; also {', '.join(row.id for row in others)}" if others else ""
+        what = "cannot be used" if first.is_bad else "left out"
+        lines.append(f"{what}: {count:,} {kind!r}, such as {first.id}: {first.reason}{more}")
     return "\n".join(lines)
 
 
-def write_contact_sheet(source: Source, seen: Look, folder: Path) -> Path:
-    """Write `<folder>/contact_sheet.png`: up to 8 x 4 pictures with id and size, boxes of regions drawn; what cannot
+def not_read(source: Source) -> str:
+    """A line with the columns that nothing is made of, or nothing."""
+    more = f" and {len(source.unread) - UNREAD} more" if len(source.unread) > UNREAD else ""
+    return f"columns that are not read: {', '.join(source.unread[:UNREAD])}{more}" if source.unread else ""
+
+
+def write_contact_sheet(source: Source, seen: Look, path: Path) -> Path:
+    """Write a PNG file: up to 8 x 4 pictures with id and size, boxes of regions drawn; what cannot
     be decoded is said in its place.
 
     Raises:
-        StopRun: the folder cannot be written, or a file of the source is gone.
+        StopRun: the file cannot be written, or a file of the source is gone.
     """
     shown = seen.shown
     lines = -(-max(len(shown), 1) // COLUMNS)
@@ -126,29 +146,69 @@ def write_contact_sheet(source: Source, seen: Look, folder: Path) -> Path:
         more = f", {len(row.sizes)} pictures" if len(row.sizes) > 1 else ""
         draw.text((left + 4, top + TILE), row.id[-TEXT_WIDTH:], fill="black", font=font)
         draw.text((left + 4, top + TILE + 15), f"{width} x {height}{more}", fill="black", font=font)
-    path = folder / SHEET
     with committed(path) as aside:
         aside.write_bytes(encoded(sheet, "PNG"))
     return path
 
 
-def _spread_rows(source: Source, most: int) -> Iterator[tuple[Part, int, Row | BadRow]]:
-    """Rows of parts at even distances, at first far apart, then in between, each once."""
-    left = most
-    for part in _spread(source.parts):
-        for number, row in enumerate(source.read_rows(part)[:left]):
-            yield part, number, row
-            left -= 1
-        if left <= 0:
-            return
+def _sample(source: Source, most: int) -> list[tuple[Part, dict[int, Row | BadRow]]]:
+    """Rows by their number in each of some parts: `most` of all the rows of these parts, drawn by the seed."""
+    draw = random.Random(SEED)
+    read: dict[int, list[Row | BadRow]] = {}
+    count = 0
+    for at in _spread(len(source.parts), draw.randrange(len(source.parts))):
+        read[at] = source.read_rows(source.parts[at])
+        count += len(read[at])
+        if count >= most and (len(read) >= PARTS or count >= READ_ROWS * most or source.parts[at].rows is None):
+            break
+    places = [(at, number) for at, rows in sorted(read.items()) for number in range(len(rows))]
+    drawn = sorted(draw.sample(places, min(most, len(places))))
+    return [
+        (source.parts[at], {number: read[at][number] for _, number in group})
+        for at, group in groupby(drawn, key=lambda place: place[0])
+    ]
 
 
-def _spread(parts: Sequence[Part]) -> Iterator[Part]:
-    """Every 2^n-th part, then those half-way between them, and so on."""
-    step = 1 << len(parts).bit_length()
-    yield from parts[:1]
+def _decoded(
+    source: Source, seen: Look, sample: list[tuple[Part, dict[int, Row | BadRow]]]
+) -> Iterator[tuple[Part, int, Row]]:
+    """The rows of a sample that can be used; the others are counted."""
+    for part, rows in sample:
+        seen.rows += len(rows)
+        shown = [number for number, row in rows.items() if isinstance(row, Row) and row.sizes]
+        found = source.read_pictures(part, shown)
+        for number, row in rows.items():
+            if isinstance(row, BadRow):
+                seen.reject(row)
+                continue
+            if row.sizes:
+                seen.pictured.append((part, number, row))
+            if bad := _undecodable(row, found.pop(number, [])):
+                seen.reject(bad)
+            else:
+                yield part, number, row
+
+
+def _undecodable(row: Row, pictures: list[bytes] | BadRow) -> BadRow | None:
+    """Why a row's pictures cannot be decoded as training does it, or None."""
+    if isinstance(pictures, BadRow):
+        return BadRow(row.id, pictures.reason)
+    for data, (width, height) in zip(pictures, row.sizes, strict=True):
+        scale = min(1, DECODED_SIDE / max(width, height))
+        target = max(1, round(width * scale)), max(1, round(height * scale))
+        try:
+            open_reduced(data, MAX_PIXELS, (width, height), target)
+        except BadPicture as error:
+            return BadRow(row.id, str(error))
+    return None
+
+
+def _spread(count: int, first: int) -> Iterator[int]:
+    """All places of a ring: from `first` on every 2^n-th, then those half-way between them, and so on."""
+    step = 1 << count.bit_length()
+    yield first
     while step > 1:
-        yield from parts[step // 2 :: step]
+        yield from ((first + at) % count for at in range(step // 2, count, step))
         step //= 2
 
 

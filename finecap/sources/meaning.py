@@ -27,8 +27,8 @@ COLUMNS = ("image", "caption")
 UNKNOWN_LICENSE = "unknown"
 EXPECTED = (
     "expected a FineCap record (image, regions, qa, ...), an image column (image, jpg, file_name, ...) with or "
-    "without a caption (caption, text), or a conversation (messages, texts or conversations, with images); name "
-    "others with `columns: {image: ..., caption: ...}`"
+    "without a caption (caption, text), or a conversation (messages, texts, conversations, or prompt and "
+    "completion, with images); name others with `columns: {image: ..., caption: ...}`"
 )
 
 
@@ -37,7 +37,7 @@ class Meaning:
     """How a row is made of its columns.
 
     Attributes:
-        kind: "finecap", "captions", "pictures", "messages", "texts" or "conversations".
+        kind: "finecap", "captions", "pictures", a key of `finecap.sources.turns.FORMS`.
         words: the columns that hold no picture.
         pictures: the columns that may hold the pictures; the first that is there counts.
         caption: the column of the caption.
@@ -73,7 +73,8 @@ class Meaning:
             Bad: it cannot be used.
         """
         if self.kind in FORMS:
-            turns = FORMS[self.kind](values.get(self.kind), len(self.references(values)))
+            columns, turns_of = FORMS[self.kind]
+            turns = turns_of(*map(values.get, columns), len(self.references(values)))
             return Row(name, [], messages=clean(turns))
         if self.kind == "finecap":
             record = shaped({**values, "image": {"bytes": None, "path": None}}, Record, "record")
@@ -82,7 +83,7 @@ class Meaning:
         else:
             record = _captioned(values, self.caption, name, source, split)
         if record["split"] in SPLITS and split in SPLITS and record["split"] != split:
-            raise Bad(f"other split: {record['split']}, and {split} is asked for")
+            raise Bad(f"other split: {record['split']}, and {split} is asked for", is_bad=False)
         size = record["width"], record["height"]
         return Row(record["id"], [size] if min(size) > 0 else [], record=record)
 
@@ -104,9 +105,9 @@ def meaning_of(names: Collection[str], chosen: Mapping[str, str], where: str) ->
         if set(FINECAP) <= set(names):
             fields = tuple(name for name in Record.__annotations__ if name != "image" and name in names)
             return Meaning("finecap", fields, ("image",))
-        for form in FORMS:
-            if form in names:
-                return Meaning(form, (form,), tuple(name for name in PICTURES_OF_TURNS if name in names))
+        for form, (columns, _) in FORMS.items():
+            if set(columns) <= set(names):
+                return Meaning(form, columns, tuple(name for name in PICTURES_OF_TURNS if name in names))
     lower = {name.lower(): name for name in reversed(list(names))}
     image = chosen.get("image") or next((lower[name] for name in IMAGES if name in lower), None)
     caption = chosen.get("caption") or next((lower[name] for name in CAPTIONS if name in lower), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ from finecap.sources.sizes import upright_size, upright_size_of
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = frozenset((*PICTURES, *TABLES, ".txt", ".parquet", ".tar"))
 NAMED = 200  # characters of a missing file's name in a reason
+BRACES, RANGE = re.compile(r"\{([^{}]*)\}"), re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+MOST_NAMED = 100_000  # files that a pattern may stand for
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 KNOWN = (
     "known are a folder of pictures, parquet, .tar (WebDataset), .csv, .tsv, .jsonl and .json files, a folder of "
@@ -94,7 +97,7 @@ class LocalPlace:
                 return os.path.relpath(path, self.root)
         except ValueError:  # no name of a file system: it holds a zero or half a surrogate pair
             pass
-        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
+        raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder, itself or over a link")
 
     def picture(self, name: str) -> bytes:
         data, problem = read_whole(Path(self.root, name))
@@ -115,24 +118,54 @@ class LocalPlace:
             raise Bad(f"unreadable: {error.strerror}: {name[-NAMED:]}") from error
 
 
+class PictureFinder(ABC):
+    """How readers find the picture that a row refers to.
+
+    Attributes:
+        image_folder: where paths of pictures are looked for, if not where `found` looks without it.
+    """
+
+    image_folder: Place | None = None
+
+    def picture(self, reference: Reference, part: Part) -> bytes:
+        """See `finecap.sources.rows.Reader`, as `size`."""
+        data = inline(reference)
+        if isinstance(data, bytes):
+            return data
+        place, path = self.found(data, part)
+        return place.picture(path)
+
+    def size(self, reference: Reference, part: Part) -> Size:
+        data = inline(reference)
+        if isinstance(data, bytes):
+            return upright_size(data)
+        place, path = self.found(data, part)
+        return place.size(path)
+
+    def found(self, path: str, part: Part) -> tuple[Place, str]:
+        """The place of a picture, and its path there. Raises Bad: it may not be followed."""
+        if self.image_folder is not None:
+            return self.image_folder, self.image_folder.inside("", path)
+        return self.beside(path, part)
+
+    @abstractmethod
+    def beside(self, path: str, part: Part) -> tuple[Place, str]:
+        """As `found`, where no folder is named."""
+
+
 @dataclass
-class FileReader:
-    """What readers of files share: their place, their parts, and how a picture is found that a row refers to."""
+class FileReader(PictureFinder):
+    """What readers of files share: their place and their parts."""
 
     place: Place
     parts: list[Part] = field(default_factory=list)
 
     @property
     def at_once(self) -> int:
-        return self.place.at_once
+        return (self.image_folder or self.place).at_once
 
-    def picture(self, reference: Reference, part: Part) -> bytes:
-        data = inline(reference)
-        return data if isinstance(data, bytes) else self.place.picture(self.place.inside(part.path, data))
-
-    def size(self, reference: Reference, part: Part) -> Size:
-        data = inline(reference)
-        return upright_size(data) if isinstance(data, bytes) else self.place.size(self.place.inside(part.path, data))
+    def beside(self, path: str, part: Part) -> tuple[Place, str]:
+        return self.place, self.place.inside(part.path, path)
 
 
 def inline(reference: Reference) -> bytes | str:
@@ -175,28 +208,75 @@ class Files:
         return found
 
 
+def _named(path: str, pattern: str) -> list[str]:
+    """One file, or those of a glob; it is among the names that `pattern` stands for."""
+    if os.path.isfile(path):
+        return [path]
+    found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
+    if not found and path != pattern:
+        raise ValueError(f"{path}: no such file, and the pattern {pattern} names it")
+    if not found:
+        raise ValueError(
+            f"{path}: no file matches this pattern"
+            if glob.has_magic(path)
+            else f"{path}: no such file or folder; {KNOWN}"
+        )
+    return found
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that braces stand for, as webdataset writes them: `{00000..00099}`, `{a,b}`; other braces stay.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    for braces in BRACES.finditer(pattern):
+        if choices := _choices(braces[1], pattern):
+            before, after = pattern[: braces.start()], pattern[braces.end() :]
+            names: dict[str, None] = {}
+            for one in choices:
+                names |= dict.fromkeys(expanded(before + one + after))
+                if len(names) > MOST_NAMED:
+                    raise ValueError(f"{pattern}: stands for more than {MOST_NAMED:,} files; name fewer")
+            return list(names)
+    return [pattern]
+
+
+def _choices(inside: str, pattern: str) -> list[str]:
+    if between := RANGE.fullmatch(inside):
+        first, last = int(between[1]), int(between[2])
+        if abs(last - first) >= MOST_NAMED:
+            raise ValueError(f"{pattern}: stands for more than {MOST_NAMED:,} files; name fewer")
+        padded = any(one.startswith("0") and len(one) > 1 for one in between.groups())
+        width = max(map(len, between.groups())) if padded else 0
+        step = 1 if last >= first else -1
+        return [f"{number:0{width}}" for number in range(first, last + step, step)]
+    return inside.split(",") if "," in inside else []
+
+
+def local_folder(path: str) -> LocalPlace:
+    """Raises ValueError: it is no folder."""
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isdir(path):
+        raise ValueError(f"image_folder {path}: no such folder")
+    return LocalPlace(path)
+
+
 def suffix(name: str) -> str:
     """Of a path, in lower case and with its dot."""
     return PurePosixPath(name).suffix.lower()
 
 
 def local_files(path: str) -> Files:
-    """The files of a folder, of a glob, or one file.
+    """The files of a folder, of a pattern (see `expanded`), or one file.
 
     Raises:
-        ValueError: there is nothing.
+        ValueError: there is nothing, or not all that a pattern names.
     """
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
         return Files(LocalPlace(path), sizes_below(Path(path), Path(path), SUFFIXES), named=False)
-    if os.path.isfile(path):
-        found = [path]
-    elif glob.has_magic(path):
-        found = sorted(one for one in glob.glob(path, recursive=True) if os.path.isfile(one))
-    else:
-        raise ValueError(f"{path}: no such file or folder; {KNOWN}")
-    if not found:
-        raise ValueError(f"{path}: no file matches this pattern")
+    found = [path] if os.path.isfile(path) else [file for one in expanded(path) for file in _named(one, path)]
     root = os.path.commonpath([os.path.dirname(one) for one in found])
     names = {checked_name(os.path.relpath(one, root)): os.path.getsize(one) for one in found}
     return Files(LocalPlace(root), names, named=True)

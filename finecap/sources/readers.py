@@ -9,7 +9,7 @@ from finecap.shards.plan import PICTURES
 from finecap.sources.asked import Asked
 from finecap.sources.folder import folder_reader
 from finecap.sources.parquet import parquet_reader
-from finecap.sources.places import KNOWN, TABLES, Files, local_files, suffix
+from finecap.sources.places import KNOWN, TABLES, Files, Place, local_files, local_folder, suffix
 from finecap.sources.rows import Reader
 from finecap.sources.saved import is_saved, saved_reader
 from finecap.sources.tars import tar_reader
@@ -42,6 +42,19 @@ def reader_of(asked: Asked) -> tuple[Reader, list[str]]:
     else:
         files = local_files(asked.where)
     return _by_suffix(files if files.named else _of_split(_data_of(files), asked), asked)
+
+
+def folder_of(path: str) -> Place:
+    """The folder that pictures are in.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if "://" in path:
+        from finecap.sources.remote import remote_folder
+
+        return remote_folder(path)
+    return local_folder(path)
 
 
 def _by_suffix(files: Files, asked: Asked) -> tuple[Reader, list[str]]:

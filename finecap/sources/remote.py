@@ -10,13 +10,15 @@ import posixpath
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from finecap.errors import StopRun
 from finecap.shards.on_disk import MAX_ITEM_BYTES
-from finecap.sources.places import KNOWN, SUFFIXES, Files, suffix
+from finecap.sources.places import KNOWN, SUFFIXES, Files, expanded, suffix
 from finecap.sources.rows import Bad, Size
 from finecap.sources.sizes import upright_size
 
@@ -226,20 +228,50 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def remote_files(url: str) -> Files:
-    """The files below a URL, of a pattern, or one file.
+    """The files below a URL, of a pattern (see `finecap.sources.places.expanded`), or one file.
 
     Raises:
         ValueError: there is nothing, or it cannot be listed.
     """
     url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
     url = url.rstrip("/")
+    urls = expanded(url)
+    with ThreadPoolExecutor(RemotePlace.at_once) as pool:
+        listed = list(pool.map(lambda one: _files_of(one, mark + query, url), urls))
+    steps = zip(*(root.split("/") for _, root, _ in listed), strict=False)
+    root = "/".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
+    found = {
+        f"{below}/{name}".removeprefix(root)[1:]: size for files, below, _ in listed for name, size in files.items()
+    }
+    return Files(RemotePlace(root, mark + query), dict(sorted(found.items())), all(named for _, _, named in listed))
+
+
+def _files_of(url: str, query: str, pattern: str) -> tuple[dict[str, int], str, bool]:
+    """See `_listed`, of one of the URLs that `pattern` stands for."""
+    of = "" if url == pattern else f"; the pattern {pattern} names it"
     try:
-        found, root, named = _listed(url, mark + query)
+        found, root, named = _listed(url, query)
     except FINAL as error:
-        raise ValueError(f"{url}: is not there, or may not be read ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{url}: is not there, or may not be read ({type(error).__name__}: {error}){of}") from error
     if not found:
-        raise ValueError(f"{url}: holds no file of a known kind; {KNOWN}")
-    return Files(RemotePlace(root, mark + query), dict(sorted(found.items())), named)
+        raise ValueError(f"{url}: holds no file of a known kind{of}; {KNOWN}")
+    if of and not named:
+        raise ValueError(f"{url}: is a folder{of}; a pattern with braces names files")
+    return found, root, named
+
+
+def remote_folder(url: str) -> RemotePlace:
+    """A folder whose files are asked for by their paths.
+
+    Raises:
+        ValueError: it is not there, as far as that can be asked: a web server knows no folders.
+    """
+    url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
+    url = url.rstrip("/")
+    system, path = file_system(url)
+    if urlsplit(url).scheme not in WEB and not patiently(lambda: system.isdir(path), url):
+        raise ValueError(f"image_folder {url}: is no folder, or may not be read")
+    return RemotePlace(url, mark + query)
 
 
 def _listed(url: str, query: str) -> tuple[dict[str, int], str, bool]:

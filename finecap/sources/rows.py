@@ -46,10 +46,11 @@ class Content(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. What the assistant says is trained unless `trained` is False."""
 
     role: Literal["system", "user", "assistant"]
     content: list[Content]
+    trained: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,29 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be used; `reason` is "kind: detail"."""
+    """A row that is not used.
+
+    Attributes:
+        id: see `Row`.
+        reason: "kind: detail".
+        is_bad: something is wrong with it; False where it is sound and another split's.
+    """
 
     id: str
     reason: str
+    is_bad: bool = True
 
 
 class Bad(ValueError):
-    """What is wrong with one row; the message is "kind: detail". Never leaves this package."""
+    """What is wrong with one row; the message is "kind: detail". Never leaves this package.
+
+    Attributes:
+        is_bad: see `BadRow`.
+    """
+
+    def __init__(self, reason: str, is_bad: bool = True) -> None:
+        super().__init__(reason)
+        self.is_bad = is_bad
 
 
 class Item(NamedTuple):
@@ -97,9 +113,15 @@ class Item(NamedTuple):
 
 
 class Reader(Protocol):
-    """Rows of one kind of file. It is pickled to other processes, and opens files where and when it reads."""
+    """Rows of one kind of file. It is pickled to other processes, and opens files where and when it reads.
+
+    Attributes:
+        parts: in a fixed order.
+        image_folder: the `Place` where paths of pictures are looked for, if it was named.
+    """
 
     parts: list[Part]
+    image_folder: Any
 
     @property
     def at_once(self) -> int:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from finecap.sources.folder import ROWS_PER_PART
 from finecap.sources.parquet import python_rows
-from finecap.sources.places import inline
-from finecap.sources.rows import Bad, Item, Part, Reference, Size
-from finecap.sources.sizes import upright_size
+from finecap.sources.places import PictureFinder, Place
+from finecap.sources.rows import Bad, Item, Part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,15 +18,17 @@ if TYPE_CHECKING:
 MARKS = ("state.json", "dataset_dict.json")
 
 
-class DatasetReader:
+class DatasetReader(PictureFinder):
     """Rows of a `datasets.Dataset`, which is memory-mapped; pictures stay encoded."""
-
-    at_once = 1
 
     def __init__(self, dataset: Dataset, name: str) -> None:
         self._rows: Any = dataset.with_format("arrow")
         count = len(dataset)
         self.parts = [Part(name, start, min(start + ROWS_PER_PART, count)) for start in range(0, count, ROWS_PER_PART)]
+
+    @property
+    def at_once(self) -> int:
+        return self.image_folder.at_once if self.image_folder else 1
 
     def read(self, part: Part, columns: Collection[str], wanted: Collection[int] | None = None) -> Iterator[Item]:
         """See `Reader`."""
@@ -36,16 +37,12 @@ class DatasetReader:
         for number, values in zip(numbers, python_rows(table), strict=True):
             yield Item(number, f"{part.path}#{part.start + number}", values)
 
-    def picture(self, reference: Reference, part: Part) -> bytes:
-        """See `Reader`."""
-        data = inline(reference)
-        if not isinstance(data, bytes):
-            raise Bad(f"path refused: {data[:200]!r}; of a dataset, pictures that it holds itself are read")
-        return data
-
-    def size(self, reference: Reference, part: Part) -> Size:
-        """See `Reader`."""
-        return upright_size(self.picture(reference, part))
+    def beside(self, path: str, part: Part) -> tuple[Place, str]:
+        """See `PictureFinder`."""
+        raise Bad(
+            f"path refused: {path[:200]!r}; of a dataset, pictures that it holds itself are read, or those of the "
+            "image_folder that a source names"
+        )
 
 
 def is_saved(folder: str) -> bool:

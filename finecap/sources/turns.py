@@ -1,4 +1,6 @@
-"""Conversations as strangers write them, to turns: `messages` (TRL), `texts` (FineVision, the Cauldron), LLaVA's."""
+"""Conversations as strangers write them, to turns: `messages`, or `prompt` and `completion` (TRL), `texts`
+(FineVision, the Cauldron), LLaVA's.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,8 @@ def from_messages(value: Any, pictures: int) -> list[Message]:
     Raises:
         Bad: it is no such conversation, or shows another number of pictures.
     """
-    turns = [_turn(one.get("role"), _pieces(one.get("content"))) for one in _dicts(value, "messages")]
-    if all(isinstance(one.get("content"), str) for one in value):
-        _show_first(turns, pictures)
-    return checked(turns, pictures)
+    turns = _messages(value, "messages")
+    return (_placed if _is_plain(value) else checked)(turns, pictures)
 
 
 def from_texts(value: Any, pictures: int) -> list[Message]:
@@ -48,10 +48,24 @@ def from_llava(value: Any, pictures: int) -> list[Message]:
     return _placed(turns, pictures)
 
 
-FORMS: dict[str, Callable[[Any, int], list[Message]]] = {
-    "messages": from_messages,
-    "texts": from_texts,
-    "conversations": from_llava,
+def from_prompt(prompt: Any, completion: Any, pictures: int) -> list[Message]:
+    """TRL's `prompt` and `completion`: each a text, where "<image>" shows a picture, or messages as `from_messages`
+    takes them. Only the completion is trained. Raises Bad, see `from_messages`.
+    """
+    asked, answered = _side(prompt, "prompt", "user"), _side(completion, "completion", "assistant")
+    for turn in asked:
+        if turn["role"] == "assistant":
+            turn["trained"] = False
+    plain = _is_plain(prompt) and _is_plain(completion)
+    return (_placed if plain else checked)([*asked, *answered], pictures)
+
+
+# The columns of each form, in the order in which its function takes them; the pictures' number comes last.
+FORMS: dict[str, tuple[tuple[str, ...], Callable[..., list[Message]]]] = {
+    "messages": (("messages",), from_messages),
+    "texts": (("texts",), from_texts),
+    "conversations": (("conversations",), from_llava),
+    "prompt and completion": (("prompt", "completion"), from_prompt),
 }
 
 
@@ -82,6 +96,22 @@ def _dicts(value: Any, what: str) -> list[Mapping[str, Any]]:
     if bad := [one for one in value if not isinstance(one, Mapping)]:
         raise Bad(f"turns: {what} holds {str(bad[0])[:80]!r}, expected an object with its fields")
     return value
+
+
+def _messages(value: Any, what: str) -> list[Message]:
+    return [_turn(one.get("role"), _pieces(one.get("content"))) for one in _dicts(value, what)]
+
+
+def _is_plain(value: Any) -> bool:
+    """Text, or messages of texts alone, in which no picture has a place?"""
+    return isinstance(value, str) or all(isinstance(one.get("content"), str) for one in value)
+
+
+def _side(value: Any, what: str, role: Literal["user", "assistant"]) -> list[Message]:
+    """A text as a turn of this role, or messages as they are."""
+    if isinstance(value, str):
+        return [{"role": role, "content": (_marked if role == "user" else _text)(value.strip())}]
+    return _messages(value, what)
 
 
 def _turn(role: Any, content: list[Content]) -> Message:

@@ -10,25 +10,34 @@ from finevit_cli.values import positive
 LOOK_ROWS = 1000
 MAX_LENGTH = 4096
 SEED, STEP = 42, 8
-SOURCE = "path, glob or URL (hf://, s3://, https://) of data, datasets:NAME, or the id of a dataset"
+# The same words as behind `--data` of a training, so that one is tried with those of the other.
+SOURCES = (
+    "path, glob or URL (hf://, s3://, https://) of data, datasets:NAME, or the id of a dataset; or a mapping as in a "
+    "recipe's data (JSON): path, and weight, split, columns or image_folder"
+)
 
 
 def add_data(commands: argparse._SubParsersAction) -> None:
     """Add the commands to the command line."""
     command = commands.add_parser("data", help="data that training can take")
     actions = command.add_subparsers(dest="data_command", required=True)
-    look = actions.add_parser("look", help="count rows, sizes and rejects of a source, and draw a contact sheet")
-    look.add_argument("source", help=SOURCE)
+    look = actions.add_parser("look", help="count rows, sizes and rejects of sources, and draw contact sheets")
+    look.add_argument("sources", nargs="+", help=SOURCES)
     look.add_argument("--split", default="train")
-    look.add_argument("--rows", type=positive, default=LOOK_ROWS, help="rows to read, from parts all over the source")
-    look.add_argument("--out", type=Path, help="folder for the contact sheet; none is drawn by default")
+    look.add_argument(
+        "--rows",
+        type=positive,
+        default=LOOK_ROWS,
+        help=f"rows drawn of each source; {LOOK_ROWS:,} by default",
+    )
+    look.add_argument("--out", type=Path, help="folder for the contact sheets; none is drawn by default")
     look.add_argument("--model", help="model folder: say tokens, packed rows and first turns as training takes them")
     _add_training(look)
     look.set_defaults(run=_look)
     pack = actions.add_parser(
         "pack", help="write the plan of a data set once: lengths and packs, for `plan` of a recipe"
     )
-    pack.add_argument("sources", nargs="+", help=f"{SOURCE}; or a mapping with path and weight (JSON)")
+    pack.add_argument("sources", nargs="+", help=SOURCES)
     pack.add_argument("--model", required=True, help="model folder, whose tokenizer and picture sizes count")
     pack.add_argument("--out", type=Path, required=True, help="folder of the plan")
     pack.add_argument("--epochs", type=positive, default=1, help="passes over the data; 1 by default")
@@ -82,22 +91,24 @@ def _json_or_name(text: str) -> Any:
 
 
 def _look(arguments: argparse.Namespace) -> None:
-    from finecap.sources.door import open_source
+    from finecap.sources.door import open_sources
     from finecap.sources.look import look_at, report, write_contact_sheet
 
     idle = [name for name in ("max_length", "mixture") if getattr(arguments, name)]
     if idle and not arguments.model:
         raise ValueError(f"--{idle[0].replace('_', '-')} would have no effect without --model")
     conversations = _conversations(arguments) if arguments.model else None
-    source = open_source(arguments.source, arguments.split)
-    seen = look_at(source, arguments.rows)
-    print(report(source, seen))
-    if conversations:
-        from finevit_training.examples.training_look import look_at_training, training_report
+    sources = open_sources([_json_or_name(source) for source in arguments.sources], arguments.split)
+    for number, source in enumerate(sources, start=1):
+        seen = look_at(source, arguments.rows)
+        print(report(source, seen), flush=True)
+        if conversations:
+            from finevit_training.examples.training_look import look_at_training, training_report
 
-        print(training_report(look_at_training([row for _, _, row in seen.usable], conversations), conversations))
-    if arguments.out:
-        print(write_contact_sheet(source, seen, arguments.out))
+            print(training_report(look_at_training([row for _, _, row in seen.usable], conversations), conversations))
+        if arguments.out:
+            name = "contact_sheet.png" if len(sources) == 1 else f"contact_sheet_{number}.png"
+            print(write_contact_sheet(source, seen, arguments.out / name), flush=True)
 
 
 def _pack(arguments: argparse.Namespace) -> None:

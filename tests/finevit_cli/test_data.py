@@ -1,5 +1,6 @@
 """`finevit data look` prints what a source holds, and draws it where it is asked to."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from finevit_cli import main
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft import build_trainer
 from tests.support.paths import NANO
+from tests.support.sources import picture
 
 
 def test_a_look_at_a_corpus(nano_corpus, tmp_path, capsys):
@@ -27,9 +29,34 @@ def test_fewer_rows_are_read_and_nothing_is_written_unasked(nano_corpus, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_sources_are_given_as_a_recipe_names_them(nano_corpus, tmp_path, capsys):
+    (tmp_path / "there" / "photos").mkdir(parents=True)
+    (tmp_path / "there" / "photos" / "a.png").write_bytes(picture(0))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "train.csv").write_text("photo,words\na.png,one\ngone.png,two\n")
+    table = {
+        "path": str(tmp_path / "photos"),
+        "columns": {"image": "photo", "caption": "words"},
+        "image_folder": str(tmp_path / "there" / "photos"),
+    }
+    sources = [str(nano_corpus), str(tmp_path / "there" / "photos"), json.dumps(table)]
+    assert main(["data", "look", *sources, "--rows", "5", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert f"{nano_corpus.name}: finecap, 1 part, 48 rows\nlooked at 5 rows: 5 can be used" in said
+    assert "\nphotos: pictures, 1 part, 1 rows" in said
+    assert "\nphotos (2): captions, 1 part, 2 rows\nlooked at 2 rows: 1 can be used" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"contact_sheet_{number}.png" for number in (1, 2, 3)
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["nowhere"], "no such file or folder"), (["CORPUS", "--split", "test"], "holds no files of the split 'test'")],
+    [
+        (['{"path": "a", "wieght": 1}'], "a source has wieght"),
+        (["nowhere"], "no such file or folder"),
+        (["CORPUS", "--split", "test"], "holds no files of the split 'test'"),
+    ],
 )
 def test_what_is_not_there_ends_with_2_and_says_so(nano_corpus, arguments, reason, capsys):
     arguments = [str(nano_corpus) if one == "CORPUS" else one for one in arguments]

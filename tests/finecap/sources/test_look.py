@@ -33,7 +33,7 @@ def test_a_box_outside_of_its_picture_is_counted_and_not_drawn(nano_corpus, tmp_
     source = open_source(str(tmp_path / "a.parquet"))
     seen = look_at(source, 10)
     assert seen.counts["boxes outside of their picture"] == 1
-    assert write_contact_sheet(source, seen, tmp_path).is_file()
+    assert write_contact_sheet(source, seen, tmp_path / "a.png").is_file()
 
 
 def test_rejects_are_said_by_reason_with_an_example(tmp_path):
@@ -69,26 +69,52 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
 
 
 def seen_reasons(source):
-    return [row.reason for row in look_at(source, 10).examples.values()]
+    return [row.reason for rows in look_at(source, 10).examples.values() for row in rows]
 
 
 def test_percentiles_are_of_the_pictures(tmp_path):
     sizes = [(10 + number, 200) for number in range(101)]
-    columns = {"image": [picture(0)] * 101, "width": [one[0] for one in sizes], "height": [one[1] for one in sizes]}
-    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [picture(0, size) for size in sizes]}), tmp_path / "a.parquet")
     source = open_source(str(tmp_path / "a.parquet"))
     line = next(line for line in report(source, look_at(source, 1000)).splitlines() if line.startswith("short side"))
     assert line.split()[3:] == ["10", "15", "35", "60", "85", "105", "110"]
 
 
 def test_a_small_look_is_spread_over_the_source_and_takes_no_row_twice(tmp_path):
-    table = pa.table({"image": [picture(0)] * 1000, "width": list(range(1, 1001)), "height": [1] * 1000})
+    table = pa.table({"image": [picture(0, (width, 1)) for width in range(1, 1001)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     source = open_source(str(tmp_path / "a.parquet"))
     some = [width for width, _ in look_at(source, 80).sizes]
     assert len(some) == len(set(some)) == 80
     assert {width // 250 for width in some} == {0, 1, 2, 3}
-    assert sorted(width for width, _ in look_at(source, 10_000).sizes) == list(range(1, 1001))
+    assert [width for width, _ in look_at(source, 80).sizes] == some
+    assert "looked at 80 rows: 80 can be used, and their 80 pictures were decoded (a sample, seed 0)" in report(
+        source, look_at(source, 80)
+    )
+    assert [width for width, _ in look_at(source, 10_000).sizes] == list(range(1, 1001))
+
+
+def test_rows_of_a_few_large_parts_are_drawn_from_all_over_them(tmp_path):
+    table = pa.table({"image": [picture(0, (width, 1)) for width in range(1, 1001)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=250)
+    some = [width for width, _ in look_at(open_source(str(tmp_path / "a.parquet")), 60).sizes]
+    assert len(set(some)) == 60
+    assert {width // 100 for width in some} >= set(range(10))
+
+
+def test_pictures_that_cannot_be_decoded_are_counted_with_their_first_ids(folder):
+    for name in ("0/1.png", "1/3.png", "1/4.png", "1/5.png"):
+        path = folder / name
+        path.write_bytes(picture(0, (200, 200))[:-30])
+    (folder / "0" / "2.png").write_bytes(picture(0, (900, 900), "JPEG")[:-400])
+    source = open_source(str(folder))
+    seen = look_at(source, 10)
+    assert seen.rejects == {"truncated": 5}
+    said = report(source, seen)
+    assert "looked at 6 rows: 1 can be used, and their 1 pictures were decoded (all rows)" in said
+    assert "cannot be used: 5 'truncated', such as 0/1.png: truncated: " in said
+    assert said.endswith("; also 0/2.png, 1/3.png")
+    assert len(seen.shown) == 6, "the contact sheet says it in their place"
 
 
 def test_conversations_are_counted_and_text_alone_is_not_drawn(tmp_path):
@@ -114,7 +140,7 @@ def test_the_sheet_has_each_picture_in_its_place_and_says_what_cannot_be_decoded
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
     source = open_source(str(tmp_path / "a.parquet"))
     seen = look_at(source, 100)
-    sheet = np.asarray(Image.open(write_contact_sheet(source, seen, tmp_path / "out")))
+    sheet = np.asarray(Image.open(write_contact_sheet(source, seen, tmp_path / "out" / "a.png")))
     assert sheet.shape == (LINES * (TILE + TEXT_HEIGHT), 8 * TILE, 3)
     middles = [tuple(sheet[TILE // 2, column * TILE + TILE // 2].tolist()) for column in range(8)]
     assert middles[0] == (255, 255, 255)

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from finecap.sources.rows import Bad, Row
-from finecap.sources.turns import from_llava, from_messages
+from finecap.sources.turns import from_llava, from_messages, from_prompt
 from tests.support.sources import PICTURES, SIZES, everything
 
 
@@ -93,7 +93,7 @@ def test_llava_json(folder, form):
     assert [piece.get("text", "IMAGE") for piece in found[2].messages[0]["content"]] == ["IMAGE", " or ", "IMAGE", "?"]
     assert [piece.get("text", "IMAGE") for piece in found[3].messages[0]["content"]] == ["Who?", "IMAGE"]
     assert pictures == [[PICTURES[0]], [], [PICTURES[1], PICTURES[5]], [PICTURES[2]], None, None]
-    assert found[4].reason == "path refused: '../secret.png' leads out of the source's folder"
+    assert found[4].reason == "path refused: '../secret.png' leads out of the source's folder, itself or over a link"
     assert found[5].reason == "pictures: 1 are shown in the turns, and there are 0"
 
 
@@ -154,3 +154,59 @@ def test_pieces_of_messages_keep_their_places():
         from_messages([{"role": "user", "content": [{"type": "video"}]}, said[1]], 0)
     with pytest.raises(Bad, match="outside of a user's turn"):
         from_messages([{"role": "user", "content": "Q"}, {"role": "assistant", "content": [{"type": "image"}]}], 1)
+
+
+def said_by(role, text, shown=0):
+    return {"role": role, "content": [*[{"type": "image", "text": None}] * shown, {"type": "text", "text": text}]}
+
+
+@pytest.mark.parametrize("form", ["texts", "marked texts", "plain messages", "messages"])
+def test_prompt_and_completion_as_trl_publishes_them(tmp_path, form):
+    prompt, completion = {
+        "texts": ("What?", " A cat."),
+        "marked texts": ("<image>\nWhat?", "A cat."),
+        "plain messages": ([{"role": "user", "content": "What?"}], [{"role": "assistant", "content": "A cat."}]),
+        "messages": ([said_by("user", "What?", 1)], [said_by("assistant", "A cat.")]),
+    }[form]
+    made = {"prompt": [prompt], "completion": [completion], "images": [[{"bytes": PICTURES[0], "path": None}]]}
+    datasets.Dataset.from_dict(made).to_parquet(str(tmp_path / "train.parquet"))
+    source, rows, pictures = everything(str(tmp_path))
+    assert (source.kind, source.unread) == ("prompt and completion", [])
+    assert rows[0].messages == shown(1, turns("What?", "A cat."))
+    assert pictures == [[PICTURES[0]]]
+
+
+def test_answers_in_a_prompt_are_not_trained_and_those_of_the_completion_are():
+    prompt = [
+        {"role": "system", "content": "S"},
+        said_by("user", "Q1", 1),
+        said_by("assistant", "A1"),
+        said_by("user", "Q2"),
+    ]
+    completion = [said_by("assistant", "A2"), said_by("user", "Q3"), said_by("assistant", "A3")]
+    found = from_prompt(prompt, completion, 1)
+    assert [turn["role"] for turn in found] == ["system", *["user", "assistant"] * 3]
+    assert [turn.get("trained") for turn in found] == [None, None, False, None, None, None, None]
+    assert from_prompt(prompt, "A2", 1)[-1] == turns("Q2", "A2")[-1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason"),
+    [
+        (None, "A", "turns: prompt is 'None', expected a list of turns"),
+        ("Q", None, "turns: completion is 'None', expected a list of turns"),
+        ("Q", " ", "turns: one is empty"),
+        ("Q", [], "turns: completion is '[]'"),
+        (
+            [{"role": "assistant", "content": "A"}],
+            "B",
+            "turns: assistant, assistant; expected user and assistant by turns",
+        ),
+        ([said_by("user", "Q")], "A", "pictures: 0 are shown in the turns, and there are 1"),
+        ("<image><image>", "A", "pictures: 2 are shown in the turns, and there are 1"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_says_why(prompt, completion, reason):
+    with pytest.raises(Bad) as caught:
+        from_prompt(prompt, completion, 1)
+    assert str(caught.value).startswith(reason)

@@ -1,12 +1,17 @@
 """What a recipe's `data` opens: errors that name the source, weights, and an epoch of about so many rows."""
 
+import json
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finevit_training.data.order import UNKNOWN_ROWS, RoundKey
 from finevit_training.data.source import Data, open_data
-from tests.support.training_data import write_records
+from finevit_training.stages.sft import Run, build_trainer, train
+from tests.support.sources import picture
+from tests.support.training_data import loader_of, reader_of, write_records
 
 
 @pytest.fixture
@@ -87,3 +92,56 @@ def test_parts_that_nobody_has_counted_are_taken_for_some_thousand_rows(folders)
     unknown = Data(data.sources, uncounted)
     assert unknown.rows is None
     assert unknown.order(seed=0, step=1).rows.tolist() == [UNKNOWN_ROWS] * 24
+
+
+def skipped_of(data, processor):
+    """What a run over the data leaves out."""
+    skipped = []
+    reader = reader_of(data, processor, mixture={"global_caption": 1})
+    for _ in loader_of(reader, on_rows=lambda tried, rows: skipped.extend(rows)):
+        pass
+    return skipped
+
+
+def test_rows_of_several_sources_that_are_left_out_are_told_apart(tmp_path, processor):
+    for folder in ("mine/photos", "theirs/photos"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("good.png", "cut.png"):
+            (tmp_path / folder / name).write_bytes(picture(0, (56, 56)) if name == "good.png" else b"no")
+            (tmp_path / folder / name).with_suffix(".txt").write_text("A picture.")
+    both = [str(tmp_path / "mine/photos"), str(tmp_path / "theirs/photos")]
+    assert [skip.id for skip in skipped_of(both[:1], processor)] == ["cut.png"]
+    assert sorted(skip.id for skip in skipped_of(both, processor)) == ["photos (2): cut.png", "photos: cut.png"]
+    assert sorted(skip.id for skip in skipped_of([both[0]] * 2, processor)) == [
+        "photos (2): cut.png",
+        "photos: cut.png",
+    ]
+
+
+def test_ids_that_llava_gives_to_several_rows_merge_none_of_them(tmp_path, processor):
+    rows = [{"id": "000000033471", "image": "gone.png", "conversations": [{"from": "human", "value": "?"}]}] * 2
+    (tmp_path / "llava.json").write_text(json.dumps(rows))
+    assert sorted(skip.id for skip in skipped_of([str(tmp_path / "llava.json")], processor)) == [
+        "llava.json#0",
+        "llava.json#1",
+    ]
+
+
+def test_rows_of_another_split_are_left_out_and_are_no_bad_rows(tmp_path, processor):
+    (tmp_path / "a.png").write_bytes(picture(0, (56, 56)))
+    rows = [
+        {"file_name": name, "text": "t", "split": split} for name, split in (("a.png", "train"), ("a.png", "test"))
+    ]
+    rows.append({"file_name": "gone.png", "text": "t", "split": "train"})
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    skipped = {skip.id: skip.is_bad for skip in skipped_of([str(tmp_path)], processor)}
+    assert skipped == {"metadata.jsonl#1": False, "metadata.jsonl#2": True}
+
+
+def test_what_a_source_does_not_read_is_said_where_training_starts(recipe_for, tmp_path, capsys):
+    table = pa.table({"image": [picture(0, (56, 56))] * 4, "caption": ["a"] * 4, "mesages": ["m"] * 4})
+    pq.write_table(table, tmp_path / "typo.parquet")
+    recipe = recipe_for(data=tmp_path / "typo.parquet", mixture='{"global_caption": 1}', max_steps=1)
+    train(Run(recipe, build_trainer(recipe), None))
+    said = capsys.readouterr().out.splitlines()
+    assert said.count("typo (captions): columns that are not read: mesages") == 1

@@ -221,3 +221,28 @@ def test_curriculum_follows_the_fraction(processor, records):
     document = next(row_of(record) for record in records if record["source"] == "finevit-docs")
     assert {turn.task for turn in made.turns(document, KEY, 0.0)} == {"global_caption"}
     assert {turn.task for turn in made.turns(document, KEY, 0.9)} == {"doc"}
+
+
+def spoken_of(draft, conversations):
+    kept = draft.labels[draft.labels != IGNORE_INDEX]
+    return conversations.processor.tokenizer.decode(kept.tolist()).replace("<|im_end|>", "|").replace("\n", "")
+
+
+def test_the_loss_falls_on_the_completion_alone(processor, conversations):
+    prompt = [ask("What is it?", 1), {**say("A bar."), "trained": False}, ask("Which colour?")]
+    whole = conversations.draft(Row("r", [(56, 84)], messages=[*prompt, say("Red.")]), KEY, 0.0)
+    control = [{key: value for key, value in turn.items() if key != "trained"} for turn in prompt]
+    all_trained = conversations.draft(Row("r", [(56, 84)], messages=[*control, say("Red.")]), KEY, 0.0)
+    assert whole.input_ids.tolist() == all_trained.input_ids.tolist()
+    assert spoken_of(whole, conversations) == "Red.|"
+    assert spoken_of(all_trained, conversations) == "A bar.|Red.|"
+
+
+def test_a_prompt_whose_completion_does_not_fit_is_left_out(processor, conversations):
+    prompt = [ask("What is it?", 1), {**say("A bar."), "trained": False}, ask("Which colour?")]
+    row = Row("r", [(56, 84)], messages=[*prompt, say("Red. " * 50), ask("Sure?"), say("Yes. " * 50)])
+    length = len(conversations.draft(row, KEY, 0.0))
+    fitting = Conversations(processor, length - 1).draft(row, KEY, 0.0)
+    assert "Yes." not in spoken_of(fitting, conversations)
+    with pytest.raises(UnusableRecord, match="its first turns do not fit"):
+        Conversations(processor, len(fitting) - 1).draft(row, KEY, 0.0)

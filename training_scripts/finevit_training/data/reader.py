@@ -138,11 +138,12 @@ class Reader:
                 draft = self._draft(row_key, rows[row_key.part][row_key.row], fraction)
             except UnusableRecord as error:
                 row = rows[row_key.part][row_key.row]
-                found.skipped.append(Skip(row.id, str(error), error.is_bad))
+                found.skipped.append(Skip(self._named(row_key, row.id), str(error), error.is_bad))
             else:
                 found.keys.append(row_key)
                 found.drafts.append(draft)
-                found.skipped.extend(Skip(draft.id, reason, False) for reason in draft.left_out)
+                name = self._named(row_key, draft.id)
+                found.skipped.extend(Skip(name, reason, False) for reason in draft.left_out)
         return found
 
     def batch(self, packs: Sequence[Sequence[Planned]]) -> tuple[Batch, list[Skip]]:
@@ -164,7 +165,7 @@ class Reader:
                 return self.examples.example(draft, self._pictures(key))
             except UnusableRecord as error:
                 if key == planned.key:  # another one is reported where it is planned itself
-                    skipped.append(Skip(draft.id, str(error), error.is_bad))
+                    skipped.append(Skip(self._named(key, draft.id), str(error), error.is_bad))
         return None
 
     def _candidates(self, planned: Planned) -> Iterator[tuple[RowKey, Any]]:
@@ -204,8 +205,12 @@ class Reader:
 
     def _draft(self, key: RowKey, row: Row | BadRow, fraction: float) -> Any:
         if isinstance(row, BadRow):
-            raise UnusableRecord(row.reason)
+            raise UnusableRecord(row.reason, row.is_bad)
         return self.examples.draft(row, key, fraction)
+
+    def _named(self, key: RowKey, row_id: str) -> str:
+        """A row's id, behind the name of its source where there are several: ids are unique in their source alone."""
+        return f"{self.sources[self.parts[key.part][0]].name}: {row_id}" if len(self.sources) > 1 else row_id
 
     def _part_rows(self, number: int) -> list[Row | BadRow]:
         if number not in self._rows:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finecap.sources.door import Source, open_source
+from finecap.sources.door import Source, open_sources
 from finecap.sources.rows import Part
 from finevit_training.data.order import (
     BLOCK,
@@ -52,15 +52,10 @@ class Data(NamedTuple):
 
 
 def open_data(specs: Sequence[str | Mapping[str, Any]], split: str) -> Data:
-    """Opens the sources of a recipe, see `finecap.sources.door.open_source`.
+    """Opens the sources of a recipe, see `finecap.sources.door.open_sources`.
 
     Raises:
         ValueError: one of them is not there or fits no kind.
     """
-    sources = []
-    for spec in specs:
-        try:
-            sources.append(open_source(spec, split))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{spec!r} in `data` cannot be opened: {error}") from error
+    sources = open_sources(specs, split)
     return Data(sources, [(number, part) for number, source in enumerate(sources) for part in source.parts])

@@ -64,7 +64,7 @@ class ChatEncoder:
         more = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
         encoded = self.tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, **more)
         ids = np.array(encoded["input_ids"], dtype=np.int32)
-        supervised = _supervised(encoded["offset_mapping"], rendered.spoken)
+        supervised = _supervised(encoded["offset_mapping"], _trained(rendered.spoken, conversation))
         return Ids(ids, np.where(supervised, ids, IGNORE_INDEX).astype(np.int32))
 
     def render(self, conversation: Sequence[Message]) -> Rendered:
@@ -75,7 +75,7 @@ class ChatEncoder:
         """
         try:
             texts, spoken = render_jinja_template(
-                conversations=[[dict(message) for message in conversation]],
+                conversations=[[{"role": one["role"], "content": one["content"]} for one in conversation]],
                 chat_template=self.template,
                 return_assistant_tokens_mask=True,
                 **self.tokenizer.special_tokens_map,
@@ -136,6 +136,20 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokens = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
     return re.compile("|".join(re.escape(token) for token in tokens))
+
+
+def _trained(spoken: list[tuple[int, int]], conversation: Sequence[Message]) -> list[tuple[int, int]]:
+    """What the loss falls on of what the assistant says.
+
+    Raises:
+        UnusableRecord: the template marks something else than the answers, so they cannot be told apart.
+    """
+    trained = [one.get("trained", True) for one in conversation if one["role"] == "assistant"]
+    if all(trained):
+        return spoken
+    if len(spoken) != len(trained):
+        raise UnusableRecord(f"the chat template marks {len(spoken)} answers of {len(trained)}; only some are trained")
+    return [span for span, wanted in zip(spoken, trained, strict=True) if wanted]
 
 
 def _supervised(offsets: Any, spans: Any) -> np.ndarray:

@@ -259,7 +259,11 @@ class Conversations:
 
     def _whole(self, conversation: Sequence[Any], tokens: list[int]) -> tuple[Ids, np.ndarray]:
         """One conversation, without the last turns if it is too long with them; pictures are never cut."""
-        ends = [place + 1 for place, message in enumerate(conversation) if message["role"] == "assistant"]
+        ends = [
+            place + 1
+            for place, message in enumerate(conversation)
+            if message["role"] == "assistant" and message.get("trained", True)
+        ]
         if not ends:
             raise UnusableRecord("nobody answers in this conversation")
         length = 0

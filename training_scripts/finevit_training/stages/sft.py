@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import set_seed
 
+from finecap.sources.look import not_read
 from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
 from finevit_training.checkpoint import find_checkpoint, save_output
@@ -73,6 +74,9 @@ def train(run: Run) -> Path | None:
         length = f"{args.max_minutes:g} minutes" if args.max_minutes else f"{args.max_steps:,} steps"
         count = "an unknown number of" if facts["records"] is None else f"{facts['records']:,}"
         print(f"{count} rows of {', '.join(facts['corpora'])}, {length}, bf16 {args.bf16}", flush=True)
+        for source in trainer.loader.reader.sources:
+            if unread := not_read(source):
+                print(f"{source.name} ({source.kind}): {unread}", flush=True)
     with trainer.stops.listening():
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
