@@ -17,15 +17,16 @@ def from_messages(value: Any, pictures: int) -> list[Message]:
     """TRL's `messages`: `role`, and as `content` a text or a list of {"type": "image"} and {"type": "text", "text"}.
 
     Args:
-        pictures: of the row. Where every content is a text they are shown at the head of the first user turn.
+        pictures: of the row. Where every content is a text they are shown where a user's text says "<image>", as
+            LLaMA-Factory and ms-swift write it; without that at the head of the first user turn.
 
     Raises:
         Bad: it is no such conversation, or shows another number of pictures.
     """
-    turns = [_turn(one.get("role"), _pieces(one.get("content"))) for one in _dicts(value, "messages")]
-    if all(isinstance(one.get("content"), str) for one in value):
-        _show_first(turns, pictures)
-    return checked(turns, pictures)
+    rows = _dicts(value, "messages")
+    if pictures and all(isinstance(one.get("content"), str) for one in rows):
+        return _placed(_marked_turns(rows, "role", "content"), pictures)
+    return checked([_turn(one.get("role"), _pieces(one.get("content"))) for one in rows], pictures)
 
 
 def from_texts(value: Any, pictures: int) -> list[Message]:
@@ -40,12 +41,7 @@ def from_llava(value: Any, pictures: int) -> list[Message]:
     """LLaVA's `conversations`: `from` ("human", "gpt") and `value`, where "<image>" shows a picture. Raises Bad, see
     `from_messages`.
     """
-    turns: list[Message] = []
-    for one in _dicts(value, "conversations"):
-        turn = _turn(one.get("from"), [])
-        turn["content"] = (_marked if turn["role"] == "user" else _text)(one.get("value"))
-        turns.append(turn)
-    return _placed(turns, pictures)
+    return _placed(_marked_turns(_dicts(value, "conversations"), "from", "value"), pictures)
 
 
 FORMS: dict[str, Callable[[Any, int], list[Message]]] = {
@@ -103,6 +99,14 @@ def _pieces(content: Any) -> list[Content]:
         else:
             raise Bad(f"turns: {str(one)[:80]!r}, expected a piece of type image or text")
     return pieces
+
+
+def _marked_turns(rows: list[Mapping[str, Any]], role: str, words: str) -> list[Message]:
+    """Turns whose role and words stand in these fields, with the pictures that users' words show."""
+    turns = [_turn(one.get(role), []) for one in rows]
+    for turn, one in zip(turns, rows, strict=True):
+        turn["content"] = (_marked if turn["role"] == "user" else _text)(one.get(words))
+    return turns
 
 
 def _text(words: Any) -> list[Content]:
