@@ -163,7 +163,10 @@ class Conversations:
         processor = self.processor.image_processor
         images = []
         for data, size in zip(pictures, draft.sizes, strict=True):
-            height, width = processor.resized_size(size[1], size[0])
+            target = processor.resized_size(size[1], size[0])
+            # The processor sizes the picture once more, and a narrow budget of pixels gives another size than this.
+            whole = processor.resized_size(*target) != target
+            width, height = size if whole else target[::-1]
             try:
                 images.append(open_reduced(data, processor.max_image_pixels, size, (width, height)))
             except BadPicture as error:
