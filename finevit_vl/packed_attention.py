@@ -113,7 +113,7 @@ def packed_forward(plain: str) -> Callable:
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(plain, own)
         if packed_layout is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
-        _check_call(plain, module, kwargs)
+        _check_call(plain, module, packed_layout, kwargs)
         dtype = _attention_dtype(query)
         q_THD, k_TGD, v_TGD = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))
         needs_backward = torch.is_grad_enabled() and query.requires_grad
@@ -131,8 +131,15 @@ def packed_forward(plain: str) -> Callable:
     return forward
 
 
-def _check_call(plain: str, module: nn.Module, arguments: Mapping[str, Any]) -> None:
+def _check_call(plain: str, module: nn.Module, layout: PackedLayout, arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for what would be computed as something else, without a word."""
+    window = getattr(getattr(module, "config", None), "sliding_window", None)
+    is_in_mask = hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
+    if window and is_in_mask and "sliding_window" not in arguments and window < layout.longest:
+        raise ValueError(
+            f"{type(module).__name__} keeps its sliding_window of {window} tokens in a mask, which segments take the "
+            f"place of: max_length may be {window} at most, and is exceeded by a segment of {layout.longest} tokens."
+        )
     if not getattr(module, "is_causal", True):
         raise ValueError(f"Segments are causal, and {type(module).__name__} attends in both directions: pad instead.")
     if plain == "torch_varlen" and arguments.get("s_aux") is not None:

@@ -208,6 +208,16 @@ def test_a_language_model_that_attends_in_both_directions_is_refused(monkeypatch
         make_vlm(tokenizer, "both")(**packed)
 
 
+def test_a_window_that_only_a_mask_knows_is_refused(monkeypatch, tokenizer, packed):
+    """Phi-3.5-MoE's layers do not hand it to their attention; its published window is as long as its context."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}
+    monkeypatch.setitem(FAMILIES, "phimoe", {"model_type": "phimoe", **SHAPE, **experts, "sliding_window": 5})
+    with pytest.raises(ValueError, match="PhimoeAttention keeps its sliding_window of 5 tokens in a mask"):
+        make_vlm(tokenizer, "phimoe")(**packed)
+    monkeypatch.setitem(FAMILIES["phimoe"], "sliding_window", 28)  # of the longest segment, with its picture
+    make_vlm(tokenizer, "phimoe")(**packed)
+
+
 def test_another_table_gives_another_loss(tokenizer, packed):
     """The negative control of everything above: one conversation a row."""
     model = make_vlm(tokenizer)
