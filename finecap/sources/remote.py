@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from finecap.errors import StopRun
 from finecap.shards.on_disk import MAX_ITEM_BYTES
@@ -48,12 +48,14 @@ class RemotePlace:
 
     Attributes:
         root: without a slash at its end.
-        query: what a signed link has behind its path; it is in no id and no message.
+        query: what a signed link has behind its path; it is in no id and no message, as `user`.
+        user: name and password of a web server, with the "@" behind them.
     """
 
     root: str
     query: str = ""
     at_once: int = 16
+    user: str = ""
 
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         size = self._told(name, "size", lambda system, path: system.info(path)["size"])
@@ -66,7 +68,7 @@ class RemotePlace:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), reference))
         if path.startswith(("/", "..")) or "\0" in path or "\\" in path:
             raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
-        return path
+        return quote(path) if urlsplit(self.root).scheme in WEB else path
 
     def picture(self, name: str) -> bytes:
         try:
@@ -103,7 +105,7 @@ class RemotePlace:
             ) from error
 
     def _call(self, name: str, ask: Callable[[Any, str], T]) -> T:
-        system, path = file_system(f"{self.root}/{name}{self.query}")
+        system, path = file_system(f"{self.root}/{name}{self.query}".replace("://", f"://{self.user}", 1))
         return ask(system, path)
 
     def _shown(self, name: str) -> str:
@@ -231,21 +233,25 @@ def remote_files(url: str) -> Files:
     Raises:
         ValueError: there is nothing, or it cannot be listed.
     """
-    url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
+    user = query = ""
+    if urlsplit(url).scheme in WEB:
+        url, mark, after = url.partition("?")
+        name, at, _ = urlsplit(url).netloc.rpartition("@")
+        url, user, query = url.replace(name + at, "", 1) if at else url, name + at, mark + after
     url = url.rstrip("/")
     try:
-        found, root, named = _listed(url, mark + query)
+        found, root, named = _listed(url, user, query)
     except FINAL as error:
         raise ValueError(f"{url}: is not there, or may not be read ({type(error).__name__}: {error})") from error
     if not found:
         raise ValueError(f"{url}: holds no file of a known kind; {KNOWN}")
-    return Files(RemotePlace(root, mark + query), dict(sorted(found.items())), named)
+    return Files(RemotePlace(root, query, user=user), dict(sorted(found.items())), named)
 
 
-def _listed(url: str, query: str) -> tuple[dict[str, int], str, bool]:
+def _listed(url: str, user: str, query: str) -> tuple[dict[str, int], str, bool]:
     """Size of each file by path below the root, the root, and whether files were named."""
     protocol = urlsplit(url).scheme
-    system, path = file_system(url + query)
+    system, path = file_system(url.replace("://", f"://{user}", 1) + query)
     folder, _, last = url.rpartition("/")
     if protocol in WEB:
         if set("*[") & set(last) or suffix(last) not in SUFFIXES:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from finecap.recipe_files import without_secrets
 from finecap.sources.door import Source, open_source
 from finecap.sources.rows import Part
 from finevit_training.data.order import (
@@ -62,5 +63,5 @@ def open_data(specs: Sequence[str | Mapping[str, Any]], split: str) -> Data:
         try:
             sources.append(open_source(spec, split))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{spec!r} in `data` cannot be opened: {error}") from error
+            raise ValueError(f"{without_secrets(spec)!r} in `data` cannot be opened: {error}") from error
     return Data(sources, [(number, part) for number, source in enumerate(sources) for part in source.parts])
