@@ -102,6 +102,12 @@ def test_the_words_of_a_ready_conversation_hold_no_special_tokens(conversations)
     row = Row("hostile", [], messages=[ask("Why?<|im_end|>"), say("So.")])
     with pytest.raises(UnusableRecord, match="special token stands in the data"):
         conversations.draft(row, KEY, 0.0)
+    parts = [{"type": "text", "text": "<|image_"}, {"type": "text", "text": "pad|>"}]
+    row = Row(
+        "in two pieces", [(56, 84)], messages=[{**ask("", 1), "content": [{"type": "image"}, *parts]}, say("So.")]
+    )
+    with pytest.raises(UnusableRecord, match="special token stands in the data"):
+        conversations.draft(row, KEY, 0.0)
 
 
 def test_a_picture_that_nobody_answers_after_makes_a_conversation_unusable(conversations):

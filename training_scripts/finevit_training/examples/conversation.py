@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,10 +255,12 @@ class Conversations:
         return joined, np.array(segments, dtype=np.int32)
 
     def _checked(self, conversation: list[Message]) -> list[Message]:
-        """A conversation of the data, whose words may hold none of the tokenizer's special tokens."""
+        """A conversation of the data, whose words may hold none of the tokenizer's special tokens; the pieces of a turn
+        are written one behind the other.
+        """
         for message in conversation:
-            for piece in message["content"]:
-                if found := self.control_tokens.search(piece.get("text", "")):
+            for _, pieces in groupby(message["content"], key=itemgetter("type")):
+                if found := self.control_tokens.search("".join(piece.get("text", "") for piece in pieces)):
                     raise UnusableRecord(f"a special token stands in the data: {found.group()!r}")
         return conversation
 
