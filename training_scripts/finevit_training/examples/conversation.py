@@ -255,8 +255,8 @@ class Conversations:
         return joined, np.array(segments, dtype=np.int32)
 
     def _checked(self, conversation: list[Message]) -> list[Message]:
-        """A conversation of the data, whose words may hold none of the tokenizer's special tokens; the pieces of a turn
-        are written one behind the other.
+        """A conversation of the data, whose words may hold none of the tokenizer's special tokens; the pieces of a
+        turn are written one behind the other.
         """
         for message in conversation:
             for _, pieces in groupby(message["content"], key=itemgetter("type")):
