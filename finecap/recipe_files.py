@@ -4,7 +4,8 @@ of one strangers may read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,28 @@ def find_recipe(given: str | Path, package: str) -> Path:
 
 
 def without_folders(value: Any) -> Any:
-    """A recipe, or a part of it, for strangers: of a path on this machine its last part alone."""
+    """A recipe, or a part of it, for strangers: of a path on this machine its last part alone, and no secrets."""
+    return _each_text(value, lambda text: Path(text).name if Path(text).is_absolute() else _without_secrets(text))
+
+
+def without_secrets(value: Any) -> Any:
+    """A recipe, or a part of it, whose web links have neither name and password nor what stands behind the "?", which
+    is a signature where there is one.
+    """
+    return _each_text(value, _without_secrets)
+
+
+def _without_secrets(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        return text
+    scheme, _, rest = re.sub(r"[?#].*", "", text, flags=re.DOTALL).partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: without_folders(item) for key, item in value.items()}
+        return {key: _each_text(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        return [_each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -24,12 +24,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 
 from finevit_vl.packed_layout import PackedLayout
-from modeling_finevit.attention import has_varlen_kernel
+from modeling_finevit.attention import NO_SINKS, has_varlen_kernel
 
 _PREFIX = "packed_"
 _ANSWERED = ("sdpa", "eager", "torch_varlen", "flex_attention")
 # Where each layer attends to all tokens before or to the last ones, which is what a layout knows to say.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+# Arguments of a layer that sdpa drops or refuses; the model's own eager attention knows them.
+_NOT_IN_SDPA = ("s_aux", "softcap")
 # Up to so many keys two matrix products are faster on a CPU than sdpa's kernel: in bfloat16 5 times at 100, 2 at 500.
 _PRODUCTS_UP_TO = 512
 
@@ -111,6 +113,7 @@ def packed_forward(plain: str) -> Callable:
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(plain, own)
         if packed_layout is None:
             return attend(module, query, key, value, attention_mask, **kwargs)
+        _check_call(plain, module, packed_layout, kwargs)
         dtype = _attention_dtype(query)
         q_THD, k_TGD, v_TGD = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))
         needs_backward = torch.is_grad_enabled() and query.requires_grad
@@ -119,12 +122,28 @@ def packed_forward(plain: str) -> Callable:
         elif plain == "flex_attention" and (query.is_cuda or not needs_backward):
             pack = _attend_flex
         else:
-            pack, attend = _attend_blocks, own if plain == "eager" else sdpa_attention_forward
+            is_own = plain == "eager" or any(kwargs.get(name) is not None for name in _NOT_IN_SDPA)
+            pack, attend = _attend_blocks, own if is_own else sdpa_attention_forward
         with torch.autocast(query.device.type, enabled=False):
             out_THD = pack(attend, module, q_THD, k_TGD, v_TGD, packed_layout, **kwargs)
         return out_THD.unflatten(0, (packed_layout.rows, packed_layout.length)), None
 
     return forward
+
+
+def _check_call(plain: str, module: nn.Module, layout: PackedLayout, arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError for what would be computed as something else, without a word."""
+    window = getattr(getattr(module, "config", None), "sliding_window", None)
+    is_in_mask = hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
+    if window and is_in_mask and "sliding_window" not in arguments and window < layout.longest:
+        raise ValueError(
+            f"{type(module).__name__} keeps its sliding_window of {window} tokens in a mask, which segments take the "
+            f"place of: max_length may be {window} at most, and is exceeded by a segment of {layout.longest} tokens."
+        )
+    if not getattr(module, "is_causal", True):
+        raise ValueError(f"Segments are causal, and {type(module).__name__} attends in both directions: pad instead.")
+    if plain == "torch_varlen" and arguments.get("s_aux") is not None:
+        raise ValueError(NO_SINKS)
 
 
 def _attention_dtype(states: torch.Tensor) -> torch.dtype:

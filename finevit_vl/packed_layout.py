@@ -135,6 +135,11 @@ class PackedLayout:
         return bool((self.table[:, 3] > 0).any())
 
     @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest segment, with what it sees before it."""
+        return int((self.table[:, 1] + self.table[:, 3]).max())
+
+    @cached_property
     def varlen(self) -> Varlen:
         """For `torch_varlen` and `flash_attention_2`."""
         start, length, prefix_start, prefix_length = self._without_gaps.unbind(1)

@@ -19,6 +19,8 @@ from .layouts import AttentionLayout
 
 logger = logging.get_logger(__name__)
 
+NO_SINKS = "torch_varlen has no attention sinks, which this language model (gpt_oss, ...) needs: use `eager`."
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -72,8 +74,11 @@ def torch_varlen_attention_forward(
         `(1, T, H, D)`.
 
     Raises:
-        ValueError: attention dropout or a soft cap, which the kernel does not have.
+        ValueError: attention dropout or a soft cap, which the kernel does not have, or attention sinks, which neither
+            the kernel nor `sdpa` has.
     """
+    if kwargs.get("s_aux") is not None:
+        raise ValueError(NO_SINKS)
     if cu_seq_lens_q is None or max_length_q is None or not has_varlen_kernel(query):
         more: dict[str, Any] = {"scaling": scaling, "is_causal": is_causal, **kwargs}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
+from finecap.recipe_files import without_secrets
 from finecap.sources.asked import Asked, asked_for
 from finecap.sources.folder import FolderReader
 from finecap.sources.meaning import Meaning, meaning_of
@@ -167,7 +168,7 @@ def open_sources(specs: Sequence[str | Mapping[str, object]], split: str = "trai
         try:
             source = open_source(spec, split)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{spec!r} in `data` cannot be opened: {error}") from error
+            raise ValueError(f"{without_secrets(spec)!r} in `data` cannot be opened: {error}") from error
         names[source.name] += 1
         if names[source.name] > 1:
             source.name += f" ({names[source.name]})"

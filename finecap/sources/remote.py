@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from finecap.errors import StopRun
 from finecap.shards.on_disk import MAX_ITEM_BYTES
@@ -50,12 +50,14 @@ class RemotePlace:
 
     Attributes:
         root: without a slash at its end.
-        query: what a signed link has behind its path; it is in no id and no message.
+        query: what a signed link has behind its path; it is in no id and no message, as `user`.
+        user: name and password of a web server, with the "@" behind them.
     """
 
     root: str
     query: str = ""
     at_once: int = 16
+    user: str = ""
 
     def open(self, name: str, in_order: bool = True) -> BinaryIO:
         size = self._told(name, "size", lambda system, path: system.info(path)["size"])
@@ -68,7 +70,7 @@ class RemotePlace:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), reference))
         if path.startswith(("/", "..")) or "\0" in path or "\\" in path:
             raise Bad(f"path refused: {reference[:200]!r} leads out of the source's folder")
-        return path
+        return quote(path) if urlsplit(self.root).scheme in WEB else path
 
     def picture(self, name: str) -> bytes:
         try:
@@ -105,7 +107,7 @@ class RemotePlace:
             ) from error
 
     def _call(self, name: str, ask: Callable[[Any, str], T]) -> T:
-        system, path = file_system(f"{self.root}/{name}{self.query}")
+        system, path = file_system(f"{self.root}/{name}{self.query}".replace("://", f"://{self.user}", 1))
         return ask(system, path)
 
     def _shown(self, name: str) -> str:
@@ -233,24 +235,24 @@ def remote_files(url: str) -> Files:
     Raises:
         ValueError: there is nothing, or it cannot be listed.
     """
-    url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
-    url = url.rstrip("/")
+    url, user, query = _link(url)
     urls = expanded(url)
     with ThreadPoolExecutor(RemotePlace.at_once) as pool:
-        listed = list(pool.map(lambda one: _files_of(one, mark + query, url), urls))
+        listed = list(pool.map(lambda one: _files_of(one, user, query, url), urls))
     steps = zip(*(root.split("/") for _, root, _ in listed), strict=False)
     root = "/".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
     found = {
         f"{below}/{name}".removeprefix(root)[1:]: size for files, below, _ in listed for name, size in files.items()
     }
-    return Files(RemotePlace(root, mark + query), dict(sorted(found.items())), all(named for _, _, named in listed))
+    place = RemotePlace(root, query, user=user)
+    return Files(place, dict(sorted(found.items())), all(named for _, _, named in listed))
 
 
-def _files_of(url: str, query: str, pattern: str) -> tuple[dict[str, int], str, bool]:
+def _files_of(url: str, user: str, query: str, pattern: str) -> tuple[dict[str, int], str, bool]:
     """See `_listed`, of one of the URLs that `pattern` stands for."""
     of = "" if url == pattern else f"; the pattern {pattern} names it"
     try:
-        found, root, named = _listed(url, query)
+        found, root, named = _listed(url, user, query)
     except FINAL as error:
         raise ValueError(f"{url}: is not there, or may not be read ({type(error).__name__}: {error}){of}") from error
     if not found:
@@ -266,18 +268,26 @@ def remote_folder(url: str) -> RemotePlace:
     Raises:
         ValueError: it is not there, as far as that can be asked: a web server knows no folders.
     """
-    url, mark, query = url.partition("?") if urlsplit(url).scheme in WEB else (url, "", "")
-    url = url.rstrip("/")
+    url, user, query = _link(url)
     system, path = file_system(url)
     if urlsplit(url).scheme not in WEB and not patiently(lambda: system.isdir(path), url):
         raise ValueError(f"image_folder {url}: is no folder, or may not be read")
-    return RemotePlace(url, mark + query)
+    return RemotePlace(url, query, user=user)
 
 
-def _listed(url: str, query: str) -> tuple[dict[str, int], str, bool]:
+def _link(url: str) -> tuple[str, str, str]:
+    """A URL without a slash at its end, and what opens it if it is a web server's: user and query, see `RemotePlace`."""
+    if urlsplit(url).scheme not in WEB:
+        return url.rstrip("/"), "", ""
+    url, mark, after = url.partition("?")
+    name, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(name + at, "", 1).rstrip("/"), name + at, mark + after
+
+
+def _listed(url: str, user: str, query: str) -> tuple[dict[str, int], str, bool]:
     """Size of each file by path below the root, the root, and whether files were named."""
     protocol = urlsplit(url).scheme
-    system, path = file_system(url + query)
+    system, path = file_system(url.replace("://", f"://{user}", 1) + query)
     folder, _, last = url.rpartition("/")
     if protocol in WEB:
         if set("*[") & set(last) or suffix(last) not in SUFFIXES:

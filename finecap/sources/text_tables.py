@@ -142,11 +142,20 @@ class _Lines:
             self.before, self.at = self.at, self.at + len(line)
             yield line
 
+    def back_behind(self, start: int) -> None:
+        """Go on behind the line that begins there."""
+        self._file.seek(start)
+        self.before, self.at = start, start
+        next(iter(self))
+
 
 def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Where each row begins, and its fields or what is wrong with them."""
-    texts = (line.decode("utf-8", "replace") for line in lines)
-    reader = csv.reader(texts, delimiter=delimiter)
+    """Where each row begins, and its fields or what is wrong with them.
+
+    A quote that is not closed as it should be costs its own line. Else it would take the rows up to the next quote
+    for the words of one field.
+    """
+    reader = _csv_reader(lines, delimiter)
     while True:
         before = lines.at
         try:
@@ -155,8 +164,14 @@ def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | 
             return
         except csv.Error as error:
             fields = f"unreadable: {error}"
+            lines.back_behind(before)
+            reader = _csv_reader(lines, delimiter)
         if fields:  # an empty line is no row
             yield before, fields
+
+
+def _csv_reader(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
+    return csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=delimiter, strict=True)
 
 
 def _header(lines: _Lines, delimiter: str, where: str) -> list[str]:

@@ -19,13 +19,16 @@ def from_messages(value: Any, pictures: int) -> list[Message]:
     """TRL's `messages`: `role`, and as `content` a text or a list of {"type": "image"} and {"type": "text", "text"}.
 
     Args:
-        pictures: of the row. Where every content is a text they are shown at the head of the first user turn.
+        pictures: of the row. Where every content is a text they are shown where a user's text says "<image>", as
+            LLaMA-Factory and ms-swift write it; without that at the head of the first user turn.
 
     Raises:
         Bad: it is no such conversation, or shows another number of pictures.
     """
-    turns = _messages(value, "messages")
-    return (_placed if _is_plain(value) else checked)(turns, pictures)
+    rows = _dicts(value, "messages")
+    shows = pictures > 0 and _is_plain(rows)
+    turns = _marked_turns(rows, "role", "content") if shows else _messages(rows)
+    return (_placed if shows else checked)(turns, pictures)
 
 
 def from_texts(value: Any, pictures: int) -> list[Message]:
@@ -40,12 +43,7 @@ def from_llava(value: Any, pictures: int) -> list[Message]:
     """LLaVA's `conversations`: `from` ("human", "gpt") and `value`, where "<image>" shows a picture. Raises Bad, see
     `from_messages`.
     """
-    turns: list[Message] = []
-    for one in _dicts(value, "conversations"):
-        turn = _turn(one.get("from"), [])
-        turn["content"] = (_marked if turn["role"] == "user" else _text)(one.get("value"))
-        turns.append(turn)
-    return _placed(turns, pictures)
+    return _placed(_marked_turns(_dicts(value, "conversations"), "from", "value"), pictures)
 
 
 def from_prompt(prompt: Any, completion: Any, pictures: int) -> list[Message]:
@@ -53,11 +51,11 @@ def from_prompt(prompt: Any, completion: Any, pictures: int) -> list[Message]:
     takes them. Only the completion is trained. Raises Bad, see `from_messages`.
     """
     asked, answered = _side(prompt, "prompt", "user"), _side(completion, "completion", "assistant")
-    for turn in asked:
+    turns = from_messages([*asked, *answered], pictures)
+    for turn in turns[: len(asked)]:
         if turn["role"] == "assistant":
             turn["trained"] = False
-    plain = _is_plain(prompt) and _is_plain(completion)
-    return (_placed if plain else checked)([*asked, *answered], pictures)
+    return turns
 
 
 # The columns of each form, in the order in which its function takes them; the pictures' number comes last.
@@ -98,20 +96,18 @@ def _dicts(value: Any, what: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def _messages(value: Any, what: str) -> list[Message]:
-    return [_turn(one.get("role"), _pieces(one.get("content"))) for one in _dicts(value, what)]
+def _messages(rows: list[Mapping[str, Any]]) -> list[Message]:
+    return [_turn(one.get("role"), _pieces(one.get("content"))) for one in rows]
 
 
-def _is_plain(value: Any) -> bool:
-    """Text, or messages of texts alone, in which no picture has a place?"""
-    return isinstance(value, str) or all(isinstance(one.get("content"), str) for one in value)
+def _is_plain(rows: list[Mapping[str, Any]]) -> bool:
+    """Messages of texts alone, in which no picture has a place of its own?"""
+    return all(isinstance(one.get("content"), str) for one in rows)
 
 
-def _side(value: Any, what: str, role: Literal["user", "assistant"]) -> list[Message]:
-    """A text as a turn of this role, or messages as they are."""
-    if isinstance(value, str):
-        return [{"role": role, "content": (_marked if role == "user" else _text)(value.strip())}]
-    return _messages(value, what)
+def _side(value: Any, what: str, role: str) -> list[Mapping[str, Any]]:
+    """A text as a message of this role, or messages as they are."""
+    return [{"role": role, "content": value.strip()}] if isinstance(value, str) else _dicts(value, what)
 
 
 def _turn(role: Any, content: list[Content]) -> Message:
@@ -133,6 +129,14 @@ def _pieces(content: Any) -> list[Content]:
         else:
             raise Bad(f"turns: {str(one)[:80]!r}, expected a piece of type image or text")
     return pieces
+
+
+def _marked_turns(rows: list[Mapping[str, Any]], role: str, words: str) -> list[Message]:
+    """Turns whose role and words stand in these fields, with the pictures that users' words show."""
+    turns = [_turn(one.get(role), []) for one in rows]
+    for turn, one in zip(turns, rows, strict=True):
+        turn["content"] = (_marked if turn["role"] == "user" else _text)(one.get(words))
+    return turns
 
 
 def _text(words: Any) -> list[Content]:

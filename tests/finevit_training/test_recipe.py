@@ -7,6 +7,7 @@ import torch
 import yaml
 from transformers import AutoConfig
 
+from finecap.recipe_files import without_folders
 from finecap.tasks.mixture import NAMED_MIXTURES
 from finevit_training.arguments import has_bf16
 from finevit_training.recipe import asked_recipe, parse_recipe, read_recipe, resolved_recipe
@@ -85,6 +86,18 @@ def test_what_this_machine_made_of_a_recipe_is_kept_apart(tmp_path):
     assert recipe.training.use_cpu is not torch.accelerator.is_available()
     assert resolved["train_tower"] is True
     assert "hf_secret" not in json.dumps([resolved, asked_recipe(recipe)])
+
+
+def test_no_recipe_that_is_written_holds_what_opens_a_link(tmp_path):
+    link = "https://me:PASSWORD@host.example/a/train.parquet?X-Amz-Signature=SECRET#part"
+    sources = [link, json.dumps({"path": link, "weight": 2}), json.dumps({"path": "/home/me/data"})]
+    recipe = parse_recipe(["--recipe", write(tmp_path), "--data", *sources])
+    assert recipe.data.data[0] == recipe.data.data[1]["path"] == link
+    shown = "https://host.example/a/train.parquet"
+    assert asked_recipe(recipe)["data"] == [shown, {"path": shown, "weight": 2}, {"path": "/home/me/data"}]
+    receipt = without_folders({"asked": asked_recipe(recipe), "resolved": resolved_recipe(recipe)})
+    for word in ("PASSWORD", "SECRET", "/home/me"):
+        assert word not in json.dumps(receipt)
 
 
 def test_a_pickled_configuration_as_in_a_checkpoint_holds_no_token(tmp_path):

@@ -167,6 +167,57 @@ def test_long_conversations_give_the_same(tokenizer):
     assert relative_error(found, expected) < 1e-5
 
 
+SINKS = {"model_type": "gpt_oss", **SHAPE, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+@pytest.fixture
+def with_sinks(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "gpt_oss", {**SINKS, "sliding_window": 5})
+
+
+def make_with_sinks(tokenizer, attention):
+    model = make_vlm(tokenizer, "gpt_oss", attention)
+    for layer in model.model.language_model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks, std=2.0)
+    return model
+
+
+def test_attention_sinks_count_in_packed_rows_too(with_sinks, tokenizer, packed):
+    """sdpa, which flex_attention's place is taken by in training on a CPU, would drop them without a word."""
+    inputs = {key: value for key, value in packed.items() if key != "labels"}
+    found = [make_with_sinks(tokenizer, name)(**inputs).logits for name in ("eager", "flex_attention")]
+    tokens = PackedLayout.read(SEGMENTS, packed["input_ids"]).token_mask.bool()
+    assert relative_error(found[1][tokens], found[0][tokens]) < 1e-5
+    batch, prefix = alone(packed, 3)
+    expected = make_with_sinks(tokenizer, "eager")(**batch).logits[0, prefix:]
+    assert relative_error(found[0].flatten(0, 1)[17:29], expected) < 1e-5
+
+
+def test_torch_varlen_refuses_attention_sinks(with_sinks, tokenizer, packed):
+    model = make_with_sinks(tokenizer, "torch_varlen")
+    with pytest.raises(ValueError, match="torch_varlen has no attention sinks"):
+        model(**packed)
+    with pytest.raises(ValueError, match="torch_varlen has no attention sinks"):
+        model(input_ids=packed["input_ids"][:, 10:20])
+
+
+def test_a_language_model_that_attends_in_both_directions_is_refused(monkeypatch, tokenizer, packed):
+    both = {"model_type": "gemma3_text", **SHAPE, "head_dim": 16, "use_bidirectional_attention": True}
+    monkeypatch.setitem(FAMILIES, "both", both)
+    with pytest.raises(ValueError, match="Gemma3Attention attends in both directions"):
+        make_vlm(tokenizer, "both")(**packed)
+
+
+def test_a_window_that_only_a_mask_knows_is_refused(monkeypatch, tokenizer, packed):
+    """Phi-3.5-MoE's layers do not hand it to their attention; its published window is as long as its context."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}
+    monkeypatch.setitem(FAMILIES, "phimoe", {"model_type": "phimoe", **SHAPE, **experts, "sliding_window": 5})
+    with pytest.raises(ValueError, match="PhimoeAttention keeps its sliding_window of 5 tokens in a mask"):
+        make_vlm(tokenizer, "phimoe")(**packed)
+    monkeypatch.setitem(FAMILIES["phimoe"], "sliding_window", 28)  # of the longest segment, with its picture
+    make_vlm(tokenizer, "phimoe")(**packed)
+
+
 def test_another_table_gives_another_loss(tokenizer, packed):
     """The negative control of everything above: one conversation a row."""
     model = make_vlm(tokenizer)

@@ -19,7 +19,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from finecap.nearest import did_you_mean
-from finecap.recipe_files import find_recipe
+from finecap.recipe_files import find_recipe, without_secrets
 from finevit_training.arguments import DataArguments, FineViTSFTConfig, ModelArguments
 from finevit_training.refused import refuse_options
 
@@ -80,8 +80,9 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     for name in ("vision_config", "text_config", "attn_implementation"):
         if name in asked:
             asked[name] = getattr(built[0], name)
-    if "mixture" in asked:
-        asked["mixture"] = built[1].mixture
+    for name in ("data", "mixture"):
+        if name in asked:
+            asked[name] = getattr(built[1], name)
     if "bf16" in asked and str(asked["bf16"]).lower() != "auto":
         asked["bf16"] = built[2].bf16
     order = list(fields)
@@ -117,8 +118,10 @@ def read_recipe(given: str | Path) -> dict[str, Any]:
 
 
 def asked_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What was asked for, as a flat mapping that `parse_recipe` reads back on any machine."""
-    return {name: value for name, value in recipe.asked.items() if name not in NOT_IN_RECIPES}
+    """What was asked for, as a flat mapping that `parse_recipe` reads back on any machine. Links are without what
+    opens them, because finished folders are published.
+    """
+    return without_secrets({name: value for name, value in recipe.asked.items() if name not in NOT_IN_RECIPES})
 
 
 def resolved_recipe(recipe: Recipe) -> dict[str, Any]:

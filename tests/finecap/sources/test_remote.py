@@ -254,3 +254,21 @@ def test_what_is_not_in_s3_is_said(s3):
     for name in ("bucket/nothing", "nobody/set", "bucket/set/nothing.parquet", "bucket/set/*.tar"):
         with pytest.raises(ValueError, match=r"is not there, or may not be read|holds no file of a known kind"):
             open_source(f"s3://{name}")
+
+
+def test_what_opens_a_link_is_in_no_message_and_names_are_taken_as_they_are(tmp_path):
+    names = ["a b.png", "x#1.png", "q?.png", "p%20q.png", "é.png", "a+b.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(PICTURES[number])
+    rows = "".join(json.dumps({"file_name": name, "text": name}) + "\n" for name in names)
+    (tmp_path / "metadata.jsonl").write_text(rows)
+    with FileServer(files_of(tmp_path)) as server:
+        url = server.url.replace("://", "://user:PASSWORD@")
+        _, found, pictures = everything(f"{url}/metadata.jsonl?X-Amz-Signature=SECRET")
+        assert captions(found) == names
+        assert pictures == [[one] for one in PICTURES[: len(names)]]
+        for missing in (f"{url}/no.jsonl?X-Amz-Signature=SECRET", f"{url}/no.parquet"):
+            with pytest.raises(ValueError, match="is not there") as error:
+                open_source(missing)
+            assert "PASSWORD" not in str(error.value)
+            assert "SECRET" not in str(error.value)

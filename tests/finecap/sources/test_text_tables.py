@@ -47,6 +47,23 @@ def test_csv_is_cut_where_the_csv_module_cuts_it(tmp_path_factory, rows, bom, de
         assert read(folder, "a.tsv" if delimiter == "\t" else "a.csv", path.read_bytes()) == expected
 
 
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_quote_that_is_left_open_costs_its_own_line(folder, name, mark):
+    """And takes no other row for its words, whether another quote follows, or the end, or nothing for a long time."""
+    lines = ["image,caption", 'a,"open', "b,two", 'c,"three', 'continued, too"', 'd,"four" said she', "e,five"]
+    lines += [f'x{number},"{number}"' for number in range(4)] + ['y,"to the end', "z,last"]
+    found = read(folder, name, "\n".join(lines).replace(",", mark).encode())
+    good = [tuple(one.values()) for one in found if isinstance(one, dict)]
+    assert good == [
+        ("b", "two"),
+        ("c", f"three\ncontinued{mark} too"),
+        ("e", "five"),
+        *((f"x{number}", str(number)) for number in range(4)),
+        ("z", "last"),
+    ]
+    assert [one.partition(":")[0] for one in found if isinstance(one, str)] == ["unreadable"] * 3
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),

@@ -97,6 +97,26 @@ def test_llava_json(folder, form):
     assert found[5].reason == "pictures: 1 are shown in the turns, and there are 0"
 
 
+def test_marks_in_the_texts_of_messages_show_the_pictures_as_llama_factory_writes_them():
+    said = [
+        {"role": "user", "content": "<image>Who?"},
+        {"role": "assistant", "content": "Kane."},
+        {"role": "user", "content": "And here?\n<image>"},
+        {"role": "assistant", "content": "Nobody."},
+    ]
+    found = from_messages(said, 2)
+    assert [[piece.get("text", "IMAGE") for piece in turn["content"]] for turn in found] == [
+        ["IMAGE", "Who?"],
+        ["Kane."],
+        ["And here?", "IMAGE"],
+        ["Nobody."],
+    ]
+    with pytest.raises(Bad, match="pictures: 2 are shown in the turns, and there are 1"):
+        from_messages(said, 1)
+    # without a picture the mark is a word, such as one about HTML
+    assert from_messages(said[:2], 0)[0]["content"] == [{"type": "text", "text": "<image>Who?"}]
+
+
 HUMAN, GPT = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
 
 

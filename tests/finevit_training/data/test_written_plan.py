@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from finecap.files import claimed
 from finevit_training.data.written_plan import PACKS, WrittenPlan, write_plan
 from finevit_training.examples.conversation import Conversations
 from tests.support.training_data import ids_of, loader_of, reader_of, write_records
@@ -165,6 +166,24 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
     assert (plan / PACKS).read_bytes() == before
     with pytest.raises(ValueError, match="photos is none"):
         WrittenPlan(tmp_path / "photos", reader)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "rounds.json", "packs.parquet", "rejects.parquet"])
+def test_a_plan_whose_file_is_cut_off_or_gone_is_none(reader, plan, name):
+    whole = (plan / name).read_bytes()
+    (plan / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+        WrittenPlan(plan, reader)
+    (plan / name).unlink()
+    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+        WrittenPlan(plan, reader)
+
+
+def test_two_do_not_write_one_plan(reader, plan):
+    before = {path.name: path.read_bytes() for path in plan.iterdir()}
+    with claimed(plan), pytest.raises(ValueError, match="is being written by another process"):
+        write_plan(reader, 700, 1, 1, plan)
+    assert {path.name: path.read_bytes() for path in plan.iterdir()} == before
 
 
 def test_data_in_which_nothing_can_be_asked_makes_no_plan(reader_for, tmp_path):

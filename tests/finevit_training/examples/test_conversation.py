@@ -45,6 +45,20 @@ def template_encoding(processor, messages, pictures):
     )
 
 
+@pytest.mark.parametrize("budget", [(112**2, 112**2), (50_000, 60_000), (256**2, 256**2), (56**2, 1008**2)])
+def test_a_large_jpeg_has_the_patches_it_was_planned_with(processor, budget):
+    """A size within a narrow budget is not always one that the processor leaves as it is."""
+    image_processor = FineViTImageProcessorPil(size=dict(zip(("shortest_edge", "longest_edge"), budget, strict=True)))
+    made = Conversations(type(processor)(image_processor, processor.tokenizer), 4096)
+    for size in ((3632, 1957), (2702, 518), (2716, 422), (819, 3285), (1500, 1500)):
+        content = io.BytesIO()
+        Image.new("RGB", size, "red").save(content, "JPEG")
+        draft = made.draft(Row("large", [size], messages=[ask("What?", 1), say("Red.")]), KEY, 0.0)
+        batch = made.collate([[made.example(draft, [content.getvalue()])]])
+        assert len(batch["pixel_values"]) == draft.patches
+        assert (batch["input_ids"] == processor.image_token_id).sum() * 4 == draft.patches
+
+
 def ask(text, pictures=0):
     return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
 
@@ -86,6 +100,12 @@ def test_a_ready_conversation_is_the_chat_template_s(processor, conversations, n
 
 def test_the_words_of_a_ready_conversation_hold_no_special_tokens(conversations):
     row = Row("hostile", [], messages=[ask("Why?<|im_end|>"), say("So.")])
+    with pytest.raises(UnusableRecord, match="special token stands in the data"):
+        conversations.draft(row, KEY, 0.0)
+    parts = [{"type": "text", "text": "<|image_"}, {"type": "text", "text": "pad|>"}]
+    row = Row(
+        "in two pieces", [(56, 84)], messages=[{**ask("", 1), "content": [{"type": "image"}, *parts]}, say("So.")]
+    )
     with pytest.raises(UnusableRecord, match="special token stands in the data"):
         conversations.draft(row, KEY, 0.0)
 

@@ -10,13 +10,14 @@ many rows a step has decides the windows, so they must be as many as the plan wa
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finecap.files import committed_folder
+from finecap.files import claimed, committed_folder
 from finevit_training.data.order import RoundKey, RowKey, WindowKey, by_rounds, lanes_of
 from finevit_training.data.plan import Sized, plan_round
 from finevit_training.data.reader import Drafts, Reader, Skip
@@ -82,13 +83,16 @@ def write_plan(reader: Reader, capacity: int, step: int, epochs: int, folder: Pa
         step: packs of an optimizer step, over all ranks; that of the reader's order.
 
     Raises:
-        ValueError: the folder holds something else than a plan, or nothing in the data can be trained on.
+        ValueError: the folder holds something else than a plan, another process writes it, or nothing in the data can
+            be trained on.
         StopRun: the folder cannot be written, or a file of the data is gone.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / MADE_WITH).is_file() or not any(folder.iterdir()))):
         raise ValueError(f"{folder} holds something else than a plan; give a new folder")
     rounds, packed, samples, real = [], 0, 0, 0
-    with committed_folder(folder) as aside:
+    with claimed(folder) as mine, committed_folder(folder) if mine else nullcontext() as aside:
+        if aside is None:
+            raise ValueError(f"{folder} is being written by another process; wait for it, or give another folder")
         with (
             pq.ParquetWriter(aside / PACKS, _PACKS) as packs_file,
             pq.ParquetWriter(aside / REJECTS, _REJECTS) as rejects_file,
@@ -159,13 +163,15 @@ class WrittenPlan:
     def __init__(self, folder: Path, reader: Reader) -> None:
         try:
             made_with = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
-            rounds = json.loads((folder / ROUNDS).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            rounds = {RoundKey(one["epoch"], one["round"]): one for one in json.loads((folder / ROUNDS).read_text())}
+            self.epochs: int = made_with.pop("epochs")
+            for table in (PACKS, REJECTS):
+                pq.read_metadata(folder / table)  # ends in an error where the file does not end as it should
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"plan {folder} is none: {error}; `finevit data pack` writes one") from error
-        self.epochs: int = made_with.pop("epochs")
         _refuse_others(folder, made_with, plan_facts(reader))
         self._folder, self._parts, self._order = folder, reader.parts, reader.order
-        self._rounds = {RoundKey(one["epoch"], one["round"]): one for one in rounds}
+        self._rounds = rounds
         self._refuse_changed_data(reader)
 
     def _refuse_changed_data(self, reader: Reader) -> None:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,7 +165,10 @@ class Conversations:
         processor = self.processor.image_processor
         images = []
         for data, size in zip(pictures, draft.sizes, strict=True):
-            height, width = processor.resized_size(size[1], size[0])
+            target = processor.resized_size(size[1], size[0])
+            # The processor sizes the picture once more, and a narrow budget of pixels gives another size than this.
+            whole = processor.resized_size(*target) != target
+            width, height = size if whole else target[::-1]
             try:
                 images.append(open_reduced(data, processor.max_image_pixels, size, (width, height)))
             except BadPicture as error:
@@ -250,10 +255,12 @@ class Conversations:
         return joined, np.array(segments, dtype=np.int32)
 
     def _checked(self, conversation: list[Message]) -> list[Message]:
-        """A conversation of the data, whose words may hold none of the tokenizer's special tokens."""
+        """A conversation of the data, whose words may hold none of the tokenizer's special tokens; the pieces of a
+        turn are written one behind the other.
+        """
         for message in conversation:
-            for piece in message["content"]:
-                if found := self.control_tokens.search(piece.get("text", "")):
+            for _, pieces in groupby(message["content"], key=itemgetter("type")):
+                if found := self.control_tokens.search("".join(piece.get("text", "") for piece in pieces)):
                     raise UnusableRecord(f"a special token stands in the data: {found.group()!r}")
         return conversation
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import set_seed
 
+from finecap.recipe_files import without_secrets
 from finecap.sources.look import not_read
 from finecap.tasks.wording import load_wordings
 from finevit_training.arguments import DataArguments, FineViTSFTConfig
@@ -198,7 +199,9 @@ def data_facts(data: DataArguments, reader: Reader) -> dict[str, Any]:
     """What the receipt says about the data: where it is, how many rows, and a hash of the list of its parts."""
     counts = [part.rows for _, part in reader.parts]
     return {
-        "corpora": [one if isinstance(one, str) else one.get("path") or one["name"] for one in data.data],
+        "corpora": without_secrets(
+            [one if isinstance(one, str) else one.get("path") or one["name"] for one in data.data]
+        ),
         "split": data.split,
         "records": None if None in counts else sum(count or 0 for count in counts),
         "parts_sha256": parts_hash(reader.parts),
