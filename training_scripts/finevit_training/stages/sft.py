@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import set_seed
 
@@ -16,14 +16,17 @@ from finevit_training.data.reader import Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.examples.conversation import Conversations
+from finevit_training.loop.loading import loader_for
 from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.loop.support import refuse_setup
-from finevit_training.loop.trainer import FineViTSFTTrainer, loader_for
 from finevit_training.process import prepare_process
 from finevit_training.receipt import model_facts, training_receipt
 from finevit_training.recipe import Recipe
 from finevit_training.stages.sft_model import build_lora, build_model, build_processor
 from finevit_vl import FineViTVLProcessor
+
+if TYPE_CHECKING:
+    from finevit_training.loop.trainer import FineViTSFTTrainer
 
 _UNBOUNDED_STEPS = 10_000_000  # a run that only the clock ends
 
@@ -32,7 +35,7 @@ class Run(NamedTuple):
     """A run that is ready to start: its recipe, its trainer, and the checkpoint that it goes on from."""
 
     recipe: Recipe
-    trainer: FineViTSFTTrainer
+    trainer: "FineViTSFTTrainer"
     checkpoint: str | None
 
 
@@ -52,11 +55,10 @@ def prepare_run(recipe: Recipe) -> Run:
     Raises:
         ValueError: the recipe asks for something that is not there, or for what this launch cannot do.
     """
-    prepare_process(recipe.training.cpu_threads)
-    trainer = build_trainer(recipe)
     args = recipe.training
+    prepare_process(args.cpu_threads)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
-    return Run(recipe, trainer, checkpoint)
+    return Run(recipe, build_trainer(recipe), checkpoint)
 
 
 def train(run: Run) -> Path | None:
@@ -87,16 +89,16 @@ def train(run: Run) -> Path | None:
     return Path(recipe.training.output_dir)
 
 
-def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
+def build_trainer(recipe: Recipe) -> "FineViTSFTTrainer":
     """Everything that a run needs, ready for `train()`."""
     args, data = recipe.training, recipe.data
     refuse_setup(recipe.training, lora=bool(recipe.model.lora_rank))
-    set_seed(args.seed)
     processor = build_processor(recipe.model)
-    model = build_model(recipe.model, processor)
     readers = {"train": build_reader(recipe, processor, data.split)}
     if args.eval_strategy != "no":
         readers["eval"] = build_reader(recipe, processor, data.eval_split, data.eval_records)
+    set_seed(args.seed)
+    model = build_model(recipe.model, processor)
     plan = open_plan(recipe, readers["train"]) if data.plan else None
     fraction = None
     if args.max_steps <= 0 and not args.max_minutes:
@@ -104,6 +106,9 @@ def build_trainer(recipe: Recipe) -> FineViTSFTTrainer:
         args.max_steps = count_steps(readers["train"], args, fraction, plan)
     elif args.max_steps <= 0:
         args.max_steps = _UNBOUNDED_STEPS
+    # Here and not above: it brings all of TRL, with the trackers that are installed, and much is refused before.
+    from finevit_training.loop.trainer import FineViTSFTTrainer
+
     return FineViTSFTTrainer(
         model=model,
         args=args,
@@ -166,7 +171,7 @@ def count_steps(
     return max(1, math.ceil(loader.count_packs() * args.num_train_epochs / epochs / loader.shape.step))
 
 
-def finish(trainer: FineViTSFTTrainer, recipe: Recipe, checkpoint: str | None) -> None:
+def finish(trainer: "FineViTSFTTrainer", recipe: Recipe, checkpoint: str | None) -> None:
     """Saves the trained model with everything that belongs to it; on all ranks, of which rank 0 writes."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     state = None
