@@ -23,7 +23,7 @@ from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress,
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import optimizer_groups, split_parameters
-from finevit_training.loop.position import PositionCallback
+from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
 from finevit_training.loop.speed import SpeedMeter
@@ -101,6 +101,7 @@ class FineViTSFTTrainer(SFTTrainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(PrintCallback(self.progress))
+        self.add_callback(CurveCallback(self))
         # The loss is a sum divided by the supervised tokens of the whole optimizer step, so that accumulation, ranks
         # and batch shapes do not change it; the Trainer counts those tokens only for models that say they take the
         # count.
