@@ -183,9 +183,9 @@ def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpu
     by_plan, alone = (build_trainer(recipe_for(**flags, **more)) for more in ({"plan": tmp_path / "plan"}, {}))
     assert by_plan.args.max_steps == alone.args.max_steps
     same(list(by_plan.loader), list(alone.loader))
-    for other in ({"num_train_epochs": 1}, {"max_steps": 5}):
+    for length in ({"max_steps": -1, "num_train_epochs": 1}, {"max_steps": 5}):
         with pytest.raises(ValueError, match="curriculum over 2 epochs"):
-            build_trainer(recipe_for(**{**flags, "plan": tmp_path / "plan", **other}))
+            build_trainer(recipe_for(mixture=flags["mixture"], plan=tmp_path / "plan", **length))
 
 
 def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_for, tmp_path):
