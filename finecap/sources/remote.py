@@ -276,7 +276,7 @@ def remote_folder(url: str) -> RemotePlace:
 
 
 def _link(url: str) -> tuple[str, str, str]:
-    """A URL without a slash at its end, and what opens it if it is a web server's: user and query, see `RemotePlace`."""
+    """A URL without a slash at its end, and the user and query that open it at a web server, see `RemotePlace`."""
     if urlsplit(url).scheme not in WEB:
         return url.rstrip("/"), "", ""
     url, mark, after = url.partition("?")

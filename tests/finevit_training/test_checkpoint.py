@@ -112,7 +112,16 @@ def test_a_card_of_data_whose_rows_were_never_counted_says_so(finished):
 def test_the_card_tells_the_last_loss_in_evaluation(finished):
     last = json.loads((finished[0] / "receipt.json").read_text())["trained"]["evaluations"][-1]
     card = (finished[0] / "README.md").read_text()
-    assert f"Loss in evaluation at step 3: {last['loss']:.4f}." in card
+    corpus = json.loads((finished[0] / "receipt.json").read_text())["eval_data"]["corpora"][0]
+    measured = f"It is measured on `{corpus}`, split train, 48 records."
+    assert f"Loss in evaluation at step 3: {last['loss']:.4f}. {measured}" in card
+
+
+def test_a_card_claims_no_license_and_says_where_one_is_written(finished):
+    """The licence follows from data and models that a training knows nothing about."""
+    card = (finished[0] / "README.md").read_text()
+    assert "license" not in yaml.safe_load(card.split("---")[1])
+    assert "add `license:`" in card
 
 
 def test_weights_of_a_former_run_are_gone(finished):

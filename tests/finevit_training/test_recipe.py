@@ -145,7 +145,11 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"eval_steps": 0.5, "max_minutes": 1}, "eval_steps"),
         ({"projector_warmup_steps": 5, "max_minutes": 1}, "projector_warmup_steps"),
         ({"save_strategy": "epoch"}, "use `steps`"),
+        ({"num_train_epochs": 2, "max_steps": 9}, "num_train_epochs would have no effect: max_steps ends the run"),
         ({"eval_split": "test"}, "eval_strategy: steps"),
+        ({"eval_data": ["other"]}, "eval_strategy: steps"),
+        ({"eval_data": ["./corpus/"], "eval_strategy": "steps"}, "split 'train' is trained on"),
+        ({"eval_data": [{"path": "corpus", "split": "train"}], "eval_strategy": "steps"}, "is trained on"),
         ({"lora_rank": 4, "train_llm": False}, "train_llm: false"),
         ({"lora_rank": 4, "train_tower": True}, "train_tower: True contradicts"),
         ({"lora_rank": 4, "train_tower": False, "lora_tower": True}, "train_tower: False contradicts"),
@@ -202,7 +206,18 @@ def test_what_makes_a_model_from_scratch_is_refused_beside_a_finished_one(source
 
 @pytest.mark.parametrize(
     "values",
-    [{"loss_type": "nll"}, {"num_train_epochs": 2}, {"data_seed": None}, {"max_steps": -1}, {"max_grad_norm": 0}],
+    [
+        {"loss_type": "nll"},
+        {"num_train_epochs": 2},
+        {"num_train_epochs": 2, "max_steps": -1},
+        {"max_minutes": 2, "max_steps": 9},
+        {"data_seed": None},
+        {"max_steps": -1},
+        {"max_grad_norm": 0},
+        {"eval_data": ["other"], "eval_strategy": "steps"},
+        {"eval_data": ["corpus"], "eval_split": "validation", "eval_strategy": "steps"},
+        {"eval_data": ["corpus"], "split": "mine", "eval_strategy": "steps"},
+    ],
 )
 def test_defaults_and_options_with_an_effect_are_not_refused(tmp_path, values):
     parse_recipe(["--recipe", write(tmp_path, **values)])

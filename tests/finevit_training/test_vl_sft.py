@@ -33,6 +33,33 @@ def test_what_cannot_be_trained_ends_with_one_clear_line(flags, word, tmp_path):
         main([*flags, "--output_dir", str(tmp_path)])
 
 
+def test_what_a_recipe_alone_refuses_is_refused_before_what_trains_is_imported(tmp_path):
+    """TRL's trainer brings every tracker that is installed: a third of all that is imported."""
+    refused = {
+        "lerning_rate": "--size nano --data x --lerning_rate 1",
+        "no/such/corpus/x": "--size nano --data no/such/corpus/x --max_steps 1",
+        "no/such/model": "--model no/such/model --data x",
+        "no whole checkpoint": "--size nano --data x --resume_from_checkpoint last",
+        "usage:": "--help",
+    }
+    code = f"""
+import sys
+from finevit_training.vl_sft import main
+for flags in {list(refused.values())}:
+    try:
+        main([*flags.split(), "--output_dir", {str(tmp_path)!r}])
+    except SystemExit as stop:
+        print(stop)
+assert "finevit_training.stages.sft" in sys.modules
+assert not {{"trl.trainer.sft_trainer", "wandb", "datasets"}} & set(sys.modules)
+import finevit_training.loop.trainer
+assert "trl.trainer.sft_trainer" in sys.modules
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert output.returncode == 0, output.stderr
+    assert all(word in output.stdout for word in refused), output.stdout
+
+
 def test_data_of_which_nothing_can_be_trained_says_so_in_one_line_and_lists_the_rows(tmp_path):
     write_captioned_folder(tmp_path / "photos", 3)
     flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}

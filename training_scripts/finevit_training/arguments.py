@@ -1,7 +1,9 @@
 """The keys of a recipe: what is trained, on which records, and how."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -101,9 +103,17 @@ class DataArguments:
         default=None,
         metadata={"help": "Folder that `finevit data pack` wrote for this data: lengths are read, not measured."},
     )
-    eval_split: str = field(default="validation", metadata={"help": "Split that eval_strategy measures the loss on."})
+    eval_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Sources, as in data, that eval_strategy measures the loss on. Default: those of data."},
+    )
+    eval_split: str | None = field(
+        default=None,
+        metadata={"help": "Split that eval_strategy measures the loss on. Default: validation; of eval_data train."},
+    )
     eval_records: int | None = field(
-        default=None, metadata={"help": "About so many rows of eval_split, drawn once for all runs; all without it."}
+        default=None,
+        metadata={"help": "About so many rows of the evaluation, drawn once for all runs; all without it."},
     )
     mixture: dict | str | None = field(
         default=None,
@@ -126,6 +136,7 @@ class DataArguments:
         if not isinstance(self.mixture, str) or self.mixture.startswith(("{", "[")):
             self.mixture = _parse_json(self.mixture, "mixture")
         self.data = [_parse_json(one, "data", plain_text=True) for one in self.data]
+        self.eval_data = [_parse_json(one, "eval_data", plain_text=True) for one in self.eval_data]
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share is {self.max_bad_share}; expected a share of the records, 0 to 1")
         if self.mixture is None:
@@ -136,13 +147,32 @@ class DataArguments:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
         if self.max_turns is not None and self.max_turns < 1:
             raise ValueError(f"max_turns is {self.max_turns}; expected turns >= 1, or leave it out")
+        self._refuse_measuring_on_what_is_trained_on()
         self.mixture = cast(Any, named_mixture(self.mixture))
         load_wordings(self.wordings)
+
+    def _refuse_measuring_on_what_is_trained_on(self) -> None:
+        def named(specs: list[Any], split: str) -> dict[tuple[Path, str], str]:
+            splits = [one.get("split", split) if isinstance(one, Mapping) else split for one in specs]
+            places = [place_of(one) for one in specs]
+            return {(Path(place).absolute(), own): place for place, own in zip(places, splits, strict=True)}
+
+        measured = named(self.eval_data, self.evaluated_split)
+        for both in measured.keys() & named(self.data, self.split).keys():
+            raise ValueError(
+                f"eval_data names {measured[both]!r}, whose split {both[1]!r} is trained on; name other data, or "
+                "another eval_split"
+            )
 
     @property
     def stages(self) -> Stages:
         """The mixture, or the curriculum of mixtures, as `finecap.tasks.mixture.mixture_at` takes it."""
         return cast(Stages, self.mixture)
+
+    @property
+    def evaluated_split(self) -> str:
+        """The split that the loss is measured on. Of a source whose names say no split, everything is "train"."""
+        return self.eval_split or ("train" if self.eval_data else "validation")
 
 
 @dataclass
@@ -227,6 +257,11 @@ class FineViTSFTConfig(SFTConfig):
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds, such as the training_args.bin in every checkpoint: all but the token."""
         return {**vars(self), "hub_token": None}
+
+
+def place_of(spec: Any) -> str:
+    """Where a source of a recipe is: a path, glob or URL, or the name of a dataset."""
+    return str(spec.get("path") or spec.get("name")) if isinstance(spec, Mapping) else str(spec)
 
 
 def resolve_bf16(asked: str | bool | None) -> bool | None:

@@ -1,4 +1,5 @@
-"""Every use of what torch, TRL and huggingface_hub do not promise to keep, so that updates are checked in one place.
+"""Every use of what torch, transformers, TRL and huggingface_hub do not promise to keep, so that updates are checked
+in one place.
 
 `FineViTSFTTrainer._get_learning_rate` is the one private hook that must be overridden where it is.
 """
@@ -22,3 +23,15 @@ def stop_hub_telemetry() -> None:
 def add_metric(trainer: Any, name: str, value: float) -> None:
     """Hands a metric to TRL, which logs the mean of those since the last log (TRL 1.16: `_metrics` by mode)."""
     trainer._metrics["train" if trainer.model.training else "eval"][name].append(value)
+
+
+def losses_since_log(trainer: Any) -> tuple[torch.Tensor, int]:
+    """The sum of this rank's losses since the last log (a scalar), and the step of that log (transformers 5.23)."""
+    return getattr(trainer, "_tr_loss", torch.tensor(0.0)), getattr(trainer, "_globalstep_last_logged", 0)
+
+
+def go_on_since_log(trainer: Any, total: float, logged_at: int) -> None:
+    """Lets the Trainer's next log be the mean over all steps since `logged_at`, whose losses are `total` so far."""
+    trainer._tr_loss += total
+    trainer._globalstep_last_logged = logged_at
+    trainer._total_loss_scalar -= total  # `train_loss` is the mean over the steps of this start

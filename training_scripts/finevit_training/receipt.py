@@ -26,7 +26,7 @@ def training_receipt(
     Args:
         recipe: the run's recipe.
         state: the Trainer's state at the end.
-        facts: what the stage knows: "model", "data", "skipped".
+        facts: what the stage knows: "model", "data", "eval_data" where there was an evaluation, "skipped".
         processes: how many processes trained.
         resumed_from: the checkpoint that the last start went on from.
     """
@@ -67,23 +67,21 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 def model_card(name: str, receipt: Mapping[str, Any]) -> str:
     """The card of a FineViT-VL: the shipped template filled in from its receipt."""
     template = string.Template(files("finevit_training").joinpath("card_templates/vl.md").read_text(encoding="utf-8"))
-    trained, data = receipt["trained"], receipt["data"]
+    trained = receipt["trained"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
-    records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
-    commit, corpora = receipt["commit"], ", ".join(f"`{path}`" for path in data["corpora"])
-    records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
-    evaluations = trained["evaluations"]
+    commit, evaluations = receipt["commit"], trained["evaluations"]
     return template.substitute(
         name=name,
         parameters=f"{receipt['model']['parameters']:,}",
         vision=receipt["model"]["vision"],
         text=receipt["model"]["text"],
-        data=f"{corpora}, split {data['split']}, {records} records",
+        data=_in_words(receipt["data"]),
         samples=f"{trained['samples']:,}",
         steps=f"{trained['steps']:,}",
         loss="none logged" if loss is None else f"{loss:.4f}",
-        evaluated=f" Loss in evaluation at step {evaluations[-1]['step']:,}: {evaluations[-1]['loss']:.4f}."
+        evaluated=f" Loss in evaluation at step {evaluations[-1]['step']:,}: {evaluations[-1]['loss']:.4f}. "
+        f"It is measured on {_in_words(receipt['eval_data'])}."
         if evaluations
         else "",
         best=""
@@ -97,3 +95,10 @@ def model_card(name: str, receipt: Mapping[str, Any]) -> str:
         versions=", ".join(f"{package} {number}" for package, number in receipt["versions"].items() if number),
         commit="" if commit is None else f", commit {commit}",
     )
+
+
+def _in_words(data: Mapping[str, Any]) -> str:
+    """Data of a receipt: its sources, split and number of records."""
+    corpora = ", ".join(f"`{path}`" for path in data["corpora"])
+    records = "an unknown number of" if data["records"] is None else f"{data['records']:,}"
+    return f"{corpora}, split {data['split']}, {records} records"

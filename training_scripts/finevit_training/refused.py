@@ -63,7 +63,10 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "projector_warmup_steps": ("train_projector", (False,)),
     "lora_alpha": ("lora_rank", (None, 0)),
     **dict.fromkeys(
-        ("eval_split", "eval_records", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"),
+        (
+            *("eval_data", "eval_split", "eval_records", "eval_steps", "eval_delay", "eval_on_start"),
+            "per_device_eval_batch_size",
+        ),
         ("eval_strategy", ("no",)),
     ),
     "load_best_model_at_end": ("eval_strategy", ("no",)),
@@ -113,6 +116,8 @@ def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
             raise ValueError(
                 f"{name}: epoch would have no effect: the run is one pass over batches of all its epochs; use `steps`"
             )
+    if (asked.get("max_steps") or 0) > 0 and asked.get("num_train_epochs") is not None:
+        raise ValueError("num_train_epochs would have no effect: max_steps ends the run; leave one of them out")
     if asked.get("max_minutes") is not None:
         _refuse_beside_the_clock(asked)
     for name, (switch, off) in _NEEDS.items():

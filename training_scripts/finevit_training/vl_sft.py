@@ -16,7 +16,6 @@ from pathlib import Path
 from finevit_training.data.bad_records import UnusableData
 from finevit_training.loop.keeping import checkpoints
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import prepare_run, train
 
 INTERRUPTED = 130  # 128 + SIGINT
 STOPPED_BY_SIGNAL = 143  # 128 + SIGTERM: what a shell and Slurm see of a process that this signal ended
@@ -33,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             later raises with its traceback.
     """
     try:
-        run = prepare_run(parse_recipe(sys.argv[1:] if argv is None else argv))
+        recipe = parse_recipe(sys.argv[1:] if argv is None else argv)
+        # Here and not above: a recipe is refused in half the time without what trains it.
+        from finevit_training.stages.sft import prepare_run, train
+
+        run = prepare_run(recipe)
     except ValueError as error:
         sys.exit(f"vl_sft: {error}")
     try:

@@ -1,5 +1,6 @@
 """Every sample once an epoch, the same batches for any number of processes, and a position to go on from."""
 
+import copy
 import json
 import os
 from collections import Counter
@@ -10,10 +11,13 @@ import pytest
 import torch
 
 from finecap.sources.door import Source
+from finecap.tasks.wording import load_wordings
 from finevit_training.data.bad_records import UnusableData
 from finevit_training.data.loader import Position
 from finevit_training.data.order import RoundKey
 from finevit_training.data.plan import Sized
+from finevit_vl import build_qwen_tokenizer
+from finevit_vl.processing_finevit_vl import set_pixel_budget
 from tests.support.training_data import ids_of, loader_of, reader_of, write_records
 
 MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
@@ -161,7 +165,7 @@ def test_a_position_is_a_few_integers(reader):
     loader = loader_of(reader, steps=3)
     list(loader)
     state = loader.state_dict()
-    assert set(state) == {*Position._fields, "fractions", "step", "capacity", "order"}
+    assert set(state) == {*Position._fields, "fractions", "step", "capacity", "order", "questions"}
     assert len(json.dumps(state)) < 200
 
 
@@ -212,13 +216,22 @@ def test_a_state_in_the_middle_of_a_step_is_the_end_of_the_step_before(reader):
         ({"max_length": 800}, "a row has 800 tokens here and 700"),
         ({"seed": 4}, "another seed, other files or other weights"),
         ({"window_rows": 32}, "another seed, other files or other weights"),
+        ({"mixture": {**MIXTURE, "qa": 1}}, "another mixture"),
+        ({"max_turns": 2}, "max_turns"),
+        ({"isolate_turns": True}, "isolate_turns"),
+        ({"wordings": load_wordings("several")}, "wordings"),
+        ({"tokens": 600}, "tokenizer"),
+        ({"pixels": 56 * 56}, "picture size"),
     ],
 )
-def test_a_state_of_a_run_whose_packs_are_others_is_refused(reader_for, other, word):
-    def loader(rows=2, accumulation=1, max_length=700, **flags):
-        return loader_of(
-            reader_for(mixture=MIXTURE, max_length=max_length, **flags), rows, accumulation=accumulation, steps=9
-        )
+def test_a_state_of_a_run_whose_packs_are_others_is_refused(reader_for, processor, other, word):
+    def loader(rows=2, accumulation=1, tokens=None, pixels=None, **flags):
+        reader = reader_for(**{"mixture": MIXTURE, "max_length": 700, **flags})
+        reader.examples.processor = copy.deepcopy(processor)
+        if tokens:
+            reader.examples.processor.tokenizer = build_qwen_tokenizer(tokens)
+        set_pixel_budget(reader.examples.processor.image_processor, None, pixels)
+        return loader_of(reader, rows, accumulation=accumulation, steps=9)
 
     begun = loader()
     next(iter(begun))

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from finecap.sources.door import Source
 from tests.support.training_data import ids_of, loader_of, reader_of, write_records
 
 MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
@@ -33,3 +34,15 @@ def test_however_few_pictures_are_kept_every_sample_comes(records, tmp_path, pro
     data = {"path": write_records(records, tmp_path / "rows"), "weight": 3}
     reader = reader_of([data], processor, mixture=MIXTURE, window_rows=8, streams=8)
     assert Counter(ids_of(loader_of(reader))) == Counter({record["id"]: 3 for record in records})
+
+
+@pytest.mark.parametrize("bad", [0, 1, 6, 24])
+def test_replacements_read_a_row_group_once_more_at_most(records, tmp_path, processor, monkeypatch, bad):
+    broken = {record["id"] for record in records[::2][:bad]}
+    rows = [{**one, "image": {"bytes": b"no", "path": None}} if one["id"] in broken else one for one in records]
+    reader = reader_of([write_records(rows, tmp_path / "rows", row_group_size=48)], processor, mixture=MIXTURE)
+    reads, read = [], Source.read_pictures
+    monkeypatch.setattr(Source, "read_pictures", lambda *args: reads.append(args) or read(*args))
+    seen = ids_of(loader_of(reader))
+    assert len(seen) > len(records) - bad or not bad, "some were replaced"
+    assert len(reads) <= (2 if bad else 1)

@@ -198,13 +198,13 @@ def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpu
 
     flags = {"mixture": json.dumps(CURRICULUM), "max_steps": -1, "num_train_epochs": 2}
     recipe = recipe_for(**flags)
-    write_plan(build_reader(recipe, build_processor(recipe.model), "train"), 1024, 1, 2, tmp_path / "plan")
+    write_plan(build_reader(recipe, build_processor(recipe.model)), 1024, 1, 2, tmp_path / "plan")
     by_plan, alone = (build_trainer(recipe_for(**flags, **more)) for more in ({"plan": tmp_path / "plan"}, {}))
     assert by_plan.args.max_steps == alone.args.max_steps
     same(list(by_plan.loader), list(alone.loader))
-    for other in ({"num_train_epochs": 1}, {"max_steps": 5}):
+    for length in ({"max_steps": -1, "num_train_epochs": 1}, {"max_steps": 5}):
         with pytest.raises(ValueError, match="curriculum over 2 epochs"):
-            build_trainer(recipe_for(**{**flags, "plan": tmp_path / "plan", **other}))
+            build_trainer(recipe_for(mixture=flags["mixture"], plan=tmp_path / "plan", **length))
 
 
 def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_for, tmp_path):
@@ -213,7 +213,7 @@ def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_f
 
     flags = {"mixture": json.dumps(MIXTURE), "max_steps": 5, "plan": tmp_path / "plan"}
     recipe = recipe_for(**flags, per_device_train_batch_size=2)
-    reader = build_reader(recipe, build_processor(recipe.model), "train")
+    reader = build_reader(recipe, build_processor(recipe.model))
     write_plan(reader, 1024, 2, 2, tmp_path / "plan")
     packs = pq.read_table(tmp_path / "plan" / PACKS).column("samples").to_pylist()
     trained = ids_of(build_trainer(recipe).loader)

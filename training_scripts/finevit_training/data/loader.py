@@ -228,12 +228,24 @@ class PackedLoader:
                 "the saved run had another seed, other files or other weights of its sources, so its rows were in "
                 "another order: set them as they were, or start again from the weights with `model`"
             )
+        if state.get("questions") != here["questions"]:
+            raise ValueError(
+                "the saved run had another mixture, max_turns, isolate_turns, wordings, tokenizer, chat template or "
+                "picture size, so its samples had other lengths and a round would lose some or see them twice: set "
+                "them as they were, or start again from the weights with `model`"
+            )
         self.position = Position(**{name: state[name] for name in Position._fields})
         self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
 
     def _plan(self) -> dict[str, int]:
-        """What the packs of a run depend on, beside the questions that are asked."""
-        return {"step": self.shape.step, "capacity": self.shape.capacity, "order": self.reader.fingerprint}
+        """What the packs of a run depend on."""
+        reader = self.reader
+        return {
+            "step": self.shape.step,
+            "capacity": self.shape.capacity,
+            "order": reader.fingerprint,
+            "questions": reader.questions,
+        }
 
     def __iter__(self) -> Iterator[Batch]:
         self._pending.clear()

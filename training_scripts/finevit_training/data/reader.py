@@ -102,6 +102,7 @@ class Reader:
         self.examples = examples
         self._rows: OrderedDict[int, list[Row | BadRow]] = OrderedDict()
         self._bytes: OrderedDict[int, dict[int, Any]] = OrderedDict()
+        self._lacking: set[int] = set()  # parts in which a sample had to be replaced
 
     def facts(self) -> dict[str, Any]:
         """Everything that decides which rows come when, in values of JSON."""
@@ -122,6 +123,11 @@ class Reader:
         """
         facts = {name: value for name, value in self.facts().items() if name != "data"}
         return zlib.crc32(json.dumps(facts).encode())
+
+    @cached_property
+    def questions(self) -> int:
+        """A number that two readers share if they make the same drafts of the same rows, and else as good as never."""
+        return zlib.crc32(json.dumps(self.examples.facts(), sort_keys=True).encode())
 
     def drafts(self, key: WindowKey, fraction: float) -> Drafts:
         """The samples of a window, without their pictures.
@@ -161,6 +167,8 @@ class Reader:
 
     def _usable(self, planned: Planned, skipped: list[Skip]) -> Any:
         for key, draft in islice(self._candidates(planned), 1 + MOST_REPLACEMENTS):
+            if key != planned.key:
+                self._lacking.add(key.part)
             try:
                 return self.examples.example(draft, self._pictures(key))
             except UnusableRecord as error:
@@ -222,7 +230,9 @@ class Reader:
         return self._rows[number]
 
     def _pictures(self, key: RowKey) -> list[bytes]:
-        """Encoded pictures of a row; those of its neighbours are kept, because their turn comes soon."""
+        """Encoded pictures of a row; those of its neighbours are kept, because their turn comes soon. In a part that
+        replaces samples every row may be needed again: it is read once more then, and not for each of them.
+        """
         held = self._bytes.get(key.part, {})
         if key.row not in held:
             source, part = self.parts[key.part]
@@ -231,7 +241,7 @@ class Reader:
             self._bytes.move_to_end(key.part)
             self._forget()
         self._bytes.move_to_end(key.part)
-        pictures = held.pop(key.row)
+        pictures = held[key.row] if key.part in self._lacking else held.pop(key.row)
         if isinstance(pictures, BadRow):
             raise UnusableRecord(pictures.reason)
         return pictures

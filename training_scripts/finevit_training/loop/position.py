@@ -1,10 +1,11 @@
-"""Where a run is in its data, in checkpoints."""
+"""Where a run is in its data and in its curve, in checkpoints."""
 
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from finevit_training.compat import go_on_since_log, losses_since_log
 from finevit_training.data.loader import PackedLoader
 
 
@@ -29,3 +30,33 @@ class PositionCallback(TrainerCallback, ExportableState):
                 f"the checkpoint of step {state.global_step} does not say where its run was in the data: an older "
                 "version wrote it. Start again from its weights with `model: CHECKPOINT`"
             )
+
+
+class CurveCallback(TrainerCallback, ExportableState):
+    """Keeps the losses since the last log in the Trainer's state, so that the first log after a resume is the mean of
+    as many steps as in a run that never stopped. Comes after the callbacks that decide when a checkpoint is saved.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.total = 0.0
+
+    def state(self) -> dict[str, Any]:
+        _, logged_at = losses_since_log(self.trainer)
+        total = 0.0 if logged_at == self.trainer.state.global_step else self.total
+        return {"args": {}, "attributes": {"total": total, "logged_at": logged_at}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        callbacks: Any = state.stateful_callbacks
+        saved = callbacks.get("CurveCallback", {}).get("attributes", {})
+        if saved and state.global_step:
+            go_on_since_log(self.trainer, saved["total"], saved["logged_at"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save or control.should_evaluate:  # which may save the best weights
+            losses, _ = losses_since_log(self.trainer)
+            self.total = self.trainer.accelerator.reduce(losses.clone(), reduction="mean").item()

@@ -16,14 +16,14 @@ from finevit_training.arguments import FineViTSFTConfig
 from finevit_training.compat import add_metric
 from finevit_training.data.bad_records import BadRecordShare
 from finevit_training.data.batch import model_inputs
-from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import RoundKey
 from finevit_training.data.reader import Reader, Skip
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.keeping import KeepCallback
+from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import optimizer_groups, split_parameters
-from finevit_training.loop.position import PositionCallback
+from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
 from finevit_training.loop.speed import SpeedMeter
@@ -101,6 +101,7 @@ class FineViTSFTTrainer(SFTTrainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(PrintCallback(self.progress))
+        self.add_callback(CurveCallback(self))
         # The loss is a sum divided by the supervised tokens of the whole optimizer step, so that accumulation, ranks
         # and batch shapes do not change it; the Trainer counts those tokens only for models that say they take the
         # count.
@@ -305,39 +306,6 @@ class FineViTSFTTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints carry no card; the finished model's is written by `finevit_training.checkpoint`."""
-
-
-def loader_for(
-    args: FineViTSFTConfig,
-    reader: Reader,
-    fraction: Callable[[RoundKey, int], float],
-    rows: int | None = None,
-    accumulation: int | None = None,
-    **options: Any,
-) -> PackedLoader:
-    """The loader of this rank, in the shape and with the processes that a run's configuration says.
-
-    Args:
-        fraction: see `PackedLoader`, as `options`.
-        rows, accumulation: of an evaluation; by default those of the training.
-    """
-    shape = Shape(
-        capacity=int(args.max_length or 0),
-        rows=rows or args.per_device_train_batch_size,
-        accumulation=accumulation or args.gradient_accumulation_steps,
-        ranks=args.world_size,
-        rank=args.process_index,
-    )
-    return PackedLoader(
-        reader,
-        shape,
-        fraction,
-        exchange=lambda mine: gather_object([mine]),
-        workers=args.dataloader_num_workers,
-        prefetch_factor=args.dataloader_prefetch_factor,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        **options,
-    )
 
 
 def _no_collator(samples: Any) -> dict[str, Any]:
