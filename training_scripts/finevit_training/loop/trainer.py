@@ -235,7 +235,8 @@ class FineViTSFTTrainer(SFTTrainer):
             micro_batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
             add_metric(self, "aux_loss", outputs.aux_loss.item())
-        if (self.state.global_step + 1) % max(1, int(self.state.logging_steps)) == 0:
+        step = self.state.global_step + 1
+        if step % max(1, int(self.state.logging_steps)) == 0 or step == self.state.max_steps:
             accuracy = (logits.detach().argmax(-1) == targets).float().mean().item()
             add_metric(self, "mean_token_accuracy", accuracy)
         return loss
