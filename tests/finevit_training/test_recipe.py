@@ -263,3 +263,17 @@ def test_a_mixture_by_name_and_wordings_are_read_and_what_is_neither_is_refused(
         recipe_for(mixture="papers")
     with pytest.raises(ValueError, match="wordings is 'many'"):
         recipe_for(wordings="many")
+
+
+@pytest.mark.parametrize("name", ["max_steps", "max_minutes", "num_train_epochs"])
+def test_a_flag_that_ends_the_run_takes_the_place_of_what_the_recipe_says(tmp_path, name):
+    """As with Transformers, whose --max_steps wins over epochs: a recipe is tried with a few steps."""
+    values = {"num_train_epochs": 3, "max_steps": 7, "max_minutes": 2}
+    recipe = tmp_path / "recipe.yaml"
+    others = [other for other in values if (other == "num_train_epochs") != (name == "num_train_epochs")]
+    for other in others:
+        recipe.write_text(f"size: nano\ndata: [{tmp_path}]\noutput_dir: {tmp_path}\n{other}: {values[other]}\n")
+        asked = parse_recipe(["--recipe", str(recipe), f"--{name}", "2"]).asked
+        assert asked[name] == 2
+        assert other not in asked
+        assert other in parse_recipe(["--recipe", str(recipe)]).asked

@@ -43,6 +43,14 @@ class Recipe(NamedTuple):
     asked: dict[str, Any]
 
 
+# A flag that says what ends the run, and keys of a recipe that say something else: flags win.
+ENDS_OTHERWISE = {
+    "max_steps": ("num_train_epochs",),
+    "max_minutes": ("num_train_epochs",),
+    "num_train_epochs": ("max_steps", "max_minutes"),
+}
+
+
 def parse_recipe(argv: Sequence[str]) -> Recipe:
     """Reads `--recipe FILE.yaml` (or the name of a shipped recipe) and flags.
 
@@ -67,6 +75,9 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
                 values[name] = "no"  # what it is in YAML
+        for name, idle in ENDS_OTHERWISE.items():
+            if name in flags:
+                values = {key: value for key, value in values.items() if key not in idle}
         # The parser gives strings of the file the types that flags have: YAML reads 1e-4 as a string.
         parser.set_defaults(**values)
         flags = _parse(parser, argv)

@@ -4,7 +4,6 @@ import pytest
 
 from finecap.sources.door import open_source
 from finecap.sources.look import look_at
-from finevit_training.data.plan import pack
 from finevit_training.examples.conversation import Conversations
 from finevit_training.examples.training_look import look_at_training, rendered, training_report
 from tests.support.training_data import ids_of, loader_of
@@ -68,4 +67,5 @@ def test_share_of_real_tokens_is_of_packed_rows(rows, processor):
     seen = look_at_training(rows, Conversations(processor, 1024, mixture=MIXTURE))
     # Negative control: in rows of their own, conversations would need more rows.
     assert len(seen.packs) < len(seen.drafts)
-    assert len(pack([one for row in seen.packs for one in row.samples], 1024)) <= len(seen.packs)
+    assert sum(map(len, seen.drafts)) == sum(row.tokens for row in seen.packs)
+    assert all(row.tokens <= 1024 for row in seen.packs)
