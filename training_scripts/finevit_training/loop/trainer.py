@@ -73,7 +73,9 @@ class FineViTSFTTrainer(SFTTrainer):
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
-        self.bad_rows = BadRecordShare(max_bad_share)
+        rows = [part.rows for _, part in reader.parts]
+        records = None if None in rows else sum(count or 0 for count in rows) // args.world_size
+        self.bad_rows = BadRecordShare(max_bad_share, records)
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
         self.loader = loader_for(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
