@@ -64,7 +64,8 @@ def saved_reader(where: str, split: str, by_name: bool) -> tuple[DatasetReader, 
     try:
         found = datasets.load_dataset(where, split=split) if by_name else datasets.load_from_disk(where)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{where}: `datasets` cannot load it: {error}") from error
+        here = f"there is no folder or file {where} here, and as a name on the Hub " if by_name else ""
+        raise ValueError(f"{where}: {here}`datasets` cannot load it: {error}") from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise ValueError(f"{where}: has no split {split!r}; there are {', '.join(map(str, found))}")

@@ -58,7 +58,8 @@ class ModelArguments:
         if sum(sources) != 1 or bool(self.vision) != bool(self.llm):
             raise ValueError(
                 "give exactly one of `model` (a FineViT-VL), `vision` with `llm` or `size` (from scratch); "
-                f"got {self.model=}, {self.vision=}, {self.llm=}, {self.size=}"
+                f"got model {self.model}, vision {self.vision}, llm {self.llm}, size {self.size}; "
+                "recipes that ship: `finevit recipes`"
             )
         if self.projector and not self.vision:
             raise ValueError("`projector` goes with `vision` and `llm`; a `model` has a projector of its own")

@@ -182,6 +182,10 @@ def test_too_many_bad_records_stop_the_run_and_name_the_reasons():
     share.add(ENOUGH_TRIED, ["picture cannot be used: another size: 3x3"] * 80)
     with pytest.raises(ValueError, match=r"81 of the 200 records read so far .*80 x picture .*max_bad_share 40%"):
         share.add(0, ["no picture: nothing"])
+    small = BadRecordShare(0.4, records=31)
+    small.add(30, ["a: b"] * 30)
+    with pytest.raises(UnusableData, match="30 of the 31 records"):
+        small.add(1, [])
     early = BadRecordShare(0.4)
     early.add(ENOUGH_TRIED - 1, ["a: b"] * 100)
 

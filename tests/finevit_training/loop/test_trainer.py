@@ -117,6 +117,15 @@ def test_training_lowers_the_loss_and_logs_its_speed(trainer_for):
     assert logged["samples_seen"] == len(first_batch(trainer_for())["ids"])
 
 
+def test_the_last_step_is_logged_whatever_the_distance_of_two_lines(trainer_for):
+    trainer = trainer_for(max_steps=3, logging_steps=2)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 3]
+    assert logged[-1]["samples_seen"] == trainer.loader.position.samples > logged[0]["samples_seen"]
+    assert logged[-1]["mean_token_accuracy"] >= 0
+
+
 def test_each_part_has_its_learning_rate_and_vectors_do_not_decay(trainer_for):
     trainer = trainer_for(vision_learning_rate=1e-5, projector_learning_rate=2e-4, weight_decay=0.1)
     groups = trainer.create_optimizer().param_groups

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-ENOUGH_TRIED = 200  # rows that are read before the share of bad ones is looked at
+ENOUGH_TRIED = 200  # rows that are read before the share of bad ones is looked at; all rows if there are fewer
 
 
 class UnusableRecord(Exception):
@@ -29,10 +29,12 @@ class BadRecordShare:
 
     Args:
         most: the largest share of bad records, 0 to 1.
+        records: how many there are for this rank, if that is known.
     """
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, records: int | None = None) -> None:
         self.most = most
+        self.enough = ENOUGH_TRIED if records is None else max(1, min(ENOUGH_TRIED, records))
         self.tried = 0
         self.bad: Counter[str] = Counter()
 
@@ -44,7 +46,7 @@ class BadRecordShare:
         """
         self.tried += tried
         self.bad.update(map(reason_kind, reasons))
-        if self.tried >= ENOUGH_TRIED and self.bad.total() > self.most * self.tried:
+        if self.tried >= self.enough and self.bad.total() > self.most * self.tried:
             kinds = counted(self.bad)
             raise UnusableData(
                 f"{self.bad.total()} of the {self.tried} records read so far cannot be trained on ({kinds}), more "

@@ -79,10 +79,11 @@ class ClockCallback(TrainerCallback, ExportableState):
             control.should_save = True
         if max_seconds is not None and elapsed >= max_seconds:
             control.should_training_stop = True
-            control.should_log = True
             # As transformers does at max_steps.
             control.should_evaluate = args.eval_strategy == "steps"
             control.should_save |= args.save_strategy == "steps"
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            control.should_log = True  # the receipt's figures are those of the last line
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved_at = self.progress.elapsed

@@ -73,7 +73,9 @@ class FineViTSFTTrainer(SFTTrainer):
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
-        self.bad_rows = BadRecordShare(max_bad_share)
+        rows = [part.rows for _, part in reader.parts]
+        records = None if None in rows else sum(count or 0 for count in rows) // args.world_size
+        self.bad_rows = BadRecordShare(max_bad_share, records)
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
         self.loader = loader_for(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
@@ -235,7 +237,8 @@ class FineViTSFTTrainer(SFTTrainer):
             micro_batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
             add_metric(self, "aux_loss", outputs.aux_loss.item())
-        if (self.state.global_step + 1) % max(1, int(self.state.logging_steps)) == 0:
+        step = self.state.global_step + 1
+        if step % max(1, int(self.state.logging_steps)) == 0 or step == self.state.max_steps:
             accuracy = (logits.detach().argmax(-1) == targets).float().mean().item()
             add_metric(self, "mean_token_accuracy", accuracy)
         return loss
