@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from finecap.tasks.mixture import DENSE_TASKS
-from finevit_training.data.bad_records import ENOUGH_TRIED, BadRecordShare
+from finevit_training.data.bad_records import ENOUGH_TRIED, BadRecordShare, UnusableData
 from modeling_finevit.image_inputs import BROKEN_IMAGE_ERRORS
 from tests.support.training_data import ids_of, loader_of, reader_of, write_records
 
