@@ -159,7 +159,7 @@ def measure(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--edge", type=int, default=1008, help="most pixels: the square of this")
+    parser.add_argument("--edge", type=int, default=448, help="most pixels: the square of this")
     parser.add_argument("--max-length", type=int, default=4096, help="tokens of FineViT's rows, and of a conversation")
     parser.add_argument("--rows", type=int, default=1, help="rows of FineViT's step")
     parser.add_argument("--steps", type=int, default=8, help="of each training")
