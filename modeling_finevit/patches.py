@@ -80,8 +80,8 @@ def pack_images(pixel_values: torch.Tensor, patch_size: int, merge_size: int) ->
 
 def scale_patches(
     patches: torch.Tensor,
-    image_mean: Sequence[float] | None,
-    image_std: Sequence[float] | None,
+    image_mean: Sequence[float] | float | None,
+    image_std: Sequence[float] | float | None,
     rescale_factor: float | None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -89,7 +89,7 @@ def scale_patches(
 
     Args:
         patches (`torch.ByteTensor` of shape `(sum_patches, channels * p * p)`): on any device.
-        image_mean, image_std: of each channel, of values that are rescaled; `None` to leave them out.
+        image_mean, image_std: of each channel or of all, of values that are rescaled; `None` to leave them out.
         rescale_factor: what bytes are multiplied by; `None` to leave it out.
         out: is written into if given.
 
@@ -101,8 +101,9 @@ def scale_patches(
     if image_mean is None or image_std is None:
         return out if rescale_factor is None else out.mul_(rescale_factor)
     whole = 1.0 if rescale_factor is None else 1.0 / rescale_factor
-    mean, std = (torch.tensor(values)[:, None] * whole for values in (image_mean, image_std))
-    out.view(len(out), len(mean), out.shape[1] // len(mean)).sub_(mean.to(out.device)).div_(std.to(out.device))
+    mean, std = (torch.tensor(values).view(-1, 1) * whole for values in (image_mean, image_std))
+    channels = max(len(mean), len(std))
+    out.view(len(out), channels, out.shape[1] // channels).sub_(mean.to(out.device)).div_(std.to(out.device))
     return out
 
 

@@ -142,7 +142,9 @@ def test_the_shorter_way_on_a_cpu_gives_the_bits_of_the_base_class(steps):
 
 
 @both
-@pytest.mark.parametrize("steps", [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_std": [0.2, 0.3, 0.4]}])
+@pytest.mark.parametrize(
+    "steps", [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_std": [0.2, 0.3, 0.4]}, {"image_mean": 0.5}]
+)
 def test_patches_of_bytes_become_the_processor_s_own_floats(processor_class, steps):
     processor, images = processor_class(**steps), [picture(560, 308), picture(901, 333, seed=1)]
     whole, halves = processor(images, return_tensors="pt"), processor.as_bytes(images)
