@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from PIL import Image
 from transformers import PreTrainedModel
 
 from finecap.made_with import weight_hashes
@@ -93,6 +95,7 @@ def save_output(
     receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
+    drawings: Mapping[str, Image.Image],
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
@@ -107,6 +110,7 @@ def save_output(
         receipt: see `finevit_training.receipt.training_receipt`; the hashes of the weights are added.
         log_history: the Trainer's logs.
         skipped: reason by record id.
+        drawings: of `Stage.draw`.
     """
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
@@ -121,6 +125,8 @@ def save_output(
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     write_skipped(aside, skipped)
     draw_curve(curve, stage.loss, aside / CURVE_PICTURE)
+    for name, drawing in drawings.items():
+        drawing.save(aside / name)
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
     (aside / "README.md").write_text(model_card(stage.card, out.name, receipt))

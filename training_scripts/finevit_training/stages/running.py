@@ -165,6 +165,7 @@ def finish(run: Run) -> None:
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     skipped = skipped_of_all_ranks(trainer.skipped)
+    drawings = stage.draw(trainer)
     if not trainer.accelerator.is_main_process:
         return
     data = recipe.data
@@ -180,7 +181,7 @@ def finish(run: Run) -> None:
     )
     save_output(
         stage, Path(recipe.training.output_dir), model, state, trainer.processing_class, recipe, receipt,
-        trainer.state.log_history, skipped,
+        trainer.state.log_history, skipped, drawings,
     )  # fmt: skip
 
 
