@@ -76,6 +76,17 @@ def find_checkpoint(out: Path, wanted: str | None) -> str | None:
     )
 
 
+def refuse_other_model(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raises ValueError if a checkpoint is of another model, such as another stage's in the same output folder."""
+    described = checkpoint / "config.json"  # adapters have none
+    saved = json.loads(described.read_text()).get("architectures") if described.is_file() else None
+    if saved and type(model).__name__ not in saved:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of a {', '.join(saved)}, and this run trains a {type(model).__name__}; "
+            "give it an output_dir of its own, or a checkpoint of this stage"
+        )
+
+
 def _is_whole(checkpoint: Path) -> bool:
     # The Trainer writes weights, optimizer and state in this order; only other ranks' random states may come later.
     try:
