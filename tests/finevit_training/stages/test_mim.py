@@ -94,16 +94,7 @@ def test_a_run_goes_on_from_what_another_saved_with_a_new_head_for_another_targe
     )
     trained = AutoModelForMaskedImageModeling.from_pretrained(pixels)
     assert torch.equal(weights(same.model), weights(trained))
-    other = build_trainer(
-        mim_recipe(
-            data=nano_corpus,
-            output_dir=tmp_path,
-            size=None,
-            vision_config=None,
-            model=pixels,
-            teacher=save_teacher(tmp_path / "teacher"),
-        )
-    )
+    other = build_trainer(mim_recipe(**start, teacher=save_teacher(tmp_path / "teacher")))
     assert other.model.head.out_features == 32
     assert torch.equal(weights(other.model.vision_model), weights(trained.vision_model))
 
@@ -171,7 +162,7 @@ def test_a_checkpoint_of_another_stage_is_refused_when_a_run_goes_on(nano_corpus
     other = trainer_for(max_steps=1, save_strategy="steps", save_steps=1)
     other.train()
     recipe = mim_recipe(data=nano_corpus, output_dir=other.args.output_dir, max_steps=2, resume_from_checkpoint="last")
-    with pytest.raises(ValueError, match="is of a FineViTVL.*this run trains a FineViTForMaskedImageModeling"):
+    with pytest.raises(ValueError, match=r"is of a FineViTVL.*this run trains a FineViTForMaskedImageModeling"):
         prepare_run(STAGE, recipe)
 
 

@@ -21,6 +21,7 @@ class MaskedTrainer(PackedTrainer):
 
     parts = {"encoder": ("",)}  # noqa: RUF012 - the whole model: the mask token lies outside of its modules
     main_part = "encoder"
+    encoder = "vision_model"
 
     def __init__(self, *args: Any, teacher: TeacherFeatures | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
