@@ -27,7 +27,7 @@ from finevit_training.stages.sft_arguments import SFT_PARTS
 Parts = tuple[Any, Any, Any]
 _NOT_GIVEN: Any = object()
 # What says where this process goes on from belongs to a command, not to the recipe; a token belongs to nobody else.
-NOT_IN_RECIPES = ("resume_from_checkpoint", "hub_token")
+NOT_IN_RECIPES = ("resume_from_checkpoint", "dry_run", "hub_token")
 
 
 class Recipe(NamedTuple):

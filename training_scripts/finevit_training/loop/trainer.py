@@ -147,6 +147,10 @@ class PackedTrainer(Trainer):
         """Counts what a batch is made of and its arithmetic."""
         raise NotImplementedError
 
+    def share_held_at_once(self) -> float:
+        """Share of a micro-batch whose activations are held at the same time."""
+        return 1.0
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
         """As in the Trainer; the average of the weights goes on as well."""
         if self.average and isinstance(resume_from_checkpoint, str):

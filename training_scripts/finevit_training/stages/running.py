@@ -53,6 +53,23 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     return Run(stage, recipe, trainer, checkpoint)
 
 
+def plan(run: Run) -> str:
+    """What the run takes on the devices that the recipe names; trains nothing.
+
+    Raises:
+        ValueError: it was launched with several processes.
+    """
+    # Here and not above: it brings the Trainer, and much is refused before.
+    from finevit_training.loop.dry_run import estimate, report
+    from finevit_training.loop.hardware import parse_hardware
+
+    hardware = str(run.recipe.training.dry_run)
+    if run.trainer.args.world_size > 1:
+        raise ValueError("dry_run is for one process: it says what several devices would do")
+    devices, _, _ = parse_hardware(hardware)
+    return report(estimate(run.trainer, devices, "max_steps" in run.recipe.asked), hardware)
+
+
 def train(run: Run) -> Path | None:
     """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint.
 
