@@ -11,13 +11,14 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from finecap.made_with import weight_hashes
 from finevit_training.loop.keeping import checkpoints
 from finevit_training.loop.skips import write_skipped
 from finevit_training.receipt import model_card
 from finevit_training.recipe import Recipe, asked_recipe
+from finevit_training.stage import Stage
 
 RECIPE_FILE = "recipe.yaml"
 CURVE_FILE = "training_curve.json"
@@ -83,10 +84,11 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def save_output(
+    stage: Stage,
     out: Path,
     model: PreTrainedModel,
     state: dict[str, torch.Tensor] | None,
-    processor: ProcessorMixin,
+    processor: Any,
     recipe: Recipe,
     receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
@@ -94,9 +96,11 @@ def save_output(
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
-    Weights that a former run left in `out` are removed: from_pretrained could prefer them.
+    Weights that a former run left in `out` are removed: from_pretrained could prefer them. A model of its own (see
+    `Stage.folders`) is put into a folder of `out` with the image processor.
 
     Args:
+        stage: what was trained.
         out: the run's output folder; checkpoints in it stay.
         model: with adapters merged, as `from_pretrained` should find it.
         state: its whole weights where `model` holds only shards of them, else None.
@@ -109,25 +113,39 @@ def save_output(
     aside.mkdir(parents=True)
     model.save_pretrained(aside, state_dict=state)
     processor.save_pretrained(aside)
+    for name, path in stage.folders.items():
+        _save_part(aside / name, model, path, state, getattr(processor, "image_processor", processor))
     (aside / RECIPE_FILE).write_text(yaml.safe_dump(asked_recipe(recipe), sort_keys=False))
     curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
     training = [entry for entry in curve if "loss" in entry]
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     write_skipped(aside, skipped)
-    draw_curve(curve, aside / CURVE_PICTURE)
+    draw_curve(curve, stage.loss, aside / CURVE_PICTURE)
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
-    (aside / "README.md").write_text(model_card(out.name, receipt))
+    (aside / "README.md").write_text(model_card(stage.card, out.name, receipt))
     for pattern in _WEIGHTS:
         for old in out.glob(pattern):
             old.unlink()
+    for name in stage.folders:
+        shutil.rmtree(out / name, ignore_errors=True)
     for path in sorted(aside.iterdir()):
         os.replace(path, out / path.name)
     aside.rmdir()
 
 
-def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
-    """Loss over samples seen, of training and evaluation, as a PNG."""
+def _save_part(
+    folder: Path, model: PreTrainedModel, path: str, state: dict[str, torch.Tensor] | None, image_processor: Any
+) -> None:
+    part: Any = model.get_submodule(path)
+    inside = f"{path}."
+    own = None if state is None else {key.removeprefix(inside): state[key] for key in state if key.startswith(inside)}
+    part.save_pretrained(folder, state_dict=own)
+    image_processor.save_pretrained(folder)
+
+
+def draw_curve(curve: list[dict[str, Any]], loss: str, path: Path) -> None:
+    """Loss over samples seen, of training and evaluation, as a PNG; `loss` says what it is."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -136,7 +154,7 @@ def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
         points = [(entry["samples_seen"], entry[key]) for entry in curve if key in entry]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
-    axes.set(xlabel="samples seen", ylabel="loss (nats per supervised token)")
+    axes.set(xlabel="samples seen", ylabel=f"loss ({loss})")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()

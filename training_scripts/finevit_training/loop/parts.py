@@ -52,9 +52,9 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no module {path}, which is a part that is trained") from error
 
 
-def freeze(model: nn.Module, trained: Mapping[str, bool]) -> None:
+def freeze(model: nn.Module, trained: Mapping[str, bool], parts: Mapping[str, Iterable[str]] = VL_PARTS) -> None:
     """Takes the parts that are not trained out of the graph, and puts the others into it."""
-    for part, parameters in split_parameters(model).items():
+    for part, parameters in split_parameters(model, parts).items():
         for parameter in parameters.values():
             parameter.requires_grad_(trained[part])
 
@@ -85,6 +85,7 @@ def lora_config(
 
 def optimizer_groups(
     model: nn.Module,
+    parts: Mapping[str, Iterable[str]],
     rates: Mapping[str, float],
     weight_decay: float,
     is_decayed: Callable[[str], bool],
@@ -92,11 +93,12 @@ def optimizer_groups(
     """The optimizer's groups, one for each part with and one without weight decay.
 
     Args:
+        parts: see `split_parameters`.
         rates: the learning rate of each part.
         is_decayed: told a parameter's name, says whether its kind decays; vectors never do.
     """
     groups = []
-    for part, parameters in split_parameters(model).items():
+    for part, parameters in split_parameters(model, parts).items():
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         decayed = {name for name, p in trained.items() if p.ndim > 1 and is_decayed(name)}
         for names, decay in ((decayed, weight_decay), (set(trained) - decayed, 0.0)):
