@@ -56,7 +56,7 @@ class FineViTDualConfig(PreTrainedConfig):
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = FineViTConfig(**(self.vision_config or {}))
         if not isinstance(self.text_config, PreTrainedConfig):
-            fields = dict(self.text_config or _text_fields("full", self.vision_config.hidden_size))
+            fields = dict(self.text_config or text_fields("full", self.vision_config.hidden_size))
             self.text_config = AutoConfig.for_model(fields.pop("model_type", "siglip2_text_model"), **fields)
         check_text_tower(self.text_config.model_type, "text_config")
         self._check_widths()
@@ -86,13 +86,17 @@ class FineViTDualConfig(PreTrainedConfig):
             ValueError: an unknown size.
         """
         vision = FineViTConfig.from_size(size, **overrides.pop("vision_config", {}))  # which refuses an unknown size
-        text = _text_fields(size, vision.hidden_size) | overrides.pop("text_config", {})
+        text = text_fields(size, vision.hidden_size) | overrides.pop("text_config", {})
         fields: dict[str, Any] = {"vision_config": vision, "text_config": text}
         return cls(**(fields | overrides))
 
 
-def _text_fields(size: str, projection_size: int) -> dict[str, Any]:
-    """A text tower of this size with Gemma's vocabulary and special tokens, as SigLIP 2's."""
+def text_fields(size: str, projection_size: int) -> dict[str, Any]:
+    """Fields of a text tower of this size with Gemma's vocabulary and special tokens, as SigLIP 2's.
+
+    Args:
+        projection_size: width of its embeddings, the encoder's.
+    """
     width, depth, heads, mlp = _TEXT_SIZES[size]
     return {
         "vocab_size": 256_000,
@@ -108,4 +112,4 @@ def _text_fields(size: str, projection_size: int) -> dict[str, Any]:
     }
 
 
-__all__ = ["FineViTDualConfig"]
+__all__ = ["FineViTDualConfig", "text_fields"]

@@ -20,7 +20,7 @@ from .configuration_dual import FineViTDualConfig
 from .pooling import FineViTAttentionPooling
 from .processing_dual import FineViTDualProcessor
 from .sigmoid_loss import pair_logits, sigmoid_loss
-from .text_tower import TEXT_MODELS, PositionStretch, load_text_tower, to_fixed_length
+from .text_tower import TEXT_MODELS, PositionStretch, TextTower, load_text_tower, to_fixed_length
 
 
 @dataclass
@@ -31,6 +31,7 @@ class FineViTDualOutput(ModelOutput):
     logits_per_text (`torch.FloatTensor` of shape `(num_texts, num_images)`): the same, transposed.
     image_embeds, text_embeds (`torch.FloatTensor` of shape `(num_images or num_texts, hidden_size)`): of norm 1, in
         float32.
+    logit_scale, logit_bias (`torch.FloatTensor` of shape `(1,)`): logits are scale * cosine + bias.
     vision_model_output, text_model_output (`BaseModelOutputWithPooling`): what the towers gave.
     """
 
@@ -39,6 +40,8 @@ class FineViTDualOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
 
@@ -68,10 +71,8 @@ class FineViTDualModel(PreTrainedModel):
         self.vision_model = FineViTModel._from_config(config.vision_config)
         self.text_model = TEXT_MODELS[config.text_config.model_type]._from_config(config.text_config)
         self.pooling = FineViTAttentionPooling(config.vision_config, config.num_pooling_queries)
-        self.text_projection = None
-        if config.text_projection:
-            width = config.vision_config.hidden_size
-            self.text_projection = nn.Linear(config.text_config.projection_size, width, bias=False)
+        widths = config.text_config.projection_size, config.vision_config.hidden_size
+        self.text_projection = nn.Linear(*widths, bias=False) if config.text_projection else nn.Identity()
         # Not of shape (), which FSDP2 cannot shard.
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1))
@@ -96,7 +97,7 @@ class FineViTDualModel(PreTrainedModel):
     def from_vision_text_pretrained(
         cls,
         vision: str | Path | FineViTModel,
-        text: str | Path,
+        text: str | Path | TextTower,
         processor: FineViTDualProcessor,
         stretch: PositionStretch = "linear",
         **config_overrides: Any,
@@ -106,7 +107,7 @@ class FineViTDualModel(PreTrainedModel):
         Args:
             vision: folder (or Hub id) of a FineViT, of stage I or of a model that holds one, or a live encoder, whose
                 weights are taken over, not copied.
-            text: folder (or Hub id) of a SigLIP or SigLIP 2, or of its text tower.
+            text: folder (or Hub id) of a SigLIP or SigLIP 2, or of its text tower; or a live text tower, likewise.
             processor: says the length of texts, to which the table of positions grows, and the ids of special tokens.
             stretch: how the table grows, see [`~modeling_finevit.pretraining.text_tower.stretch_positions`].
             config_overrides: fields of [`FineViTDualConfig`].
@@ -117,7 +118,9 @@ class FineViTDualModel(PreTrainedModel):
         """
         if isinstance(vision, str | Path):
             vision = FineViTModel.from_pretrained(vision)
-        tower = load_text_tower(text, processor.text_length, stretch, dtype=vision.dtype)
+        tower: Any = text
+        if isinstance(text, str | Path):
+            tower = load_text_tower(text, processor.text_length, stretch, dtype=vision.dtype)
         for token in ("pad_token_id", "eos_token_id", "bos_token_id"):  # published folders leave defaults here
             setattr(tower.config, token, getattr(processor.tokenizer, token))
         config = FineViTDualConfig(
@@ -176,8 +179,7 @@ class FineViTDualModel(PreTrainedModel):
             input_ids, attention_mask, self.config.text_length, text.pad_token_id, text.eos_token_id
         )
         outputs = self.text_model(input_ids=input_ids, **kwargs)
-        if self.text_projection is not None:
-            outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 
     @can_return_tuple
@@ -205,7 +207,8 @@ class FineViTDualModel(PreTrainedModel):
         image_embeds, text_embeds = (
             F.normalize(outputs.pooler_output.float(), dim=-1) for outputs in (vision_outputs, text_outputs)
         )
-        scale, bias = self.logit_scale.float(), self.logit_bias.float()
+        # New tensors and not the parameters, of which FSDP leaves nothing behind the forward.
+        scale, bias = self.logit_scale.float().exp(), self.logit_bias.float().clone()
         logits_per_image = pair_logits(image_embeds, text_embeds, scale, bias)
         return FineViTDualOutput(
             loss=sigmoid_loss(image_embeds, text_embeds, scale, bias) if return_loss else None,
@@ -213,6 +216,8 @@ class FineViTDualModel(PreTrainedModel):
             logits_per_text=logits_per_image.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
+            logit_scale=scale,
+            logit_bias=bias,
             vision_model_output=vision_outputs,
             text_model_output=text_outputs,
         )

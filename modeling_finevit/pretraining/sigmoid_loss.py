@@ -28,6 +28,7 @@ def sigmoid_loss(
     logit_bias: torch.Tensor,
     *,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
+    caption_ids: torch.Tensor | None = None,
     group: dist.ProcessGroup | None = None,
     pairs_per_rank: Sequence[int] | None = None,
 ) -> torch.Tensor:
@@ -40,8 +41,10 @@ def sigmoid_loss(
     Args:
         image_embeds, text_embeds (`torch.FloatTensor` of shape `(pairs, channels)`): of norm 1; row i of one belongs
             to row i of the other. Computed in float32 (float64 if they are), also under autocast.
-        logit_scale, logit_bias (`torch.FloatTensor` of shape `(1,)`): logits are exp(scale) * cosine + bias.
+        logit_scale, logit_bias (`torch.FloatTensor` of shape `(1,)`): logits are scale * cosine + bias.
         chunk_size: images and texts of a tile.
+        caption_ids (`torch.LongTensor` of shape `(pairs,)`, *optional*): equal where captions are. Such a caption fits
+            another image as well, so it is no negative of it: the two are left out of the sum.
         group: the ranks that take part, all of which must call this; `None` for this process alone.
         pairs_per_rank: how many pairs each rank of the group has; `None` means as many as this one.
 
@@ -58,7 +61,7 @@ def sigmoid_loss(
             f"Expected as many images as texts, {ring.counts[ring.rank]} of one width on this rank, got embeddings "
             f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."
         )
-    return _SigmoidLoss.apply(image_embeds, text_embeds, logit_scale, logit_bias, chunk_size, ring)
+    return _SigmoidLoss.apply(image_embeds, text_embeds, logit_scale, logit_bias, caption_ids, chunk_size, ring)
 
 
 def pair_logits(
@@ -66,7 +69,7 @@ def pair_logits(
 ) -> torch.Tensor:
     """`(images, texts)` logits of embeddings of norm 1, in float32 also under autocast."""
     with torch.autocast(image_embeds.device.type, enabled=False):
-        return image_embeds @ text_embeds.T * logit_scale.exp() + logit_bias
+        return image_embeds @ text_embeds.T * logit_scale + logit_bias
 
 
 class _Ring:
@@ -90,12 +93,12 @@ class _Ring:
         return (self.rank - step) % self.size
 
     def pass_on(self, tensor: torch.Tensor, step: int) -> Callable[[], torch.Tensor]:
-        """Starts to send `(K, C)` on and to receive what comes for the next step.
+        """Starts to send a tensor of K rows on and to receive what comes for the next step.
 
         Returns:
             A call that waits for both and gives what came.
         """
-        received = tensor.new_empty(self.counts[self.owner(step + 1)], tensor.shape[1])
+        received = tensor.new_empty(self.counts[self.owner(step + 1)], *tensor.shape[1:])
         to, source = (
             dist.get_global_rank(self.group, (self.rank + way) % self.size)  # ty: ignore[invalid-argument-type]
             for way in (1, -1)
@@ -124,6 +127,7 @@ class _SigmoidLoss(torch.autograd.Function):
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
         logit_bias: torch.Tensor,
+        caption_ids: torch.Tensor | None,
         chunk_size: int,
         ring: _Ring,
     ) -> torch.Tensor:
@@ -132,9 +136,8 @@ class _SigmoidLoss(torch.autograd.Function):
             tensor.detach().to(dtype).contiguous() for tensor in (image_embeds, text_embeds, logit_scale, logit_bias)
         )
         with torch.autocast(images.device.type, enabled=False):
-            loss, gradients = _over_the_ring(
-                images, texts, scale.exp(), bias, chunk_size, ring, any(ctx.needs_input_grad)
-            )
+            tiles = _Tiles(images, caption_ids, scale, bias, chunk_size, any(ctx.needs_input_grad))
+            loss, gradients = _over_the_ring(tiles, texts, ring)
         ctx.save_for_backward(
             *(
                 gradient.to(given.dtype)
@@ -149,75 +152,81 @@ class _SigmoidLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = (gradient * grad_outputs[0].to(gradient.dtype) for gradient in ctx.saved_tensors)
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
-def _over_the_ring(
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor,
-    chunk_size: int,
-    ring: _Ring,
-    with_gradients: bool,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """The loss and, if wanted, its gradients by images, texts, the scale's logarithm and the bias."""
-    sums = _Sums(images, texts, with_gradients)
+def _over_the_ring(tiles: "_Tiles", texts: torch.Tensor, ring: _Ring) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The loss and, if wanted, its gradients by images, texts, scale and bias."""
+    text_sums, caption_ids = torch.zeros_like(texts), tiles.caption_ids
     for step in range(ring.size):
-        last = step == ring.size - 1
-        next_texts = None if last else ring.pass_on(texts, step)  # travels while this rank computes
-        _add_tiles(sums, images, texts, scale, bias, chunk_size, own=step == 0)
-        if ring.size > 1 and with_gradients:  # after the last step the texts' gradients are home again
-            sums.texts = ring.pass_on(sums.texts, step)()
-        texts = texts if next_texts is None else next_texts()
+        travelling = []
+        if step < ring.size - 1:  # while this rank computes
+            travelling = [ring.pass_on(tensor, step) for tensor in (texts, caption_ids) if tensor is not None]
+        tiles.add(texts, caption_ids, text_sums, own=step == 0)
+        if ring.size > 1 and tiles.with_gradients:  # after the last step the texts' gradients are home again
+            text_sums = ring.pass_on(text_sums, step)()
+        if travelling:
+            texts = travelling[0]()
+            caption_ids = None if caption_ids is None else travelling[1]()
     factor = ring.size / sum(ring.counts)
-    if not with_gradients:
-        return sums.loss.squeeze(0) * factor, ()
-    by_scale = (sums.images * images).sum() * scale
-    return sums.loss.squeeze(0) * factor, (
-        sums.images * scale * factor,
-        sums.texts * scale * factor,
-        by_scale * factor,
-        sums.bias * factor,
-    )
+    if not tiles.with_gradients:
+        return tiles.loss.squeeze(0) * factor, ()
+    by_scale = (tiles.image_sums * tiles.images).sum()[None]
+    by_embeds = (sums * tiles.scale for sums in (tiles.image_sums, text_sums))
+    return tiles.loss.squeeze(0) * factor, tuple(sums * factor for sums in (*by_embeds, by_scale, tiles.slope_sum))
 
 
-class _Sums:
-    """What the tiles add to: the loss and its derivative by the logits, summed against what the logits come from."""
+class _Tiles:
+    """This rank's images, and what their tiles add up to: the loss, and its slopes by the logits summed against what
+    the logits come from.
+    """
 
-    def __init__(self, images: torch.Tensor, texts: torch.Tensor, with_gradients: bool) -> None:
-        self.with_gradients = with_gradients
-        self.loss, self.bias = images.new_zeros(1), images.new_zeros(1)
-        self.images, self.texts = (torch.zeros_like(given) if with_gradients else given for given in (images, texts))
+    def __init__(
+        self,
+        images: torch.Tensor,
+        caption_ids: torch.Tensor | None,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        chunk_size: int,
+        with_gradients: bool,
+    ) -> None:
+        self.images, self.caption_ids = images, caption_ids
+        self.scale, self.bias = scale, bias
+        self.chunk_size, self.with_gradients = chunk_size, with_gradients
+        self.loss, self.slope_sum = images.new_zeros(1), images.new_zeros(1)
+        self.image_sums = torch.zeros_like(images)
 
+    def add(self, texts: torch.Tensor, caption_ids: torch.Tensor | None, text_sums: torch.Tensor, own: bool) -> None:
+        """All tiles with `(K, C)` texts and their captions' ids, slopes by text into `text_sums`; `own`: the texts are
+        those of the images.
+        """
+        for top in range(0, len(self.images), self.chunk_size):
+            for left in range(0, len(texts), self.chunk_size):
+                rows, columns = (slice(start, start + self.chunk_size) for start in (top, left))
+                same = None
+                if self.caption_ids is not None and caption_ids is not None:
+                    same = self.caption_ids[rows, None] == caption_ids[columns]
+                self._add(rows, texts[columns], same, text_sums[columns], pairs=own and top == left)
 
-def _add_tiles(
-    sums: _Sums,
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor,
-    chunk_size: int,
-    own: bool,
-) -> None:
-    """Adds all tiles of `(B, C)` images and `(K, C)` texts; `own`: the texts are those of the images."""
-    for top in range(0, len(images), chunk_size):
-        rows = slice(top, top + chunk_size)
-        for left in range(0, len(texts), chunk_size):
-            columns = slice(left, left + chunk_size)
-            # bias + scale * cosine in one pass over the tile
-            logits = torch.addmm(bias, images[rows], texts[columns].T * scale)
-            sums.loss += F.softplus(logits).sum()
-            pairs = own and top == left
-            if pairs:  # -log sigmoid(logit) = softplus(logit) - logit
-                sums.loss -= logits.diagonal().sum()
-            if sums.with_gradients:
-                slopes = logits.sigmoid_()
-                if pairs:
-                    slopes.diagonal().sub_(1)
-                sums.bias += slopes.sum()
-                sums.images[rows].addmm_(slopes, texts[columns])
-                sums.texts[columns].addmm_(slopes.T, images[rows])
+    def _add(
+        self, rows: slice, texts: torch.Tensor, same: torch.Tensor | None, text_sums: torch.Tensor, pairs: bool
+    ) -> None:
+        # bias + scale * cosine in one pass over the tile
+        logits = torch.addmm(self.bias, self.images[rows], texts.T * self.scale)
+        if same is not None:
+            if pairs:
+                same.fill_diagonal_(False)
+            logits.masked_fill_(same, -torch.inf)  # whose loss and slope are 0
+        self.loss += F.softplus(logits).sum()
+        if pairs:  # -log sigmoid(logit) = softplus(logit) - logit
+            self.loss -= logits.diagonal().sum()
+        if self.with_gradients:
+            slopes = logits.sigmoid_()
+            if pairs:
+                slopes.diagonal().sub_(1)
+            self.slope_sum += slopes.sum()
+            self.image_sums[rows].addmm_(slopes, texts)
+            text_sums.addmm_(slopes.T, self.images[rows])
 
 
 __all__ = ["DEFAULT_CHUNK_SIZE", "pair_logits", "sigmoid_loss"]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, Siglip2TextModel, SiglipTextModel
 
 # The published SigLIP 2 giant, the paper's start, is a `siglip` folder; the NaFlex ones are `siglip2`.
-TEXT_MODELS: dict[str, type[Siglip2TextModel] | type[SiglipTextModel]] = {
+TextTower = Siglip2TextModel | SiglipTextModel
+TEXT_MODELS: dict[str, type[TextTower]] = {
     "siglip2_text_model": Siglip2TextModel,
     "siglip_text_model": SiglipTextModel,
 }
@@ -39,7 +40,7 @@ def check_text_tower(model_type: str, name: str) -> None:
 
 def load_text_tower(
     folder: str | Path, text_length: int, stretch: PositionStretch = "linear", **kwargs: Any
-) -> Siglip2TextModel | SiglipTextModel:
+) -> TextTower:
     """A text tower with `text_length` positions out of a folder (or Hub id).
 
     Args:
@@ -137,7 +138,7 @@ def _embeddings(tower: nn.Module) -> Any:
     return next(module for module in tower.modules() if hasattr(module, "position_embedding"))
 
 
-def _set_positions(tower: Siglip2TextModel | SiglipTextModel, table: torch.Tensor) -> None:
+def _set_positions(tower: TextTower, table: torch.Tensor) -> None:
     embeddings = _embeddings(tower)
     embeddings.position_embedding = nn.Embedding.from_pretrained(table, freeze=False)
     embeddings.position_ids = torch.arange(len(table), device=table.device).expand(1, -1)
@@ -147,6 +148,7 @@ def _set_positions(tower: Siglip2TextModel | SiglipTextModel, table: torch.Tenso
 __all__ = [
     "TEXT_MODELS",
     "PositionStretch",
+    "TextTower",
     "check_text_tower",
     "load_text_tower",
     "stretch_positions",

@@ -47,12 +47,15 @@ def make_embeds(pairs, width=16, seed=0, dtype=torch.float32):
     images = torch.randn(pairs, width, generator=generator, dtype=torch.float64)
     texts = images + torch.randn(pairs, width, generator=generator, dtype=torch.float64)
     images, texts = (F.normalize(rows, dim=-1).to(dtype).requires_grad_() for rows in (images, texts))
-    scale, bias = (torch.tensor([value], dtype=dtype, requires_grad=True) for value in (1.5, -2.0))
+    scale, bias = (torch.tensor([value], dtype=dtype, requires_grad=True) for value in (4.5, -2.0))
     return images, texts, scale, bias
 
 
-def plain_sigmoid_loss(images, texts, scale, bias):
-    """SigLIP's loss with the whole matrix, as its paper writes it."""
-    logits = images @ texts.T * scale.exp() + bias
-    signs = 2 * torch.eye(len(logits), dtype=logits.dtype) - 1
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
+def plain_sigmoid_loss(images, texts, scale, bias, caption_ids=None):
+    """SigLIP's loss with the whole matrix, as its paper writes it; equal captions of others left out."""
+    logits = images @ texts.T * scale + bias
+    pairs = torch.eye(len(logits), dtype=logits.dtype)
+    losses = -F.logsigmoid((2 * pairs - 1) * logits)
+    if caption_ids is not None:
+        losses = losses * ((caption_ids[:, None] != caption_ids) + pairs)
+    return losses.sum() / len(logits)

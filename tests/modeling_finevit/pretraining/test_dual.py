@@ -50,7 +50,7 @@ def test_loss_and_logits_follow_from_the_embeddings(processor):
     torch.testing.assert_close(outputs.logits_per_image, expected)
     torch.testing.assert_close(outputs.logits_per_text, expected.T)
     torch.testing.assert_close(
-        outputs.loss, plain_sigmoid_loss(image_embeds, text_embeds, model.logit_scale, model.logit_bias)
+        outputs.loss, plain_sigmoid_loss(image_embeds, text_embeds, model.logit_scale.exp(), model.logit_bias)
     )
     shuffled = {**pairs, "input_ids": pairs["input_ids"].roll(1, 0)}
     assert (model(**shuffled, return_loss=True).loss - outputs.loss).abs() > 1e-4

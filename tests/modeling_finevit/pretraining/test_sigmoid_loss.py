@@ -34,6 +34,16 @@ def test_shuffled_pairs_have_another_loss():
     assert sigmoid_loss(images, texts.roll(1, 0), scale, bias) > 1.2 * sigmoid_loss(images, texts, scale, bias)
 
 
+def test_a_caption_that_fits_another_image_too_is_no_negative_of_it():
+    inputs, captions = make_embeds(17), torch.arange(17) % 13
+    found = with_gradients(sigmoid_loss(*inputs, chunk_size=5, caption_ids=captions), inputs)
+    expected = with_gradients(plain_sigmoid_loss(*inputs, captions), inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    assert sigmoid_loss(*inputs) - found[0] > 0.01
+    assert torch.equal(sigmoid_loss(*inputs), sigmoid_loss(*inputs, caption_ids=torch.arange(17)))
+
+
 def test_is_computed_in_float32_under_autocast_and_gives_gradients_in_the_dtype_of_the_embeddings():
     inputs = make_embeds(17)
     halves = [
@@ -96,7 +106,11 @@ def test_refuses_embeddings_without_partners():
 
 
 @pytest.mark.parametrize(
-    "case", ["1 rank", "2 ranks", "4 ranks", "4 ranks, uneven tiles", "2 uneven ranks", "4 uneven ranks"]
+    "case",
+    [
+        *("1 rank", "2 ranks", "4 ranks", "4 ranks, uneven tiles"),
+        *("2 uneven ranks", "4 uneven ranks", "4 ranks, repeated captions"),
+    ],
 )
 def test_ranks_together_have_the_loss_and_gradients_of_one_process(loss_ranks, case):
     assert max(found[case] for found in loss_ranks if case in found) < 1e-6

@@ -10,27 +10,24 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-Embeds = tuple[torch.Tensor, ...]
-LossOf = Callable[[Embeds], torch.Tensor]
+Tensors = Sequence[torch.Tensor]
 
 
 def cached_backward(
-    encode: Callable[[Mapping[str, Any]], Embeds],
+    encode: Callable[[Mapping[str, Any]], tuple[Tensors, Tensors]],
     chunks: Sequence[Mapping[str, Any]],
-    loss_of: LossOf,
-    loss_parameters: Sequence[nn.Parameter],
+    loss_of: Callable[[Tensors, Tensors], torch.Tensor],
     backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward,
     without_sync: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> torch.Tensor:
     """One step's loss, with its gradients added to all parameters.
 
     Args:
-        encode: the model, wrapped by DDP or not: the inputs of a chunk to its embeddings, `(pairs, channels)` each.
+        encode: the model, wrapped by DDP or FSDP or not: the inputs of a chunk to its embeddings, `(pairs, channels)`
+            each, and to what else the loss depends on and is the same for all chunks (scale and bias).
         chunks: the step's inputs.
-        loss_of: the embeddings of all chunks, one behind the other, to the loss.
-        loss_parameters: what else the loss depends on (scale and bias).
+        loss_of: the embeddings of all chunks, one behind the other, and those others to the loss.
         backward: as `accelerator.backward`.
         without_sync: DDP's `no_sync`, in which all chunks but the last are sent back: ranks exchange gradients once.
 
@@ -41,22 +38,25 @@ def cached_backward(
     with torch.no_grad():
         for chunk in chunks:
             randomness.append(_random_state())
-            parts.append(encode(chunk))
-    embeds = tuple(torch.cat(columns).requires_grad_() for columns in zip(*parts, strict=True))
-    loss = loss_of(embeds)
-    gradients = torch.autograd.grad(loss, [*embeds, *loss_parameters])
-    of_embeds, of_parameters = gradients[: len(embeds)], gradients[len(embeds) :]
+            embeds, others = encode(chunk)
+            parts.append(embeds)
+    embeds = [torch.cat(columns).requires_grad_() for columns in zip(*parts, strict=True)]
+    others = [other.detach().requires_grad_() for other in others]
+    loss = loss_of(embeds, others)
+    gradients = torch.autograd.grad(loss, [*embeds, *others])
+    of_embeds, of_others = gradients[: len(embeds)], gradients[len(embeds) :]
     per_chunk = zip(*(gradient.split([len(part[0]) for part in parts]) for gradient in of_embeds), strict=True)
     for number, (chunk, state, chunk_gradients) in enumerate(zip(chunks, randomness, per_chunk, strict=True), start=1):
         last = number == len(chunks)
         with contextlib.nullcontext() if last else without_sync(), _replayed(state):
-            # Products whose derivatives are the loss's; that of its own parameters where ranks exchange.
-            tensors = [*encode(chunk), *(loss_parameters if last else ())]
-            backward(_product(tensors, [*chunk_gradients, *(of_parameters if last else ())]))
+            embeds, others = encode(chunk)
+            # Products whose derivatives are the loss's; those of the others count once.
+            factors = of_others if last else [torch.zeros_like(gradient) for gradient in of_others]
+            backward(_product([*embeds, *others], [*chunk_gradients, *factors]))
     return loss.detach()
 
 
-def _product(tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def _product(tensors: Tensors, gradients: Tensors) -> torch.Tensor:
     return sum(
         ((tensor * gradient).sum() for tensor, gradient in zip(tensors, gradients, strict=True)),
         start=torch.zeros(()),
