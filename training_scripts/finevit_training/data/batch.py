@@ -61,6 +61,26 @@ class MaskedBatch(TypedDict):
     epochs: list[int]
 
 
+class PairBatch(TypedDict):
+    """A micro-batch of stage II: picture i belongs to caption i.
+
+    Attributes:
+        pixel_values, image_grid_thw: see `Batch`.
+        input_ids: (pairs, text_length) int64, padded on the right.
+        caption_ids: (pairs,) int64, equal where captions are.
+        lengths: (pairs,) int64, tokens of each caption.
+        ids, epochs: see `Batch`.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    input_ids: torch.Tensor
+    caption_ids: torch.Tensor
+    lengths: torch.Tensor
+    ids: list[str]
+    epochs: list[int]
+
+
 def model_inputs(batch: Mapping[str, Any], image_processor: Any) -> dict[str, Any]:
     """The arguments of FineViT-VL's forward for a batch, with `pixel_values` as the image processor scales them."""
     inputs = {key: batch[key] for key in FORWARD_KEYS}

@@ -1,0 +1,8 @@
+"""`accelerate launch training_scripts/contrastive.py --recipe contrastive/nano_cpu`: see `finevit_training.contrastive`."""
+
+import sys
+
+from finevit_training.contrastive import main
+
+if __name__ == "__main__":
+    sys.exit(main())
