@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from finevit_training.compat import cpu_has_bf16
+from finevit_training.loop.stops import REMEMBERED
 
 
 @dataclass
@@ -84,6 +85,25 @@ class LoopArguments:
     save_minutes: float | None = field(
         default=None, metadata={"help": "Minutes of training between two checkpoints, beside save_strategy's."}
     )
+    on_bad_loss: str = field(
+        default="stop",
+        metadata={
+            "help": "What a loss does that is no number or, with spike_factor, leaps up: `stop` ends the run, `skip` "
+            "leaves the step's weights as they are. The ids of the batches are kept either way.",
+            "choices": ["stop", "skip"],
+        },
+    )
+    spike_factor: float | None = field(
+        default=None,
+        metadata={"help": f"A loss above so many times the median of the last {REMEMBERED} is a bad one."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay of an average of the encoder's weights over the steps, such as 0.9999; the average is "
+            "saved in the folder `ema`."
+        },
+    )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a process. Default: its share of the cores it may use."}
     )
@@ -122,11 +142,17 @@ class LoopArguments:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; expected a finite number > 0, or leave it out")
+        if self.spike_factor is not None and not 1 < self.spike_factor < float("inf"):
+            raise ValueError(f"spike_factor is {self.spike_factor}; expected a finite number > 1, or leave it out")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1, or leave it out")
+        if self.on_bad_loss not in ("stop", "skip"):
+            raise ValueError(f"on_bad_loss is {self.on_bad_loss!r}; expected stop or skip")
         trainers: Any = self  # whose fields these are besides
         bf16 = resolve_bf16(self.bf16)
         trainers.bf16 = not trainers.fp16 if bf16 is None else bf16
-        # A NaN must reach our check, not be averaged away.
-        trainers.logging_nan_inf_filter = False
+        # The loss of a step that is left out must not end in the curve; otherwise it ends the run.
+        trainers.logging_nan_inf_filter = self.on_bad_loss == "skip"
         trainers.use_cpu = trainers.use_cpu or not torch.accelerator.is_available()
         cast(Any, super()).__post_init__()
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,12 @@ def save_output(
     receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
+    average: tuple[str, dict[str, torch.Tensor]] | None = None,
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
     Weights that a former run left in `out` are removed: from_pretrained could prefer them. A model of its own (see
-    `Stage.folders`) is put into a folder of `out` with the image processor.
+    `Stage.folders`) is put into a folder of `out` with the image processor, and so is the average, into `ema`.
 
     Args:
         stage: what was trained.
@@ -107,14 +109,21 @@ def save_output(
         receipt: see `finevit_training.receipt.training_receipt`; the hashes of the weights are added.
         log_history: the Trainer's logs.
         skipped: reason by record id.
+        average: the module of the model that was averaged, and its averaged state; None if none was.
     """
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save_pretrained(aside, state_dict=state)
     processor.save_pretrained(aside)
-    for name, path in stage.folders.items():
-        _save_part(aside / name, model, path, state, getattr(processor, "image_processor", processor))
+    image_processor = getattr(processor, "image_processor", processor)
+    parts = {name: (path, _state_of_part(state, path)) for name, path in stage.folders.items()}
+    if average:
+        parts["ema"] = average
+    for name, (path, own) in parts.items():
+        part: Any = model.get_submodule(path)
+        part.save_pretrained(aside / name, state_dict=own)
+        image_processor.save_pretrained(aside / name)
     (aside / RECIPE_FILE).write_text(yaml.safe_dump(asked_recipe(recipe), sort_keys=False))
     curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
     training = [entry for entry in curve if "loss" in entry]
@@ -124,24 +133,25 @@ def save_output(
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
     (aside / "README.md").write_text(model_card(stage.card, out.name, receipt))
+    _move(aside, out, ("ema", *stage.folders))
+
+
+def _state_of_part(state: dict[str, torch.Tensor] | None, path: str) -> dict[str, torch.Tensor] | None:
+    inside = f"{path}."
+    if state is None:
+        return None
+    return {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
+
+
+def _move(aside: Path, out: Path, folders: Sequence[str]) -> None:
     for pattern in _WEIGHTS:
         for old in out.glob(pattern):
             old.unlink()
-    for name in stage.folders:
+    for name in folders:
         shutil.rmtree(out / name, ignore_errors=True)
     for path in sorted(aside.iterdir()):
         os.replace(path, out / path.name)
     aside.rmdir()
-
-
-def _save_part(
-    folder: Path, model: PreTrainedModel, path: str, state: dict[str, torch.Tensor] | None, image_processor: Any
-) -> None:
-    part: Any = model.get_submodule(path)
-    inside = f"{path}."
-    own = None if state is None else {key.removeprefix(inside): state[key] for key in state if key.startswith(inside)}
-    part.save_pretrained(folder, state_dict=own)
-    image_processor.save_pretrained(folder)
 
 
 def draw_curve(curve: list[dict[str, Any]], loss: str, path: Path) -> None:

@@ -25,7 +25,7 @@ def split_parameters(model: nn.Module, parts: Mapping[str, Iterable[str]] = VL_P
     Raises:
         ValueError: the model lacks a module of `parts`, or has a parameter that belongs to none of them.
     """
-    inner = _without_wrappers(model)
+    inner = without_wrappers(model)
     owner = {
         id(parameter): part for part, paths in parts.items() for path in paths
         for parameter in _parameters(inner, path)
@@ -38,11 +38,12 @@ def split_parameters(model: nn.Module, parts: Mapping[str, Iterable[str]] = VL_P
     return split
 
 
-def _without_wrappers(model: nn.Module) -> nn.Module:
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside of PEFT's and DDP's."""
     if isinstance(model, PeftModel):
         return model.get_base_model()  # PEFT puts its layers inside this one
     inner = getattr(model, "module", None)  # DDP's
-    return _without_wrappers(inner) if isinstance(inner, nn.Module) else model
+    return without_wrappers(inner) if isinstance(inner, nn.Module) else model
 
 
 def _parameters(model: nn.Module, path: str) -> list[nn.Parameter]:

@@ -34,6 +34,7 @@ class FineViTSFTTrainer(PackedTrainer, SFTTrainer):
 
     parts = VL_PARTS
     main_part = "llm"
+    encoder = "model.vision_tower"
     args: FineViTSFTConfig
     processing_class: ProcessorMixin
 

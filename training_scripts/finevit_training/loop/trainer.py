@@ -1,6 +1,7 @@
 """What every stage's Trainer shares: own batches, learning rates by part, a schedule by the clock, a watched loss."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from finevit_training.data.bad_records import BadRecordShare
 from finevit_training.data.order import RoundKey
 from finevit_training.data.reader import Reader, Skip
 from finevit_training.data.written_plan import WrittenPlan
+from finevit_training.loop.averaging import AverageCallback
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.loading import loader_for
@@ -21,13 +23,13 @@ from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
 from finevit_training.loop.speed import SpeedMeter, WorkCounter
-from finevit_training.loop.stops import StopCallback
+from finevit_training.loop.stops import LossGuard, StopCallback
 
 
 class PackedTrainer(Trainer):
     """A Trainer over packed batches; a stage says what its parts, its loss and its work are.
 
-    A stage's class has `parts` and `main_part`, and defines `part_rates`, `weight_of`, `stage_loss` and
+    A stage's class has `parts`, `main_part` and `encoder`, and defines `part_rates`, `weight_of`, `stage_loss` and
     `work_counter`. It may stand in front of TRL's trainers as well.
 
     Args:
@@ -47,6 +49,8 @@ class PackedTrainer(Trainer):
     parts: ClassVar[Mapping[str, tuple[str, ...]]]
     # The part whose rate is the log's `learning_rate`; the others have their names behind it.
     main_part: ClassVar[str]
+    # The module that is the FineViT encoder.
+    encoder: ClassVar[str]
 
     args: Any
     model: nn.Module
@@ -67,7 +71,7 @@ class PackedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.progress = Progress(args.max_steps, args.max_minutes * 60 if args.max_minutes else None)
-        self.stops = StopCallback()
+        self.stops = StopCallback(LossGuard(args.on_bad_loss, args.spike_factor))
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
@@ -90,6 +94,9 @@ class PackedTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(PrintCallback(self.progress))
         self.add_callback(CurveCallback(self))
+        self.average = AverageCallback(self.model, self.encoder, args.ema_decay) if args.ema_decay else None
+        if self.average:
+            self.add_callback(self.average)
         # The loss is a sum divided by the items of the whole optimizer step, so that accumulation, ranks and batch
         # shapes do not change it; the Trainer counts them only for models that say they take the count.
         self.model_accepts_loss_kwargs = True
@@ -136,6 +143,12 @@ class PackedTrainer(Trainer):
     def work_counter(self) -> WorkCounter:
         """Counts what a batch is made of and its arithmetic."""
         raise NotImplementedError
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+        """As in the Trainer; the average of the weights goes on as well."""
+        if self.average and isinstance(resume_from_checkpoint, str):
+            self.average.load(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **options)
 
     def get_train_dataloader(self) -> Any:
         """The batches of the whole run; a resumed run begins at its position and skips nothing."""

@@ -181,6 +181,7 @@ def finish(run: Run) -> None:
     save_output(
         stage, Path(recipe.training.output_dir), model, state, trainer.processing_class, recipe, receipt,
         trainer.state.log_history, skipped,
+        (trainer.encoder, trainer.average.state_dict()) if trainer.average else None,
     )  # fmt: skip
 
 
