@@ -79,8 +79,8 @@ class Pairs:
         budgets: the picture sizes of the run, in order; the last one lasts until 1.
         shares: of the kinds of captions, see `choose_caption`.
         seed: the run's seed; the caption of a row follows from (seed, epoch, copy, id).
-        always_full: a batch in which a place stays empty, because a picture cannot be used and nothing takes its place,
-            repeats another of its pairs there. Ranks then have the same number of pairs in every step.
+        always_full: where a place of a batch stays empty, because a picture cannot be used and nothing takes its
+            place, another pair of the batch is repeated. Ranks then have the same number of pairs in every step.
     """
 
     processor: FineViTDualProcessor
@@ -104,7 +104,8 @@ class Pairs:
             "text_length": self.processor.text_length,
             "tokenizer_sha256": hashlib.sha256(_without_call_settings(tokenizer).encode()).hexdigest(),
             "image_sizes": [
-                [budget.until, size_facts(own)] for budget, own in zip(self.budgets, self.image_processors, strict=True)
+                [budget.until, size_facts(own)]
+                for budget, own in zip(self.budgets, self.image_processors, strict=True)
             ],
         }
 

@@ -28,6 +28,7 @@ class ContrastiveTrainer(PackedTrainer):
 
     parts = DUAL_PARTS
     main_part = "tower"
+    encoder = "vision_model"
     args: ContrastiveTrainingArguments
 
     def part_rates(self) -> dict[str, float]:
@@ -94,7 +95,7 @@ class ContrastiveTrainer(PackedTrainer):
 
     def _cached_step(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
         model.train()
-        batch = self._prepare_inputs(inputs)
+        batch: dict[str, Any] = self._prepare_inputs(inputs)
         self.meter.add(batch)
         with self.compute_loss_context_manager():
             loss = cached_backward(

@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-# Part -> the modules of a FineViT-VL that it is made of, by their paths; a path may name a parameter of the model, too.
+# Part -> the modules of a FineViT-VL that it is made of. A path may name a parameter of the model as well.
 VL_PARTS: dict[str, tuple[str, ...]] = {
     "tower": ("model.vision_tower",),
     "projector": ("model.multi_modal_projector",),

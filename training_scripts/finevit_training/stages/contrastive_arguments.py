@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from finecap.tasks.captions import DEFAULT_SHARES, check_shares
 from finevit_training.arguments import FineViTTrainingArguments, SourceArguments, parse_json
@@ -69,8 +69,8 @@ class DualModelArguments:
             raise ValueError("`model` holds both towers: leave out `vision`, `text` and `size`, or leave out `model`")
         if not self.model and missing and not self.size:
             raise ValueError(
-                f"no `{missing[0]}` is given: name a folder or Hub id, or a `size` to make it from scratch, or a whole "
-                "`model`; recipes that ship: `finevit recipes`"
+                f"no `{missing[0]}` is given: name a folder or Hub id, or a `size` to make it from scratch, or a "
+                "whole `model`; recipes that ship: `finevit recipes`"
             )
         if self.size and not missing:
             raise ValueError("size would have no effect beside `vision` and `text`; leave it out")
@@ -83,7 +83,9 @@ class DualModelArguments:
         needs |= dict.fromkeys(("text_length", "num_pooling_queries", "text_projection"), not self.model)
         for name, is_used in needs.items():
             if getattr(self, name) and not is_used:
-                raise ValueError(f"{name} would have no effect here: what it is about comes from a folder; leave it out")
+                raise ValueError(
+                    f"{name} would have no effect here: what it is about comes from a folder; leave it out"
+                )
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -129,7 +131,7 @@ class PairArguments(SourceArguments):
     @property
     def shares(self) -> dict[str, float]:
         """Of the kinds of captions, see `choose_caption`."""
-        return dict(DEFAULT_SHARES) if self.captions is None else self.captions  # ty: ignore[invalid-return-type]
+        return cast(Any, self.captions) or dict(DEFAULT_SHARES)
 
 
 @dataclass
@@ -153,7 +155,8 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
         default=None, metadata={"help": "Learning rate of the scale and bias; a short run needs a higher one."}
     )
     text_frozen_share: float = field(
-        default=0.05, metadata={"help": "Share of the training in which the text tower does not learn yet [P; D: 5 %]."}
+        default=0.05,
+        metadata={"help": "Share of the training in which the text tower does not learn yet [P; D: 5 %]."},
     )
     output_dir: str = field(  # ty: ignore[incompatible-mutable-override]
         default="outputs/contrastive", metadata={"help": "Where everything is written."}
@@ -168,7 +171,9 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
                 "step by per_device_train_batch_size, and cache_pairs where they need too much memory"
             )
         if not 0 <= self.text_frozen_share <= 1:
-            raise ValueError(f"text_frozen_share is {self.text_frozen_share}; expected a share of the training, 0 to 1")
+            raise ValueError(
+                f"text_frozen_share is {self.text_frozen_share}; expected a share of the training, 0 to 1"
+            )
         for name in ("cache_pairs", "loss_chunk_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

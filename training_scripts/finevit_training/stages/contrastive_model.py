@@ -4,7 +4,15 @@ from typing import Any
 
 import torch
 from tokenizers import processors
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, Siglip2TextConfig
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Siglip2TextConfig,
+    Siglip2TextModel,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from finevit_training.stages.contrastive_arguments import DualModelArguments
 from finevit_training.stages.encoder import new_image_processor
@@ -54,7 +62,9 @@ def build_model(args: DualModelArguments, processor: FineViTDualProcessor) -> Fi
         if args.num_pooling_queries:
             fields["num_pooling_queries"] = args.num_pooling_queries
         vision = _vision(args)
-        model = FineViTDualModel.from_vision_text_pretrained(vision, _text(args, processor, vision), processor, **fields)
+        model = FineViTDualModel.from_vision_text_pretrained(
+            vision, _text(args, processor, vision), processor, **fields
+        )
     if args.attn_implementation:
         model.set_attn_implementation(args.attn_implementation)
     return model
@@ -75,7 +85,7 @@ def _text(args: DualModelArguments, processor: FineViTDualProcessor, vision: Fin
         "max_position_embeddings": processor.text_length,
     }
     config = Siglip2TextConfig(**(fields | (args.text_config or {})))  # ty: ignore
-    return TEXT_MODELS[config.model_type](config)
+    return Siglip2TextModel(config)
 
 
 def _new_tokenizer(args: DualModelArguments) -> PreTrainedTokenizerBase:
@@ -95,9 +105,11 @@ def _loaded(folder: str, option: str, what: str) -> Any:
     try:
         if option == "text":
             return AutoTokenizer.from_pretrained(folder)
-        return load_image_processor(folder)
+        return AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"`{option}` is {folder!r}, which holds no {what}; put the one it was trained with there") from error
+        raise ValueError(
+            f"`{option}` is {folder!r}, which holds no {what}; put the one it was trained with there"
+        ) from error
 
 
 def checked_kind(given: str, option: str, kinds: tuple[str, ...]) -> str:
@@ -108,5 +120,7 @@ def checked_kind(given: str, option: str, kinds: tuple[str, ...]) -> str:
     """
     kind = AutoConfig.from_pretrained(checked_model(given, option)).model_type
     if kind not in kinds:
-        raise ValueError(f"`{option}` is {given!r}, a {kind}; expected a folder or Hub id of one of {', '.join(kinds)}")
+        raise ValueError(
+            f"`{option}` is {given!r}, a {kind}; expected a folder or Hub id of one of {', '.join(kinds)}"
+        )
     return kind
