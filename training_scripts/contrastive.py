@@ -1,4 +1,4 @@
-"""`accelerate launch training_scripts/contrastive.py --recipe contrastive/paper`: see `finevit_training.contrastive`."""
+"""`accelerate launch training_scripts/contrastive.py --recipe NAME`: see `finevit_training.contrastive`."""
 
 import sys
 

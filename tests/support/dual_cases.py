@@ -2,6 +2,7 @@
 
 import torch
 from torch.nn import functional as F
+from transformers import Siglip2Tokenizer
 
 from finevit_vl.tokenizer import build_qwen_tokenizer
 from modeling_finevit import FineViTDualConfig, FineViTDualModel, FineViTDualProcessor, FineViTImageProcessorPil
@@ -13,6 +14,12 @@ CAPTIONS = ["a red square", "two dogs on a mat", "the page says 17", "a chart", 
 
 def make_processor(text_length=TEXT_LENGTH):
     return FineViTDualProcessor(FineViTImageProcessorPil(), build_qwen_tokenizer(512), text_length=text_length)
+
+
+def small_siglip2_tokenizer():
+    """SigLIP 2's kind of tokenizer with letters for words."""
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    return Siglip2Tokenizer(vocab={token: place for place, token in enumerate((*special, *"abcABC▁"))}, merges=[])
 
 
 def make_dual(processor=None, attn_implementation="sdpa", **overrides):

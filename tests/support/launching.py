@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.support.paths import ROOT
 
@@ -24,9 +26,17 @@ SMALLEST = {
 ENTRY = ("-m", "finevit_training.vl_sft")
 
 
-def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] = ENTRY, **flags) -> subprocess.Popen:
+def launch(
+    *,
+    launcher: bool = True,
+    processes: int = 1,
+    entry: tuple[str, ...] = ENTRY,
+    smallest: Mapping[str, Any] = SMALLEST,
+    **flags: Any,
+) -> subprocess.Popen:
     """`accelerate launch -m finevit_training.vl_sft` with the smallest model and further flags, on one CPU thread;
-    without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo.
+    without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo. Another stage
+    has another `entry` and `smallest` recipe.
     """
     command = [sys.executable]
     if processes > 1:  # on CPUs, which `accelerate launch` runs in several processes under MPI only
@@ -35,7 +45,7 @@ def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] 
         command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
         command += ["--num_cpu_threads_per_process", "1"]
     command += entry
-    command += [part for key, value in {**SMALLEST, **flags}.items() for part in (f"--{key}", str(value))]
+    command += [part for key, value in {**smallest, **flags}.items() for part in (f"--{key}", str(value))]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, Siglip2Tokenizer
+from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast
 
 from finevit_vl.tokenizer import build_qwen_tokenizer
 from modeling_finevit import FineViTDualProcessor, FineViTImageProcessorPil
-from tests.support.dual_cases import CAPTIONS, TEXT_LENGTH, make_dual, make_processor
+from tests.support.dual_cases import CAPTIONS, TEXT_LENGTH, make_dual, make_processor, small_siglip2_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -89,14 +89,7 @@ def gemma():
     return GemmaTokenizer(vocab=vocab, merges=[])
 
 
-def siglip2():
-    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<mask>": 4} | {
-        letter: 5 + n for n, letter in enumerate("abcABC▁")
-    }
-    return Siglip2Tokenizer(vocab=vocab, merges=[])
-
-
-@pytest.mark.parametrize("make", [gemma, siglip2, lambda: build_qwen_tokenizer(300)])
+@pytest.mark.parametrize("make", [gemma, small_siglip2_tokenizer, lambda: build_qwen_tokenizer(300)])
 def test_upper_case_is_read_as_lower_case_also_by_the_tokenizer_that_was_saved(make, tmp_path):
     FineViTDualProcessor(FineViTImageProcessorPil(), make(), text_length=8).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
