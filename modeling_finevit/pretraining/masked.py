@@ -48,8 +48,8 @@ def patch_errors(prediction_TD: torch.Tensor, targets_TD: torch.Tensor, target_n
     """
     targets_TD = normalize_targets(targets_TD, target_norm)
     if target_norm == "l2":
-        return (F.normalize(prediction_TD.float(), dim=-1) - targets_TD).square().sum(-1)
-    return (prediction_TD.float() - targets_TD).square().mean(-1)
+        return F.mse_loss(F.normalize(prediction_TD.float(), dim=-1), targets_TD, reduction="none").sum(-1)
+    return F.mse_loss(prediction_TD.float(), targets_TD, reduction="none").mean(-1)
 
 
 class FineViTForMaskedImageModeling(FineViTPreTrainedModel):

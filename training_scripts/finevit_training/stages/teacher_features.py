@@ -1,4 +1,4 @@
-"""A teacher's features during a training: how long they take, and those that are kept on disk.
+"""A teacher's features during a training, which may be kept on disk.
 
 A picture's file is named by the bytes that the teacher sees, so it is found again whatever the picture is called.
 """
@@ -6,7 +6,6 @@ A picture's file is named by the bytes that the teacher sees, so it is found aga
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ class FeatureCache:
 
 
 class TeacherFeatures:
-    """What the student regresses: a teacher's features, and how long they took.
+    """What the student regresses: a teacher's features, those of a cache among them.
 
     With a cache all features are float16's, those that are read and those that are new, so that a run which goes on
     has the same targets as one that was never stopped.
@@ -79,31 +78,10 @@ class TeacherFeatures:
     def __init__(self, teacher: Teacher, cache: FeatureCache | None = None) -> None:
         self.teacher = teacher
         self.cache = cache
-        self._seconds = 0.0
-        self._events: list[tuple[torch.Event, torch.Event]] = []  # on an accelerator, which is not waited for
 
     def __call__(self, patches: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
         """See `Teacher`."""
-        features_of = self._cached if self.cache else self.teacher
-        if patches.device.type == "cpu":
-            start = time.perf_counter()
-            features = features_of(patches, image_grid_thw)
-            self._seconds += time.perf_counter() - start
-            return features
-        events = torch.Event(patches.device, enable_timing=True), torch.Event(patches.device, enable_timing=True)
-        events[0].record()
-        features = features_of(patches, image_grid_thw)
-        events[1].record()
-        self._events.append(events)
-        return features
-
-    def seconds(self) -> float:
-        """What all calls until now took together; waits for them."""
-        for start, end in self._events:
-            end.synchronize()
-            self._seconds += start.elapsed_time(end) / 1000
-        self._events.clear()
-        return self._seconds
+        return self._cached(patches, image_grid_thw) if self.cache else self.teacher(patches, image_grid_thw)
 
     def _cached(self, patches: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
         cache, grid_thw = self.cache, image_grid_thw.cpu()
