@@ -1,6 +1,7 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Stage II: the encoder with attention pooling beside a text tower, trained by pairs; for zero-shot and retrieval."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..modeling_finevit import FineViTModel
 from ..patches import pack_images
+from ..regions import region_features
 from .configuration_dual import FineViTDualConfig
 from .pooling import FineViTAttentionPooling
 from .processing_dual import FineViTDualProcessor
@@ -31,6 +33,8 @@ class FineViTDualOutput(ModelOutput):
     logits_per_text (`torch.FloatTensor` of shape `(num_texts, num_images)`): the same, transposed.
     image_embeds, text_embeds (`torch.FloatTensor` of shape `(num_images or num_texts, hidden_size)`): of norm 1, in
         float32.
+    region_embeds, region_text_embeds (`torch.FloatTensor` of shape `(num_boxes, hidden_size)`, with `regions`): the
+        same of regions and their captions.
     logit_scale, logit_bias (`torch.FloatTensor` of shape `(1,)`): logits are scale * cosine + bias.
     vision_model_output, text_model_output (`BaseModelOutputWithPooling`): what the towers gave.
     """
@@ -40,6 +44,8 @@ class FineViTDualOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    region_embeds: torch.Tensor | None = None
+    region_text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
     logit_bias: torch.Tensor | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
@@ -149,12 +155,32 @@ class FineViTDualModel(PreTrainedModel):
             `pooler_output` `(num_images, hidden_size)`, one embedding of each image before it is brought to norm 1;
             the rest as [`FineViTModel`] gives it.
         """
-        if pixel_values.ndim == 4:
-            vision = self.config.vision_config
-            pixel_values, image_grid_thw = pack_images(pixel_values, vision.patch_size, vision.spatial_merge_size)
+        pixel_values, image_grid_thw = self._packed(pixel_values, image_grid_thw)
         outputs = self.vision_model(pixel_values, image_grid_thw, **kwargs)
         outputs.pooler_output = self.pooling(outputs.last_hidden_state, image_grid_thw)
         return outputs
+
+    def get_region_features(
+        self,
+        hidden_states: torch.Tensor,
+        image_grid_thw: torch.Tensor,
+        boxes: torch.Tensor,
+        image_index: torch.Tensor,
+        image_sizes: torch.Tensor,
+    ) -> torch.Tensor:
+        """One embedding of each box before it is brought to norm 1: the pooling of its mean feature, as if the box
+        were an image of one patch (RegionCLIP, FG-CLIP take RoIAlign's features likewise).
+
+        Args:
+            hidden_states: `last_hidden_state` of [`~FineViTDualModel.get_image_features`].
+            image_grid_thw, boxes, image_index, image_sizes: as for [`region_features`].
+
+        Returns:
+            `(num_boxes, hidden_size)`.
+        """
+        merge_size = self.config.vision_config.spatial_merge_size
+        features = region_features(hidden_states, image_grid_thw, boxes, image_index, image_sizes, merge_size)
+        return self.pooling(features, image_grid_thw.new_ones(len(boxes), 3))
 
     @can_return_tuple
     def get_text_features(
@@ -190,6 +216,7 @@ class FineViTDualModel(PreTrainedModel):
         image_grid_thw: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         return_loss: bool | None = None,
+        regions: Mapping[str, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FineViTDualOutput:
         r"""
@@ -198,15 +225,21 @@ class FineViTDualModel(PreTrainedModel):
             pixel_values, image_grid_thw: as for [`FineViTModel`].
             return_loss (`bool`, *optional*): whether image i belongs to text i and the sigmoid loss of these pairs is
                 wanted. Training takes the loss over all ranks: `modeling_finevit.pretraining.sigmoid_loss`.
+            regions (`dict`, *optional*): `boxes`, `image_index` and `image_sizes` as for [`region_features`] and
+                `input_ids` of their captions; embeddings of both are wanted.
 
         Raises:
             ValueError: inputs that do not fit together.
         """
+        pixel_values, image_grid_thw = self._packed(pixel_values, image_grid_thw)
         vision_outputs = self.get_image_features(pixel_values, image_grid_thw, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
         image_embeds, text_embeds = (
             F.normalize(outputs.pooler_output.float(), dim=-1) for outputs in (vision_outputs, text_outputs)
         )
+        of_regions: tuple[torch.Tensor | None, ...] = (None, None)
+        if regions is not None:
+            of_regions = self._region_embeds(vision_outputs.last_hidden_state, image_grid_thw, **regions)
         # New tensors and not the parameters, of which FSDP leaves nothing behind the forward.
         scale, bias = self.logit_scale.float().exp(), self.logit_bias.float().clone()
         logits_per_image = pair_logits(image_embeds, text_embeds, scale, bias)
@@ -216,11 +249,29 @@ class FineViTDualModel(PreTrainedModel):
             logits_per_text=logits_per_image.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
+            region_embeds=of_regions[0],
+            region_text_embeds=of_regions[1],
             logit_scale=scale,
             logit_bias=bias,
             vision_model_output=vision_outputs,
             text_model_output=text_outputs,
         )
+
+    def _packed(self, pixel_values: torch.Tensor, image_grid_thw: Any) -> tuple[torch.Tensor, Any]:
+        """Packed patches and their grid, also of a plain batch; the encoder checks them."""
+        if pixel_values.ndim != 4:
+            return pixel_values, image_grid_thw
+        vision = self.config.vision_config
+        return pack_images(pixel_values, vision.patch_size, vision.spatial_merge_size)
+
+    def _region_embeds(
+        self, hidden_states: torch.Tensor, image_grid_thw: torch.Tensor, input_ids: torch.Tensor, **boxes: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        pooled = (
+            self.get_region_features(hidden_states, image_grid_thw, **boxes),
+            self.get_text_features(input_ids).pooler_output,
+        )
+        return tuple(F.normalize(embeds.float(), dim=-1) for embeds in pooled)
 
 
 __all__ = ["FineViTDualModel", "FineViTDualOutput"]

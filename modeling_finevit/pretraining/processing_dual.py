@@ -10,9 +10,6 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-# How SigLIP was trained, whatever is asked for: another form of the same text would have another embedding.
-_TEXT_FORM = {"padding": "max_length", "truncation": True, "padding_side": "right", "return_attention_mask": False}
-
 
 class FineViTDualProcessor(ProcessorMixin):
     r"""Makes `pixel_values`, `image_grid_thw` and `input_ids` for [`FineViTDualModel`].
@@ -41,6 +38,19 @@ class FineViTDualProcessor(ProcessorMixin):
         self.text_length = text_length
         super().__init__(image_processor, lower_casing(tokenizer), **kwargs)
 
+    @property
+    def text_form(self) -> dict[str, Any]:
+        """What the tokenizer is always told, because SigLIP is trained so: another form of a text would have another
+        embedding.
+        """
+        return {
+            "padding": "max_length",
+            "max_length": self.text_length,
+            "truncation": True,
+            "padding_side": "right",
+            "return_attention_mask": False,
+        }
+
     @classmethod
     def from_vision_text_pretrained(
         cls,
@@ -67,7 +77,7 @@ class FineViTDualProcessor(ProcessorMixin):
             text (`str` or `list[str]`): captions.
             kwargs: `return_tensors`, and settings of the image processor.
         """
-        nested = dict(kwargs.pop("text_kwargs", None) or {}) | _TEXT_FORM | {"max_length": self.text_length}
+        nested = dict(kwargs.pop("text_kwargs", None) or {}) | self.text_form
         return super().__call__(
             images=images,
             text=[text] if isinstance(text, str) else text,

@@ -52,11 +52,11 @@ def sigmoid_loss(
         `torch.FloatTensor` of shape `()`.
 
     Raises:
-        ValueError: not as many texts as images, no pairs, or other counts than announced.
+        ValueError: not as many texts as images, no pairs on any rank, or other counts than announced.
     """
     pairs = len(image_embeds)
     ring = _Ring(group, pairs if pairs_per_rank is None else pairs_per_rank)
-    if image_embeds.shape != text_embeds.shape or not pairs or ring.counts[ring.rank] != pairs:
+    if image_embeds.shape != text_embeds.shape or not sum(ring.counts) or ring.counts[ring.rank] != pairs:
         raise ValueError(
             f"Expected as many images as texts, {ring.counts[ring.rank]} of one width on this rank, got embeddings "
             f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."

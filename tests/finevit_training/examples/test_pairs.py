@@ -96,6 +96,19 @@ def test_an_empty_place_repeats_another_pair_so_that_ranks_have_as_many(processo
         pairs.collate([[], []])
 
 
+def test_regions_are_drawn_from_those_with_words_and_keep_their_picture(processor, records):
+    pairs = pairs_of(processor, max_regions=3)
+    chosen = [record for record in records if record["global_caption"] and len(record["regions"]) > 3][:3]
+    batch = pairs.collate([[example_of(pairs, record)] for record in chosen])["regions"]
+    assert batch["image_sizes"].tolist() == [[record["height"], record["width"]] for record in chosen]
+    for box, place, ids in zip(batch["boxes"], batch["image_index"].tolist(), batch["input_ids"], strict=True):
+        said = {item["caption"] or item["text"] for item in chosen[place]["regions"] if item["bbox"] == box.tolist()}
+        made = [processor(text=text, return_tensors="pt").input_ids[0] for text in said if text]
+        assert any(torch.equal(ids, one) for one in made)
+    assert torch.bincount(batch["image_index"]).tolist() == [3, 3, 3]
+    assert pairs_of(processor).collate([[example_of(pairs_of(processor), chosen[0])]])["regions"] is None
+
+
 def test_a_broken_picture_is_replaced_and_reported(processor, captioned, tmp_path):
     broken = {**captioned[0], "image": {"bytes": b"no picture", "path": None}}
     data = write_records([broken, *captioned[1:4]], tmp_path / "data")
@@ -120,6 +133,7 @@ def test_what_decides_the_drafts_is_told(processor):
         pairs_of(processor, Budget(1.0, 6272)),
         pairs_of(processor, Budget(0.5, 12_544), Budget(1.0, 12_544)),
         pairs_of(processor, seed=1),
+        pairs_of(processor, max_regions=2),
         pairs_of(processor, shares={"global": 1.0}),
         pairs_of(make_processor(16)),
     ]

@@ -40,6 +40,28 @@ def test_caching_gradients_gives_the_run_without(trainer_of):
     assert curve(cached) == pytest.approx(curve(plain), rel=1e-5)
 
 
+@pytest.mark.parametrize("cache", [None, 3])
+def test_the_term_of_regions_is_the_loss_of_their_embeddings_times_its_weight(trainer_of, cache):
+    trainer = trainer_of(region_weight=0.5, max_regions=2, cache_pairs=cache)
+    batch = next(iter(trainer.get_train_dataloader()))
+    (images, texts, regions, region_texts), others = trainer.encode(trainer.model, batch)
+    assert len(regions) == len(batch["regions"]["boxes"]) > 4
+    pairs = plain_sigmoid_loss(images, texts, *others, batch["caption_ids"])
+    of_regions = plain_sigmoid_loss(regions, region_texts, *others, batch["regions"]["caption_ids"])
+    found = trainer.training_step(trainer.model, batch, len(batch["ids"]))
+    torch.testing.assert_close(found, (pairs + 0.5 * of_regions).detach())
+    assert of_regions > 0.1
+
+
+def test_a_batch_without_any_region_has_the_loss_of_its_pairs(trainer_of):
+    trainer = trainer_of(region_weight=0.5)
+    batch = next(iter(trainer.get_train_dataloader()))
+    for name in ("boxes", "image_index", "input_ids", "caption_ids"):
+        batch["regions"][name] = batch["regions"][name][:0]
+    expected = trainer.stage_loss(trainer.model, {**batch, "regions": None}, None)
+    torch.testing.assert_close(trainer.stage_loss(trainer.model, batch, None), expected)
+
+
 def test_chunks_hold_each_pair_once(trainer_of):
     batch = next(iter(trainer_of().get_train_dataloader()))
     chunks = split_pairs(batch, 3)

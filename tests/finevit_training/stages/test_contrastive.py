@@ -99,6 +99,8 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
         ({"captions": '{"dense": 0}'}, "give at least one of"),
         ({"text_frozen_share": 2}, "expected a share of the"),
         ({"cache_pairs": 0}, "expected a number of pairs"),
+        ({"max_regions": 2}, "max_regions would have no effect with region_weight: 0"),
+        ({"region_weight": -1}, "region_weight is -1.0; expected a finite number"),
     ],
 )
 def test_recipes_that_make_no_run_are_refused(flags, word):

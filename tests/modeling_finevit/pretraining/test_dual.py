@@ -15,7 +15,7 @@ from transformers import (
     pipeline,
 )
 
-from modeling_finevit import FineViTDualConfig, FineViTDualModel, FineViTDualProcessor, FineViTModel
+from modeling_finevit import FineViTDualConfig, FineViTDualModel, FineViTDualProcessor, FineViTModel, region_features
 from tests.support.dual_cases import CAPTIONS, make_dual, make_pairs, make_processor, plain_sigmoid_loss
 from tests.support.encoder_cases import make_model
 
@@ -77,6 +77,21 @@ def test_a_plain_batch_of_pictures_gives_the_embeddings_of_packed_ones(processor
     model, images = make_dual(processor), torch.randn(2, 3, 56, 84, generator=torch.Generator().manual_seed(0))
     packed = model.get_image_features(*pack_images(images, 14, 2)).pooler_output
     assert torch.equal(model.get_image_features(images).pooler_output, packed)
+
+
+def test_a_region_is_embedded_by_its_mean_feature_alone(processor):
+    model, pairs = make_dual(processor), make_pairs(processor)
+    sizes = 14 * pairs["image_grid_thw"][:, 1:]
+    boxes = torch.tensor([[0.0, 0.0, 84.0, 56.0], [28.0, 14.0, 56.0, 42.0]])
+    asked = {"boxes": boxes, "image_index": torch.tensor([0, 1]), "image_sizes": sizes}
+    outputs = model(**pairs, regions={**asked, "input_ids": pairs["input_ids"][:2]})
+    torch.testing.assert_close(outputs.region_text_embeds, outputs.text_embeds[:2])
+    hidden_states = outputs.vision_model_output.last_hidden_state
+    features = region_features(hidden_states, pairs["image_grid_thw"], **asked)
+    expected = F.normalize(torch.cat([model.pooling(one[None], torch.ones(1, 3).long()) for one in features]))
+    torch.testing.assert_close(outputs.region_embeds, expected)
+    moved = {**asked, "boxes": boxes + torch.tensor([5.0, 5.0, 5.0, 5.0]), "input_ids": pairs["input_ids"][:2]}
+    assert (model(**pairs, regions=moved).region_embeds[1] - expected[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("whole", "config"), [(Siglip2Model, Siglip2Config), (SiglipModel, SiglipConfig)])

@@ -109,7 +109,7 @@ def test_refuses_embeddings_without_partners():
     "case",
     [
         *("1 rank", "2 ranks", "4 ranks", "4 ranks, uneven tiles"),
-        *("2 uneven ranks", "4 uneven ranks", "4 ranks, repeated captions"),
+        *("2 uneven ranks", "4 uneven ranks", "4 ranks, repeated captions", "4 ranks, one with nothing"),
     ],
 )
 def test_ranks_together_have_the_loss_and_gradients_of_one_process(loss_ranks, case):

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,7 +17,7 @@ from finecap.records import validate_texts
 from finecap.sources.rows import Row, Size
 from finecap.tasks.captions import DEFAULT_SHARES, choose_caption
 from finevit_training.data.bad_records import UnusableRecord
-from finevit_training.data.batch import PairBatch
+from finevit_training.data.batch import PairBatch, RegionBatch
 from finevit_training.data.order import RowKey
 from finevit_training.examples.pictures import decoded, num_patches, patches_of_bytes, size_facts
 from finevit_vl.processing_finevit_vl import set_pixel_budget
@@ -42,6 +43,7 @@ class Draft:
     Attributes:
         id, epoch: of the row, and the pass over the data.
         input_ids: (text_length,) int32.
+        boxes, region_ids: (regions, 4) float32 and (regions, text_length) int32, of captioned regions.
         tokens: of the caption, without padding.
         size: width and height of the picture.
         budget: number of the picture's budget.
@@ -52,6 +54,8 @@ class Draft:
     id: str
     epoch: int
     input_ids: np.ndarray
+    boxes: np.ndarray
+    region_ids: np.ndarray
     tokens: int
     size: Size
     budget: int
@@ -78,9 +82,10 @@ class Pairs:
         processor: a FineViTDualProcessor.
         budgets: the picture sizes of the run, in order; the last one lasts until 1.
         shares: of the kinds of captions, see `choose_caption`.
-        seed: the run's seed; the caption of a row follows from (seed, epoch, copy, id).
+        seed: the run's seed; caption and regions of a row follow from (seed, epoch, copy, id).
         always_full: where a place of a batch stays empty, because a picture cannot be used and nothing takes its
             place, another pair of the batch is repeated. Ranks then have the same number of pairs in every step.
+        max_regions: most regions of a picture, drawn from those with a caption or a text.
     """
 
     processor: FineViTDualProcessor
@@ -88,6 +93,7 @@ class Pairs:
     shares: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
     seed: int = 0
     always_full: bool = True
+    max_regions: int = 0
 
     def __post_init__(self) -> None:
         self.image_processors = []
@@ -101,6 +107,7 @@ class Pairs:
         return {
             "captions": dict(self.shares),
             "caption_seed": self.seed,
+            "max_regions": self.max_regions,
             "text_length": self.processor.text_length,
             "tokenizer_sha256": hashlib.sha256(_without_call_settings(tokenizer).encode()).hexdigest(),
             "image_sizes": [
@@ -124,15 +131,28 @@ class Pairs:
             validate_texts(row.record)
         except ValueError as error:
             raise UnusableRecord(f"record breaks the rules: {error}") from error
-        caption = choose_caption(row.record, f"{self.seed}/{key.epoch}/{key.copy}/{row.id}", self.shares)
+        seed = f"{self.seed}/{key.epoch}/{key.copy}/{row.id}"
+        caption = choose_caption(row.record, seed, self.shares)
         if caption is None:
             raise UnusableRecord(f"no caption: it has none of {', '.join(self.shares)}", is_bad=False)
         number = next(place for place, one in enumerate(self.budgets) if fraction <= one.until)
         (size,) = row.sizes
-        ids = np.asarray(self.processor(text=caption)["input_ids"][0], dtype=np.int32)
-        tokens = int((ids != self.processor.tokenizer.pad_token_id).sum())
         patches = num_patches(self.image_processors[number], size)
-        return Draft(row.id, key.epoch, ids, tokens, size, number, patches, [])
+        regions = self._regions(row.record, seed)
+        ids, *region_ids = self._ids([caption, *(text for _, text in regions)])
+        tokens = int((ids != self.processor.tokenizer.pad_token_id).sum())
+        boxes = np.array([box for box, _ in regions], dtype=np.float32).reshape(-1, 4)
+        of_regions = np.array(region_ids, dtype=np.int32).reshape(-1, len(ids))
+        return Draft(row.id, key.epoch, ids, boxes, of_regions, tokens, size, number, patches, [])
+
+    def _ids(self, texts: list[str]) -> np.ndarray:
+        # The tokenizer and not the processor, whose checks of its arguments take as long again.
+        return np.array(self.processor.tokenizer(texts, **self.processor.text_form)["input_ids"], dtype=np.int32)
+
+    def _regions(self, record: Mapping[str, Any], seed: str) -> list[tuple[list[float], str]]:
+        said = [(item["bbox"], item["caption"] or item["text"]) for item in record["regions"] or []]
+        captioned = [(box, text) for box, text in said if text and text.strip()]
+        return random.Random(f"{seed}/regions").sample(captioned, min(self.max_regions, len(captioned)))
 
     def example(self, draft: Draft, pictures: Sequence[bytes]) -> Example:
         """Decodes the picture of a pair.
@@ -160,13 +180,26 @@ class Pairs:
         drafts = [example.draft for example in examples]
         return {
             **self._pixels(examples),
-            "input_ids": torch.from_numpy(np.stack([draft.input_ids for draft in drafts])).long()
-            if drafts
-            else torch.zeros(0, self.processor.text_length, dtype=torch.int64),
-            "caption_ids": torch.tensor([_fingerprint(draft.input_ids) for draft in drafts], dtype=torch.int64),
+            **self._captions([draft.input_ids for draft in drafts]),
+            "regions": self._region_batch(drafts) if self.max_regions else None,
             "lengths": torch.tensor([draft.tokens for draft in drafts], dtype=torch.int64),
             "ids": [draft.id for draft in drafts],
             "epochs": [draft.epoch for draft in drafts],
+        }
+
+    def _captions(self, texts: Sequence[np.ndarray]) -> Any:
+        ids = np.array(texts, dtype=np.int64).reshape(-1, self.processor.text_length)
+        fingerprints = [_fingerprint(text) for text in texts]
+        return {"input_ids": torch.from_numpy(ids), "caption_ids": torch.tensor(fingerprints, dtype=torch.int64)}
+
+    def _region_batch(self, drafts: Sequence[Draft]) -> RegionBatch:
+        counts = torch.tensor([len(draft.boxes) for draft in drafts], dtype=torch.int64)
+        boxes = np.concatenate([np.zeros((0, 4), np.float32), *(draft.boxes for draft in drafts)])
+        return {
+            **self._captions([ids for draft in drafts for ids in draft.region_ids]),
+            "boxes": torch.from_numpy(boxes),
+            "image_index": torch.repeat_interleave(counts),
+            "image_sizes": torch.tensor([draft.size[::-1] for draft in drafts], dtype=torch.int64).reshape(-1, 2),
         }
 
     def _pixels(self, examples: Sequence[Example]) -> Any:

@@ -51,8 +51,7 @@ class ContrastiveTrainer(PackedTrainer):
         """The sigmoid loss of a whole step, each picture against the captions of all ranks; in an evaluation against
         those of its batch.
         """
-        embeds, others = self.encode(model, batch)
-        return self.loss_of(batch["caption_ids"], embeds, others)
+        return self.loss_of(batch, *self.encode(model, batch))
 
     def encode(self, model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensors, Tensors]:
         """The embeddings of a batch, and the scale and bias of the logits."""
@@ -60,19 +59,31 @@ class ContrastiveTrainer(PackedTrainer):
             input_ids=batch["input_ids"],
             pixel_values=self.processing_class.image_processor.from_bytes(batch["pixel_values"]),
             image_grid_thw=batch["image_grid_thw"],
+            regions=_inputs_of(batch["regions"]),
         )
-        return (outputs.image_embeds, outputs.text_embeds), (outputs.logit_scale, outputs.logit_bias)
+        embeds = [outputs.image_embeds, outputs.text_embeds]
+        if batch["regions"] is not None:
+            of_regions = outputs.region_embeds, outputs.region_text_embeds
+            embeds += [embeds[0][:0] if one is None else one for one in of_regions]
+        return embeds, (outputs.logit_scale, outputs.logit_bias)
 
-    def loss_of(self, caption_ids: torch.Tensor, embeds: Tensors, others: Tensors) -> torch.Tensor:
+    def loss_of(self, batch: Mapping[str, Any], embeds: Tensors, others: Tensors) -> torch.Tensor:
         """The loss of a step's embeddings; `encode` says what they are."""
         everyone = self.args.world_size > 1 and self.model.training
-        return sigmoid_loss(
-            *embeds,
-            *others,
-            chunk_size=self.args.loss_chunk_size,
-            caption_ids=caption_ids,
-            group=dist.group.WORLD if everyone else None,
-        )
+        options: dict[str, Any] = {
+            "chunk_size": self.args.loss_chunk_size,
+            "group": dist.group.WORLD if everyone else None,
+        }
+        loss = sigmoid_loss(*embeds[:2], *others, caption_ids=batch["caption_ids"], **options)
+        if batch["regions"] is None:
+            return loss
+        count = torch.tensor([len(embeds[2])], device=loss.device)
+        counts = (self.accelerator.gather(count) if everyone else count).tolist()  # pictures have as many as they have
+        if not sum(counts):
+            return loss
+        captions = batch["regions"]["caption_ids"]
+        of_regions = sigmoid_loss(*embeds[2:], *others, caption_ids=captions, pairs_per_rank=counts, **options)
+        return loss + self.args.region_weight * of_regions
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -101,7 +112,7 @@ class ContrastiveTrainer(PackedTrainer):
             loss = cached_backward(
                 partial(self.encode, model),
                 split_pairs(batch, int(self.args.cache_pairs or 0)),
-                partial(self.loss_of, batch["caption_ids"]),
+                partial(self.loss_of, batch),
                 self.accelerator.backward,
                 partial(self.accelerator.no_sync, model),
             )
@@ -115,6 +126,31 @@ def split_pairs(batch: Mapping[str, Any], pairs: int) -> list[dict[str, Any]]:
     patches = [int(of_chunk) for of_chunk in torch.stack([grid.prod(-1).sum() for grid in grids]).tolist()]
     columns = (batch["input_ids"].split(pairs), batch["pixel_values"].split(patches), grids)
     return [
-        {"input_ids": ids, "pixel_values": pixels, "image_grid_thw": grid}
-        for ids, pixels, grid in zip(*columns, strict=True)
+        {
+            "input_ids": ids,
+            "pixel_values": pixels,
+            "image_grid_thw": grid,
+            "regions": _regions_between(batch["regions"], number * pairs, number * pairs + len(grid)),
+        }
+        for number, (ids, pixels, grid) in enumerate(zip(*columns, strict=True))
     ]
+
+
+def _regions_between(regions: Mapping[str, torch.Tensor] | None, first: int, last: int) -> dict[str, Any] | None:
+    """The regions of some of the pictures."""
+    if regions is None:
+        return None
+    inside = (regions["image_index"] >= first) & (regions["image_index"] < last)
+    return {
+        "boxes": regions["boxes"][inside],
+        "image_index": regions["image_index"][inside] - first,
+        "image_sizes": regions["image_sizes"][first:last],
+        "input_ids": regions["input_ids"][inside],
+    }
+
+
+def _inputs_of(regions: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+    """What the model takes of regions; None where there are none, which attention cannot be asked about."""
+    if regions is None or not len(regions["boxes"]):
+        return None
+    return {name: regions[name] for name in ("boxes", "image_index", "image_sizes", "input_ids")}

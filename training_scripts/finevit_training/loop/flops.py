@@ -121,7 +121,8 @@ class DualWork:
         grid, pairs = batch["image_grid_thw"].cpu(), len(batch["input_ids"])
         # Keys and values of each patch; the other matrices meet the queries of a picture alone.
         pooling = 4 * float(grid.prod(-1).sum()) * self.pooling_width**2 + 2 * pairs * self.pooling_weights
-        flops = passes["tower"] * self.tower(grid) + passes["pooling"] * pooling + passes["text"] * pairs * self.text
+        texts = pairs + (0 if batch["regions"] is None else len(batch["regions"]["boxes"]))
+        flops = passes["tower"] * self.tower(grid) + passes["pooling"] * pooling + passes["text"] * texts * self.text
         return Work(pairs, int(batch["lengths"].sum()), batch["input_ids"].numel(), flops)
 
 

@@ -24,7 +24,7 @@ def cached_backward(
     """One step's loss, with its gradients added to all parameters.
 
     Args:
-        encode: the model, wrapped by DDP or FSDP or not: the inputs of a chunk to its embeddings, `(pairs, channels)`
+        encode: the model, wrapped by DDP or FSDP or not: the inputs of a chunk to its embeddings, `(rows, channels)`
             each, and to what else the loss depends on and is the same for all chunks (scale and bias).
         chunks: the step's inputs.
         loss_of: the embeddings of all chunks, one behind the other, and those others to the loss.
@@ -45,7 +45,8 @@ def cached_backward(
     loss = loss_of(embeds, others)
     gradients = torch.autograd.grad(loss, [*embeds, *others])
     of_embeds, of_others = gradients[: len(embeds)], gradients[len(embeds) :]
-    per_chunk = zip(*(gradient.split([len(part[0]) for part in parts]) for gradient in of_embeds), strict=True)
+    lengths = [[len(rows) for rows in column] for column in zip(*parts, strict=True)]
+    per_chunk = zip(*(gradient.split(own) for gradient, own in zip(of_embeds, lengths, strict=True)), strict=True)
     for number, (chunk, state, chunk_gradients) in enumerate(zip(chunks, randomness, per_chunk, strict=True), start=1):
         last = number == len(chunks)
         with contextlib.nullcontext() if last else without_sync(), _replayed(state):

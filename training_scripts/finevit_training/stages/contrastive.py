@@ -42,7 +42,8 @@ def build_trainer(recipe: Recipe) -> ContrastiveTrainer:
 
 def pairs(recipe: Recipe, processor: FineViTDualProcessor, seed: int, always_full: bool = True) -> Pairs:
     """The recipe's pairs; captions are drawn by the seed."""
-    return Pairs(processor, recipe.model.budgets, recipe.data.shares, seed, always_full)
+    regions = recipe.data.max_regions if recipe.training.region_weight else 0
+    return Pairs(processor, recipe.model.budgets, recipe.data.shares, seed, always_full, regions)
 
 
 def model_facts(model: FineViTDualModel) -> dict[str, Any]:

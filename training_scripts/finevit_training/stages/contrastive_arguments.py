@@ -123,10 +123,16 @@ class PairArguments(SourceArguments):
         metadata={"help": f"Weights of the kinds of captions (JSON). Default: {DEFAULT_SHARES}."},
     )
 
+    max_regions: int = field(
+        default=4, metadata={"help": "Most regions of a picture that the term of region_weight sees."}
+    )
+
     def __post_init__(self) -> None:
         self.captions = parse_json(self.captions, "captions")
         super().__post_init__()
         check_shares(self.shares)
+        if self.max_regions < 1:
+            raise ValueError(f"max_regions is {self.max_regions}; expected regions >= 1, or region_weight: 0")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -158,6 +164,10 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
         default=0.05,
         metadata={"help": "Share of the training in which the text tower does not learn yet [P; D: 5 %]."},
     )
+    region_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the sigmoid loss of regions and their captions, beside that of pictures."},
+    )
     output_dir: str = field(  # ty: ignore[incompatible-mutable-override]
         default="outputs/contrastive", metadata={"help": "Where everything is written."}
     )
@@ -174,6 +184,8 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
             raise ValueError(
                 f"text_frozen_share is {self.text_frozen_share}; expected a share of the training, 0 to 1"
             )
+        if not 0 <= self.region_weight < float("inf"):
+            raise ValueError(f"region_weight is {self.region_weight}; expected a finite number >= 0")
         for name in ("cache_pairs", "loss_chunk_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
