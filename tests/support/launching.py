@@ -32,11 +32,13 @@ def launch(
     processes: int = 1,
     entry: tuple[str, ...] = ENTRY,
     smallest: Mapping[str, Any] = SMALLEST,
-    **flags: Any,
+    **flags,
 ) -> subprocess.Popen:
     """`accelerate launch -m finevit_training.vl_sft` with the smallest model and further flags, on one CPU thread;
-    without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo. Another stage
-    has another `entry` and `smallest` recipe.
+    without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo.
+
+    Args:
+        entry: another script, with `smallest` flags of its own.
     """
     command = [sys.executable]
     if processes > 1:  # on CPUs, which `accelerate launch` runs in several processes under MPI only
