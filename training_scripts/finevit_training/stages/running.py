@@ -12,7 +12,7 @@ from finecap.sources.look import not_read
 from finevit_training.arguments import SourceArguments, place_of
 from finevit_training.checkpoint import find_checkpoint, refuse_other_model, save_output
 from finevit_training.data.bad_records import UnusableData
-from finevit_training.data.order import RoundKey, by_rounds
+from finevit_training.data.order import BLOCK, SMALL_WINDOW, RoundKey, by_rounds
 from finevit_training.data.reader import Examples, Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
@@ -134,6 +134,8 @@ def _reader(
 ) -> Reader:
     opened = open_data(specs, split)
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if args.row_capacity == 1:  # a row is one sample, and windows are as large as rows of several need them
+        rows = max(1, rows * BLOCK // SMALL_WINDOW)
     return Reader(opened.sources, opened.parts, opened.order(seed, rows, most_rows), examples)
 
 
