@@ -12,6 +12,7 @@ of a block, Q their queries, K their keys.
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -194,24 +195,27 @@ def _attend_blocks(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """One call for each block of segments of similar length, with a small mask; 0 for tokens of no segment.
+    """One call for each block of segments of similar length, with a small mask; 0 for tokens of no segment. A block
+    without prefixes is causal, which sdpa's kernels know how to skip half of: they get no mask.
 
     Outside of the compiled graph, because the lengths are data: inside, every batch would recompile.
     """
     blocks, places = layout.blocks, []
     more = any(kwargs.get(name) for name in ("dropout", "softcap")) or kwargs.get("position_bias") is not None
-    by_products = attend is sdpa_attention_forward and not q_THD.is_cuda and not more
-    masks = layout.block_masks(q_THD.dtype, sliding_window)
+    is_sdpa = attend is sdpa_attention_forward
+    by_products = is_sdpa and not q_THD.is_cuda and not more
     query_sizes = [shape.count * shape.queries for shape in blocks.shapes]
     key_sizes = [shape.count * shape.keys for shape in blocks.shapes]
     queries = _rows_of(q_THD, blocks.query_index).split(query_sizes)
     keys, values = (_rows_of(states, blocks.key_index).split(key_sizes) for states in (k_TGD, v_TGD))
-    for shape, mask, query, key, value in zip(blocks.shapes, masks, queries, keys, values, strict=True):
-        states = [part.unflatten(0, (shape.count, -1)).transpose(1, 2) for part in (query, key, value)]
+    for number, (shape, *parts) in enumerate(zip(blocks.shapes, queries, keys, values, strict=True)):
+        states = [part.unflatten(0, (shape.count, -1)).transpose(1, 2) for part in parts]
+        mask = partial(layout.block_mask, number, q_THD.dtype, sliding_window)
         if by_products and shape.keys <= _PRODUCTS_UP_TO:
-            out_NQHD = _attend_by_products(*states, mask, kwargs.get("scaling"))
+            out_NQHD = _attend_by_products(*states, mask(), kwargs.get("scaling"))
         else:
-            out_NQHD = attend(module, *states, mask, **kwargs)[0]
+            is_causal = is_sdpa and not shape.has_prefixes and not sliding_window
+            out_NQHD = attend(module, *states, None if is_causal else mask(), **kwargs)[0]
         places.append(out_NQHD.flatten(0, 1))
     places.append(places[0].new_zeros(1, *places[0].shape[1:]))
     return _rows_of(torch.cat(places), blocks.place_index)

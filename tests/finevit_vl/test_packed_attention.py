@@ -156,15 +156,15 @@ def test_flex_attention_and_its_block_mask_give_the_same_on_the_cpu(tokenizer, p
     assert relative_error(logits[1][tokens], logits[0][tokens]) < 1e-5
 
 
-def test_long_conversations_give_the_same(tokenizer):
-    """Beyond what is computed by plain products on a CPU."""
-    lengths = [1100, 90]
-    ids = torch.randint(0, 900, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
-    model = make_vlm(tokenizer)
+def test_long_segments_give_the_same(tokenizer):
+    """Beyond what is computed by plain products on a CPU: causal without a mask, and a turn that sees its prefix."""
+    ids = torch.randint(0, 900, (1, 1260), generator=torch.Generator().manual_seed(0))
+    model, segments = make_vlm(tokenizer), [[0, 1100, 0, 0], [1100, 90, 0, 0], [1190, 70, 0, 1100]]
     with torch.no_grad():
-        found = model(input_ids=ids, segments=torch.tensor([[0, 1100, 0, 0], [1100, 90, 0, 0]])).logits
-        expected = torch.cat([model(input_ids=part).logits for part in ids.split(lengths, dim=1)], dim=1)
-    assert relative_error(found, expected) < 1e-5
+        found = model(input_ids=ids, segments=torch.tensor(segments)).logits
+        alone = [model(input_ids=ids[:, :1100]).logits, model(input_ids=ids[:, 1100:1190]).logits]
+        behind = model(input_ids=torch.cat([ids[:, :1100], ids[:, 1190:]], dim=1)).logits[:, 1100:]
+    assert relative_error(found, torch.cat([*alone, behind], dim=1)) < 1e-5
 
 
 SINKS = {"model_type": "gpt_oss", **SHAPE, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
