@@ -1,14 +1,16 @@
 """FineViT's training against stock TRL: the same pictures, questions and answers, model, optimizer and loss.
 
-    python -m benchmarks.training.trl                  # questions one after the other, each sees those before it
-    python -m benchmarks.training.trl --isolated       # each question as if it were alone with its picture
-    python -m benchmarks.training.trl --pictures 400 --turns 5
+    python -m benchmarks.training.trl                         # two turns of both cases, five minutes
+    python -m benchmarks.training.trl --cases isolated --pictures 400 --turns 5
 
-A sample is a picture with all its questions: photographs (the longer side 100 pixels to `--edge`) and, a quarter, pages
-at level base. TRL is its SFTTrainer with its own collator, `datasets`, and padding to the longest row of a batch; it
-trains on answers alone, as FineViT does, and reads `messages` and `images`. In context a sample is one row for it, and
-FineViT reads the same file. Isolated, each question is a row and its picture is encoded for each of them, which is how
-TRL trains so; FineViT reads FineCap records with `isolate_turns` and encodes a picture once.
+A sample is a picture with all its questions: photographs (the longer side 100 pixels to `--edge`) and, a quarter,
+pages at level base. TRL is its SFTTrainer with its own collator, `datasets`, and padding to the longest row of a batch; it
+trains on answers alone, as FineViT does, and reads `messages` and `images`.
+
+- `in_context`: questions follow one another and see those before them. A sample is one row for TRL, and FineViT reads
+  the same file.
+- `isolated`: each question is trained on as if it were alone with its picture. TRL can do that with a row for each,
+  whose picture it encodes again; FineViT reads FineCap records with `isolate_turns` and encodes a picture once.
 
 TRL's batch has as many questions as FineViT's step has on average. Both train one epoch in bfloat16 autocast, one
 thread, no loader process, no gradient checkpointing, in turns within one process and from the same weights. Samples a
@@ -43,6 +45,7 @@ from finevit_training.stages.sft import build_trainer
 from finevit_training.stages.sft_model import build_model, build_processor
 from finevit_vl import FineViTVLProcessor
 
+CASES = ("in_context", "isolated")
 PACKAGES = ("torch", "trl", "transformers", "datasets", "accelerate", "pillow")
 WARM_UP = 1
 LEAST_SIDE = 100  # of a photograph's longer side, in pixels
@@ -71,7 +74,7 @@ class Samples(NamedTuple):
         return sum(map(len, self.rows.values())) / len(self.rows)
 
 
-def write_samples(folder: Path, processor: FineViTVLProcessor, args: argparse.Namespace) -> Samples:
+def write_samples(folder: Path, processor: FineViTVLProcessor, isolated: bool, args: argparse.Namespace) -> Samples:
     """Draws records and writes what both read.
 
     Raises:
@@ -81,7 +84,7 @@ def write_samples(folder: Path, processor: FineViTVLProcessor, args: argparse.Na
     pictures = {record["id"]: record["image"]["bytes"] for record in records}
     reader = reader_of(write_records(records, folder / "records"), processor, args.max_length, args.seed, MIXTURE)
     examples: Any = reader.examples
-    samples = Samples(folder / ("records" if args.isolated else "train.parquet"), folder / "train.parquet", {})
+    samples = Samples(folder / ("records" if isolated else "train.parquet"), folder / "train.parquet", {})
     rows: list[dict[str, Any]] = []
     for row in (row for source, part in reader.parts for row in reader.sources[source].read_rows(part)):
         assert isinstance(row, Row)
@@ -90,15 +93,15 @@ def write_samples(folder: Path, processor: FineViTVLProcessor, args: argparse.Na
         tokens = len(examples.chat.encode(whole).input_ids) + examples._patches(row.id, row.sizes[0]) // 4
         if tokens > args.max_length:
             raise ValueError(f"a sample has {tokens} tokens: give a larger --max-length, or a smaller --edge")
-        shown = [messages([turn]) for turn in turns] if args.isolated else [whole]
-        name = row.id if args.isolated else f"{samples.trl.name}#{len(rows)}"
+        shown = [messages([turn]) for turn in turns] if isolated else [whole]
+        name = row.id if isolated else f"{samples.trl.name}#{len(rows)}"
         samples.rows[name] = list(range(len(rows), len(rows) + len(shown)))
         rows += [{"messages": one, "images": [{"bytes": pictures[row.id], "path": None}]} for one in shown]
     pq.write_table(pa.Table.from_pylist(rows), samples.trl, row_group_size=64)
     return samples
 
 
-def recipe_for(data: Path, out: Path, args: argparse.Namespace) -> Recipe:
+def recipe_for(data: Path, out: Path, isolated: bool, args: argparse.Namespace) -> Recipe:
     flags = {
         "size": "nano",
         "vocab_size": 1024,
@@ -106,7 +109,7 @@ def recipe_for(data: Path, out: Path, args: argparse.Namespace) -> Recipe:
         "data": data,
         "mixture": str(MIXTURE).replace("'", '"'),
         "max_turns": MOST_TURNS,
-        "isolate_turns": args.isolated,
+        "isolate_turns": isolated,
         "output_dir": out,
         "max_length": args.max_length,
         "num_train_epochs": 1,
@@ -180,16 +183,17 @@ def train(trainer: Any, samples: Callable[[], float]) -> Seconds:
     return times.rates(WARM_UP)
 
 
-def measure(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
+def measure(scratch: Path, case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Samples a second of both, in turns."""
-    processor = build_processor(recipe_for(scratch, scratch / "out", args).model)
-    samples = write_samples(scratch, processor, args)
-    recipe = recipe_for(samples.finevit, scratch / "out", args)
+    isolated = case == "isolated"
+    processor = build_processor(recipe_for(scratch, scratch / "out", isolated, args).model)
+    samples = write_samples(scratch, processor, isolated, args)
+    recipe = recipe_for(samples.finevit, scratch / "out", isolated, args)
     model = build_model(recipe.model, processor)
     losses = compare_losses(recipe, model, samples)
     mean = len(samples.rows) / finevit_trainer(recipe, model).args.max_steps
     batch = round(mean * samples.rows_of_sample)
-    progress(f"{len(samples.rows)} samples; a step of FineViT has {mean:.1f}, TRL's batch {batch} rows; losses {losses}")
+    progress(f"{case}: {len(samples.rows)} samples, {mean:.1f} in FineViT's step; TRL's batch has {batch} rows")
 
     def finevit() -> Seconds:
         trainer = finevit_trainer(recipe, model)
@@ -205,7 +209,7 @@ def measure(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
         rates["trl"].append(trl())
         rates["finevit"].append(finevit())
         said = ", ".join(f"{name} {of[-1].wall:.2f} ({of[-1].cpu:.2f} a CPU second)" for name, of in rates.items())
-        progress(f"turn {turn + 1} of {args.turns}, samples/s: {said}")
+        progress(f"{case}, turn {turn + 1} of {args.turns}, samples/s: {said}")
     pairs = list(zip(rates["finevit"], rates["trl"], strict=True))
     return {
         "samples": len(samples.rows),
@@ -220,7 +224,7 @@ def measure(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--isolated", action="store_true", help="each question as if it were alone with its picture")
+    parser.add_argument("--cases", choices=CASES, nargs="+", default=CASES)
     parser.add_argument("--edge", type=int, default=448, help="most pixels: the square of this")
     parser.add_argument("--max-length", type=int, default=4096, help="tokens of FineViT's rows, and of a conversation")
     parser.add_argument("--rows", type=int, default=1, help="rows of FineViT's step")
@@ -233,14 +237,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     prepare_process(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        results = measure(Path(scratch), args)
+    results = {}
+    for case in args.cases:
+        with tempfile.TemporaryDirectory() as scratch:
+            results[case] = measure(Path(scratch), case, args)
     setting = {key: str(value) for key, value in vars(args).items() if key != "out"}
-    report = {**conditions(PACKAGES), "setting": setting, **results}
+    report = {**conditions(PACKAGES), "setting": setting, "results": results}
     write_figures(report, args.out)
-    for clock, ratios in results["ratios"].items():
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}"
-        print(f"FineViT trains on {statistics.median(ratios):.2f}x the samples a second of {clock} time ({spread})")
+    for case, found in results.items():
+        for clock, ratios in found["ratios"].items():
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}"
+            middle = statistics.median(ratios)
+            print(f"{case}: FineViT trains on {middle:.2f}x the samples a second of {clock} time ({spread})")
     return report
 
 
