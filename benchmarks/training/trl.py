@@ -4,8 +4,8 @@
     python -m benchmarks.training.trl --cases isolated --pictures 400 --turns 5
 
 A sample is a picture with all its questions: photographs (the longer side 100 pixels to `--edge`) and, a quarter,
-pages at level base. TRL is its SFTTrainer with its own collator, `datasets`, and padding to the longest row of a batch; it
-trains on answers alone, as FineViT does, and reads `messages` and `images`.
+pages at level base. TRL is its SFTTrainer with its own collator, `datasets`, and padding to the longest row of a
+batch; it trains on answers alone, as FineViT does, and reads `messages` and `images`.
 
 - `in_context`: questions follow one another and see those before them. A sample is one row for TRL, and FineViT reads
   the same file.
