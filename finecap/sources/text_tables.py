@@ -117,7 +117,7 @@ def _cut(name: str, rows: Iterator[tuple[int, int]]) -> Iterator[Part]:
 
 
 def _noted(rows: Iterator[tuple[int, int, bytes]], columns: dict[str, None]) -> Iterator[tuple[int, int]]:
-    """Where rows begin and end; names of fields are noted of all rows, because JSON leaves out those that a row lacks."""
+    """Where rows begin and end. Names of fields are noted of all rows: JSON leaves out those that a row lacks."""
     for begin, end, data in rows:
         values = _parsed(data)
         columns |= dict.fromkeys(values if isinstance(values, dict) else ())
