@@ -164,7 +164,7 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
     before = (plan / PACKS).read_bytes()
     write_plan(reader, 700, 1, 2, plan)
     assert (plan / PACKS).read_bytes() == before
-    with pytest.raises(ValueError, match="photos is none"):
+    with pytest.raises(ValueError, match="photos holds no plan"):
         WrittenPlan(tmp_path / "photos", reader)
 
 
