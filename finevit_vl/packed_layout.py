@@ -142,6 +142,11 @@ class PackedLayout:
         """Tokens of the longest segment, with what it sees before it."""
         return int((self.table[:, 1] + self.table[:, 3]).max())
 
+    @property
+    def is_read(self) -> bool:
+        """Has an implementation of attention asked for what it needs?"""
+        return bool(self._masks or vars(self).keys() & {"varlen", "blocks"})
+
     @cached_property
     def varlen(self) -> Varlen:
         """For `torch_varlen` and `flash_attention_2`."""

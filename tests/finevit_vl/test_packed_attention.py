@@ -218,6 +218,28 @@ def test_a_window_that_only_a_mask_knows_is_refused(monkeypatch, tokenizer, pack
     make_vlm(tokenizer, "phimoe")(**packed)
 
 
+def test_a_window_that_flash_attention_alone_knows_is_refused(monkeypatch, tokenizer, packed):
+    """OLMoE's layers hand it to their attention, and no mask of it has one, so its implementations differ."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "hidden_size": 128}
+    monkeypatch.setitem(FAMILIES, "olmoe", {**SHAPE, **experts, "model_type": "olmoe", "sliding_window": 5})
+    with pytest.raises(ValueError, match="OlmoeAttention has its sliding_window of 5 tokens with flash"):
+        make_vlm(tokenizer, "olmoe")(**packed)
+    monkeypatch.setitem(FAMILIES["olmoe"], "sliding_window", None)
+    make_vlm(tokenizer, "olmoe")(**packed)
+
+
+@pytest.mark.parametrize("model_type", ["doge", "nemotron"])
+def test_layers_that_make_masks_of_their_own_are_refused(monkeypatch, tokenizer, packed, model_type):
+    """They ended in an error about shapes. Errors of layers that read the segments stay what they are."""
+    monkeypatch.setitem(FAMILIES, model_type, {"model_type": model_type, **SHAPE})
+    with pytest.raises(ValueError, match=f"those of {model_type} make something of the mask themselves"):
+        make_vlm(tokenizer, model_type)(**packed)
+    model = make_vlm(tokenizer)
+    model.model.language_model.norm.forward = lambda states: states @ states
+    with pytest.raises(RuntimeError, match="size"):
+        model(**packed)
+
+
 def test_another_table_gives_another_loss(tokenizer, packed):
     """The negative control of everything above: one conversation a row."""
     model = make_vlm(tokenizer)
