@@ -130,7 +130,7 @@ def finevit_trainer(recipe: Recipe, model: Any) -> Any:
     return trainer
 
 
-def trl_trainer(recipe: Recipe, model: Any, data: Path, batch: int) -> SFTTrainer:
+def trl_trainer(recipe: Recipe, model: Any, data: Path, batch: int) -> Any:
     ours = recipe.training
     same = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "optim", "max_grad_norm", "seed")
     config = SFTConfig(
