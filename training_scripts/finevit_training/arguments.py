@@ -51,6 +51,9 @@ class SourceArguments:
             raise ValueError("`data` is empty; expected at least one source, e.g. --data outputs/corpus")
         if self.eval_records is not None and self.eval_records < 1:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
+        for one in self.eval_data:
+            if isinstance(one, Mapping) and "weight" in one:
+                raise ValueError(f"eval_data: the weight of {place_of(one)} has no effect, rows are measured once")
         self._refuse_measuring_on_what_is_trained_on()
 
     def _refuse_measuring_on_what_is_trained_on(self) -> None:

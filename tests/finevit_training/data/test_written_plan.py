@@ -164,7 +164,7 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
     before = (plan / PACKS).read_bytes()
     write_plan(reader, 700, 1, 2, plan)
     assert (plan / PACKS).read_bytes() == before
-    with pytest.raises(ValueError, match="photos is none"):
+    with pytest.raises(ValueError, match="photos holds no plan"):
         WrittenPlan(tmp_path / "photos", reader)
 
 
@@ -172,10 +172,10 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
 def test_a_plan_whose_file_is_cut_off_or_gone_is_none(reader, plan, name):
     whole = (plan / name).read_bytes()
     (plan / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+    with pytest.raises(ValueError, match=r"holds no plan: .*; `finevit data pack` writes one"):
         WrittenPlan(plan, reader)
     (plan / name).unlink()
-    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+    with pytest.raises(ValueError, match=r"holds no plan: .*; `finevit data pack` writes one"):
         WrittenPlan(plan, reader)
 
 

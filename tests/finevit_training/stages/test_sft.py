@@ -47,6 +47,17 @@ def test_an_evaluation_on_a_source_with_a_split_of_its_own_takes_another_split(t
     assert measured_on(trainer_for(**flags)) == {record["id"] for record in records[9:]}
 
 
+def test_an_evaluation_measures_every_row_once_whatever_the_weights_of_the_training(trainer_for, records, tmp_path):
+    folder = Path(write_records(records[:9], tmp_path / "a"))
+    kept = [{**record, "split": "validation"} for record in records[9:]]
+    Path(write_records(kept, tmp_path / "b"), "data/train-00000-of-00001.parquet").rename(
+        folder / "data/validation-00000-of-00001.parquet"
+    )
+    trainer = trainer_for(data=json.dumps({"path": str(folder), "weight": 3}), eval_strategy="steps")
+    measured = ids_of(trainer.get_eval_dataloader())
+    assert sorted(measured) == sorted(record["id"] for record in kept)
+
+
 def test_a_split_that_is_not_there_names_the_evaluation(trainer_for):
     with pytest.raises(ValueError, match=r"no files of the split 'validation'.* This is about the evaluation"):
         trainer_for(eval_strategy="steps")

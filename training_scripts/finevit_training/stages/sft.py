@@ -84,8 +84,8 @@ def open_plan(recipe: Recipe, reader: Reader) -> WrittenPlan:
     by_epochs = args.max_steps <= 0 and not args.max_minutes
     if not isinstance(recipe.data.stages, Mapping) and not (by_epochs and args.num_train_epochs == plan.epochs):
         raise ValueError(
-            f"plan {recipe.data.plan} is one of a curriculum over {plan.epochs} epochs; train for num_train_epochs: "
-            f"{plan.epochs}, without max_steps and max_minutes, or leave `plan` out"
+            f"the plan in {recipe.data.plan} is one of a curriculum over {plan.epochs} epochs; train for "
+            f"num_train_epochs: {plan.epochs}, without max_steps and max_minutes, or leave `plan` out"
         )
     return plan
 
