@@ -11,7 +11,8 @@ from finecap.recipe_files import without_folders
 from finevit_training.checkpoint import find_checkpoint
 from finevit_training.receipt import model_card
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import prepare_run, train
+from finevit_training.stages.running import prepare_run, train
+from finevit_training.stages.sft import STAGE
 
 
 def checkpoint(out, name, state="{}"):
@@ -65,7 +66,7 @@ def finished(nano_corpus, tmp_path_factory):
     recipe |= {"per_device_train_batch_size": 4, "max_turns": 2}
     path = out.parent / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    assert train(prepare_run(parse_recipe(["--recipe", str(path)]))) == out
+    assert train(prepare_run(STAGE, parse_recipe(["--recipe", str(path)]))) == out
     return out, recipe
 
 
@@ -106,7 +107,7 @@ def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
 def test_a_card_of_data_whose_rows_were_never_counted_says_so(finished):
     receipt = json.loads((finished[0] / "receipt.json").read_text())
     receipt["data"]["records"] = None
-    assert "split train, an unknown number of records" in model_card("m", receipt)
+    assert "split train, an unknown number of records" in model_card("vl.md", "m", receipt)
 
 
 def test_the_card_tells_the_last_loss_in_evaluation(finished):

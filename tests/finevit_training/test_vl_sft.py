@@ -52,7 +52,7 @@ for flags in {list(refused.values())}:
         print(stop)
 assert "finevit_training.stages.sft" in sys.modules
 assert not {{"trl.trainer.sft_trainer", "wandb", "datasets"}} & set(sys.modules)
-import finevit_training.loop.trainer
+import finevit_training.loop.sft_trainer
 assert "trl.trainer.sft_trainer" in sys.modules
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -62,7 +62,7 @@ def watch(folder, kill=None, step_clock=False):
             trainer.add_callback(Kill(*kill))
         return trainer
 
-    sft.build_trainer = build_watched
+    sft.STAGE = sft.STAGE._replace(build_trainer=build_watched)
 
 
 def arguments(flags):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 from finecap.made_with import weight_hashes
 from finevit_training.loop.keeping import checkpoints
 from finevit_training.loop.skips import write_skipped
 from finevit_training.receipt import model_card
 from finevit_training.recipe import Recipe, asked_recipe
+from finevit_training.stage import Stage
 
 RECIPE_FILE = "recipe.yaml"
 CURVE_FILE = "training_curve.json"
@@ -83,51 +85,77 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def save_output(
+    stage: Stage,
     out: Path,
     model: PreTrainedModel,
     state: dict[str, torch.Tensor] | None,
-    processor: ProcessorMixin,
+    processor: Any,
     recipe: Recipe,
     receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
+    average: tuple[str, dict[str, torch.Tensor]] | None = None,
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
-    Weights that a former run left in `out` are removed: from_pretrained could prefer them.
+    Weights that a former run left in `out` are removed: from_pretrained could prefer them. A model of its own (see
+    `Stage.folders`) is put into a folder of `out` with the image processor, and so is the average, into `ema`.
 
     Args:
+        stage: what was trained.
         out: the run's output folder; checkpoints in it stay.
         model: with adapters merged, as `from_pretrained` should find it.
         state: its whole weights where `model` holds only shards of them, else None.
         receipt: see `finevit_training.receipt.training_receipt`; the hashes of the weights are added.
         log_history: the Trainer's logs.
         skipped: reason by record id.
+        average: the module of the model that was averaged, and its averaged state; None if none was.
     """
     aside = out / ".incomplete"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save_pretrained(aside, state_dict=state)
     processor.save_pretrained(aside)
+    image_processor = getattr(processor, "image_processor", processor)
+    parts = {name: (path, _state_of_part(state, path)) for name, path in stage.folders.items()}
+    if average:
+        parts["ema"] = average
+    for name, (path, own) in parts.items():
+        part: Any = model.get_submodule(path)
+        part.save_pretrained(aside / name, state_dict=own)
+        image_processor.save_pretrained(aside / name)
     (aside / RECIPE_FILE).write_text(yaml.safe_dump(asked_recipe(recipe), sort_keys=False))
     curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
     training = [entry for entry in curve if "loss" in entry]
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     write_skipped(aside, skipped)
-    draw_curve(curve, aside / CURVE_PICTURE)
+    draw_curve(curve, stage.loss, aside / CURVE_PICTURE)
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
-    (aside / "README.md").write_text(model_card(out.name, receipt))
+    (aside / "README.md").write_text(model_card(stage.card, out.name, receipt))
+    _move(aside, out, ("ema", *stage.folders))
+
+
+def _state_of_part(state: dict[str, torch.Tensor] | None, path: str) -> dict[str, torch.Tensor] | None:
+    inside = f"{path}."
+    if state is None:
+        return None
+    return {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
+
+
+def _move(aside: Path, out: Path, folders: Sequence[str]) -> None:
     for pattern in _WEIGHTS:
         for old in out.glob(pattern):
             old.unlink()
+    for name in folders:
+        shutil.rmtree(out / name, ignore_errors=True)
     for path in sorted(aside.iterdir()):
         os.replace(path, out / path.name)
     aside.rmdir()
 
 
-def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
-    """Loss over samples seen, of training and evaluation, as a PNG."""
+def draw_curve(curve: list[dict[str, Any]], loss: str, path: Path) -> None:
+    """Loss over samples seen, of training and evaluation, as a PNG; `loss` says what it is."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -136,7 +164,7 @@ def draw_curve(curve: list[dict[str, Any]], path: Path) -> None:
         points = [(entry["samples_seen"], entry[key]) for entry in curve if key in entry]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
-    axes.set(xlabel="samples seen", ylabel="loss (nats per supervised token)")
+    axes.set(xlabel="samples seen", ylabel=f"loss ({loss})")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()

@@ -43,6 +43,7 @@ def training_receipt(
             "minutes": round(last.get("elapsed_seconds", 0.0) / 60, 2),
             "images_per_second": last.get("images_per_second"),
             "last_loss": last.get("loss"),
+            **{name: share for name, share in last.items() if name.endswith("_share")},
             "evaluations": [{"step": entry["step"], "loss": entry["eval_loss"]} for entry in evaluated],
             "best_eval_loss": state.best_metric,
             "best_step": state.best_global_step,
@@ -64,18 +65,18 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def model_card(name: str, receipt: Mapping[str, Any]) -> str:
-    """The card of a FineViT-VL: the shipped template filled in from its receipt."""
-    template = string.Template(files("finevit_training").joinpath("card_templates/vl.md").read_text(encoding="utf-8"))
+def model_card(card: str, name: str, receipt: Mapping[str, Any]) -> str:
+    """The card of a trained model: a shipped template filled in from its receipt."""
+    path = files("finevit_training").joinpath("card_templates", card)
+    template = string.Template(path.read_text(encoding="utf-8"))
     trained = receipt["trained"]
     loss, speed, best = trained["last_loss"], trained["images_per_second"], trained["best_step"]
     device = ", ".join(receipt["gpus"]) or f"{receipt['cpu']} ({receipt['threads']} threads)"
     commit, evaluations = receipt["commit"], trained["evaluations"]
+    model = {key: f"{value:,}" if isinstance(value, int) else value for key, value in receipt["model"].items()}
     return template.substitute(
+        model,
         name=name,
-        parameters=f"{receipt['model']['parameters']:,}",
-        vision=receipt["model"]["vision"],
-        text=receipt["model"]["text"],
         data=_in_words(receipt["data"]),
         samples=f"{trained['samples']:,}",
         steps=f"{trained['steps']:,}",

@@ -1,7 +1,7 @@
 """Recipes: everything that decides a training run, read from one YAML file and command-line flags.
 
-A recipe is a flat mapping; its keys are the fields of `ModelArguments`, `DataArguments` and `FineViTSFTConfig` (TRL's
-`SFTConfig`, so every option of the Trainer is one). Flags win over the file. What was asked for is kept apart from
+A recipe is a flat mapping; its keys are the fields of the three dataclasses of its stage, the last of which are the
+Trainer's (so every option of the Trainer is one). Flags win over the file. What was asked for is kept apart from
 what this machine made of it: a finished run leaves the first in recipe.yaml, which runs on any machine, and the second
 in receipt.json.
 """
@@ -20,10 +20,11 @@ from transformers import HfArgumentParser
 
 from finecap.nearest import did_you_mean
 from finecap.recipe_files import find_recipe, without_secrets
-from finevit_training.arguments import DataArguments, FineViTSFTConfig, ModelArguments
 from finevit_training.refused import refuse_options
+from finevit_training.stages.sft_arguments import SFT_PARTS
 
-PARTS: tuple[Any, ...] = (ModelArguments, DataArguments, FineViTSFTConfig)
+# Dataclasses of a stage: its model, its data, its training.
+Parts = tuple[Any, Any, Any]
 _NOT_GIVEN: Any = object()
 # What says where this process goes on from belongs to a command, not to the recipe; a token belongs to nobody else.
 NOT_IN_RECIPES = ("resume_from_checkpoint", "hub_token")
@@ -33,13 +34,13 @@ class Recipe(NamedTuple):
     """A parsed recipe.
 
     Attributes:
-        model, data, training: every key, as this machine resolves it.
+        model, data, training: every key, as this machine resolves it, in the dataclasses of its stage.
         asked: the keys of the file and of the flags with the values that they were given.
     """
 
-    model: ModelArguments
-    data: DataArguments
-    training: FineViTSFTConfig
+    model: Any
+    data: Any
+    training: Any
     asked: dict[str, Any]
 
 
@@ -51,15 +52,18 @@ ENDS_OTHERWISE = {
 }
 
 
-def parse_recipe(argv: Sequence[str]) -> Recipe:
+def parse_recipe(argv: Sequence[str], parts: Parts = SFT_PARTS) -> Recipe:
     """Reads `--recipe FILE.yaml` (or the name of a shipped recipe) and flags.
+
+    Args:
+        parts: the dataclasses of the stage; those of supervised fine-tuning without it.
 
     Raises:
         ValueError: an unknown key, in the file or among the flags, a value that does not fit, or an option that would
             have no effect.
     """
-    fields = {item.name: item for part in PARTS for item in dataclasses.fields(part) if item.init}
-    parser = HfArgumentParser(PARTS, allow_abbrev=False, exit_on_error=False)
+    fields = {item.name: item for part in parts for item in dataclasses.fields(part) if item.init}
+    parser = HfArgumentParser(parts, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--recipe", default=argparse.SUPPRESS, help="A YAML file, or the name of a shipped recipe.")
     if not {"-h", "--help"} & set(argv):  # which prints the defaults
         parser.set_defaults(**dict.fromkeys(fields, _NOT_GIVEN))
@@ -71,7 +75,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
                 f"unknown keys in the recipe: {unknown}; see `--help` for the keys there are"
                 f"{did_you_mean(unknown, fields)}"
             )
-        _check_lists(values)
+        _check_lists(values, parts)
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
                 values[name] = "no"  # what it is in YAML
@@ -86,14 +90,11 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     refuse_options(asked, defaults)
     built = [
         part(**{item.name: asked[item.name] for item in dataclasses.fields(part) if item.name in asked})
-        for part in PARTS
+        for part in parts
     ]
-    for name in ("vision_config", "text_config", "attn_implementation"):
-        if name in asked:
-            asked[name] = getattr(built[0], name)
-    for name in ("data", "mixture"):
-        if name in asked:
-            asked[name] = getattr(built[1], name)
+    for part in built[:2]:  # what flags give as JSON, as the file would hold it
+        read = {name: value for name, value in vars(part).items() if isinstance(value, dict | list)}
+        asked |= {name: value for name, value in read.items() if name in asked}
     if "bf16" in asked and str(asked["bf16"]).lower() != "auto":
         asked["bf16"] = built[2].bf16
     order = list(fields)
@@ -160,8 +161,8 @@ def _default(item: dataclasses.Field) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _check_lists(values: Mapping[str, Any]) -> None:
-    hints = {name: hint for part in PARTS for name, hint in typing.get_type_hints(part).items()}
+def _check_lists(values: Mapping[str, Any], parts: Parts) -> None:
+    hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
     for name, value in values.items():
         union = typing.get_origin(hints[name]) in (typing.Union, types.UnionType)
         kinds = [

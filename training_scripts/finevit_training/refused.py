@@ -121,8 +121,8 @@ def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
     if asked.get("max_minutes") is not None:
         _refuse_beside_the_clock(asked)
     for name, (switch, off) in _NEEDS.items():
-        state = asked.get(switch, defaults[switch])
-        if given.get(name) and (state in off or str(state) in off):
+        state = asked.get(switch, defaults.get(switch))
+        if given.get(name) and switch in defaults and (state in off or str(state) in off):
             mend = _SWITCHED_ON.get(switch, "leave one of them out")
             raise ValueError(f"{name} would have no effect with {switch}: {state}; {mend}")
 

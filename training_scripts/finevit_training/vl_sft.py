@@ -11,51 +11,21 @@ recipe is a flag and every flag a key; flags win. `--resume_from_checkpoint last
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from finevit_training.data.bad_records import UnusableData
-from finevit_training.loop.keeping import checkpoints
-from finevit_training.recipe import parse_recipe
-
-INTERRUPTED = 130  # 128 + SIGINT
-STOPPED_BY_SIGNAL = 143  # 128 + SIGTERM: what a shell and Slurm see of a process that this signal ended
+from finevit_training.script import run_script
+from finevit_training.stage import Stage
+from finevit_training.stages.sft_arguments import SFT_PARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains as the flags say.
+    """Trains as the flags say, see `run_script`."""
+    return run_script("vl_sft", SFT_PARTS, _stage, argv)
 
-    Returns:
-        0 after a finished run, 143 after one that SIGTERM ended with a checkpoint, 130 after Ctrl-C, which saves none.
 
-    Raises:
-        SystemExit: the recipe cannot be run, or its data cannot be trained on; one line says why. What goes wrong
-            later raises with its traceback.
-    """
-    try:
-        recipe = parse_recipe(sys.argv[1:] if argv is None else argv)
-        # Here and not above: a recipe is refused in half the time without what trains it.
-        from finevit_training.stages.sft import prepare_run, train
+def _stage() -> Stage:
+    from finevit_training.stages.sft import STAGE
 
-        run = prepare_run(recipe)
-    except ValueError as error:
-        sys.exit(f"vl_sft: {error}")
-    try:
-        out = train(run)
-    except UnusableData as error:
-        sys.exit(f"vl_sft: {error}")
-    except KeyboardInterrupt:
-        if run.trainer.accelerator.is_main_process:
-            saved = checkpoints(Path(run.recipe.training.output_dir))
-            left = (
-                f"--resume_from_checkpoint last goes on from step {max(saved)}" if saved else "no checkpoint was saved"
-            )
-            print(f"vl_sft: interrupted; {left}", file=sys.stderr)
-        return INTERRUPTED
-    if out is None:
-        return STOPPED_BY_SIGNAL
-    if run.trainer.accelerator.is_main_process:
-        print(f"model, processor, recipe, curve, receipt and card are in {out}")
-    return 0
+    return STAGE
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 
 from finevit_training.data.order import UNKNOWN_ROWS, RoundKey
 from finevit_training.data.source import Data, open_data
-from finevit_training.stages.sft import Run, build_trainer, train
+from finevit_training.stages.running import Run, train
+from finevit_training.stages.sft import STAGE, build_trainer
 from tests.support.sources import picture
 from tests.support.training_data import loader_of, reader_of, write_records
 
@@ -142,6 +143,6 @@ def test_what_a_source_does_not_read_is_said_where_training_starts(recipe_for, t
     table = pa.table({"image": [picture(0, (56, 56))] * 4, "caption": ["a"] * 4, "mesages": ["m"] * 4})
     pq.write_table(table, tmp_path / "typo.parquet")
     recipe = recipe_for(data=tmp_path / "typo.parquet", mixture='{"global_caption": 1}', max_steps=1)
-    train(Run(recipe, build_trainer(recipe), None))
+    train(Run(STAGE, recipe, build_trainer(recipe), None))
     said = capsys.readouterr().out.splitlines()
     assert said.count("typo (captions): columns that are not read: mesages") == 1

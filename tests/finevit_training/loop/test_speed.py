@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from finevit_training.loop.speed import FlopCounter, matmul_flops_per_second
+from finevit_training.loop.flops import VLWork
+from finevit_training.loop.speed import matmul_flops_per_second
 from finevit_vl import FineViTVLForConditionalGeneration
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from modeling_finevit import FineViTConfig, FineViTModel
@@ -14,7 +15,7 @@ from modeling_finevit import FineViTConfig, FineViTModel
 def test_flops_are_six_per_weight_and_token_where_attention_is_short():
     config = FineViTVLConfig.from_size("nano")
     model = FineViTVLForConditionalGeneration(config)
-    count = FlopCounter(model)
+    count = VLWork(model)
     batch = {
         "image_grid_thw": torch.tensor([[1, 2, 2]]),
         "segments": np.array([[0, 10, 0, 0]]),
@@ -26,11 +27,11 @@ def test_flops_are_six_per_weight_and_token_where_attention_is_short():
     text = sum(n for name, n in matrices.items() if "language_model" in name)
     head = config.text_config.vocab_size * config.text_config.hidden_size
     expected = 6 * (4 * vision + projector + 10 * text + 3 * head)
-    assert count(batch) == pytest.approx(expected, rel=0.01)
+    assert count.flops(batch) == pytest.approx(expected, rel=0.01)
     for parameter in model.model.vision_tower.parameters():
         parameter.requires_grad_(False)
     frozen = 2 * 4 * vision + 4 * projector + 6 * (10 * text + 3 * head)
-    assert FlopCounter(model)(batch) == pytest.approx(frozen, rel=0.01)
+    assert VLWork(model).flops(batch) == pytest.approx(frozen, rel=0.01)
 
 
 def test_a_matrix_product_has_a_measurable_peak():
@@ -47,8 +48,8 @@ def test_a_windowed_tower_is_counted_as_torch_counts_it(full):
     vision = {"num_hidden_layers": 3, "fullatt_block_indexes": full}
     model = FineViTVLForConditionalGeneration(FineViTVLConfig.from_size("nano", vision_config=vision))
     model.requires_grad_(False)
-    counter, rows, columns = FlopCounter(model), 20, 12
-    ours = counter(batch(rows, columns)) - counter(batch(0, 0))
+    counter, rows, columns = VLWork(model), 20, 12
+    ours = counter.flops(batch(rows, columns)) - counter.flops(batch(0, 0))
     tower = FineViTModel._from_config(FineViTConfig.from_size("nano", **vision), attn_implementation="eager")
     with FlopCounterMode(display=False) as theirs, torch.no_grad():
         tower(torch.randn(rows * columns, 588), torch.tensor([[1, rows, columns]]))
@@ -69,7 +70,7 @@ def test_of_a_mixture_only_the_visited_experts_count():
         config = FineViTVLConfig.from_size(
             "nano", text_config={**text, "decoder_sparse_step": 1, "mlp_only_layers": []}
         )
-        return FlopCounter(FineViTVLForConditionalGeneration(config)), config.text_config
+        return VLWork(FineViTVLForConditionalGeneration(config)), config.text_config
 
     (two, text), (eight, _) = flops(2), flops(8)
     expert = 3 * text.hidden_size * 64 * text.num_hidden_layers

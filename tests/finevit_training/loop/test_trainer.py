@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from finevit_training.data.batch import model_inputs
 from finevit_training.loop import clock
 from finevit_training.loop.parts import split_parameters
-from finevit_training.loop.stops import NONFINITE_FILE
+from finevit_training.loop.stops import BAD_LOSS_FILE
 from tests.support.training_data import write_records
 
 
@@ -197,9 +197,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_the_batch_ids(trainer_
     trainer = trainer_for(max_steps=3)
     with torch.no_grad():
         trainer.model.model.multi_modal_projector.linear_2.bias[0] = float("nan")
-    with pytest.raises(FloatingPointError, match=NONFINITE_FILE):
+    with pytest.raises(FloatingPointError, match=BAD_LOSS_FILE):
         trainer.train()
-    report = json.loads((Path(trainer.args.output_dir) / NONFINITE_FILE).read_text())
+    report = json.loads((Path(trainer.args.output_dir) / BAD_LOSS_FILE).read_text())
     assert report["step"] == 1
     (batch,) = report["batches"]
     assert (batch["rank"], batch["loss"]) == (0, "nan")

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from finevit_training.arguments import ModelArguments
+from finevit_training.stages.sft_arguments import ModelArguments
 from finevit_training.stages.sft_model import build_lora, build_model, build_processor, checked_model
 from finevit_vl import build_qwen_tokenizer
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel

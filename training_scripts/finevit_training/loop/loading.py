@@ -5,14 +5,13 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from finevit_training.arguments import FineViTSFTConfig
 from finevit_training.data.loader import PackedLoader, Shape
 from finevit_training.data.order import RoundKey
 from finevit_training.data.reader import Reader
 
 
 def loader_for(
-    args: FineViTSFTConfig,
+    args: Any,
     reader: Reader,
     fraction: Callable[[RoundKey, int], float],
     rows: int | None = None,
@@ -22,11 +21,12 @@ def loader_for(
     """The loader of this rank, in the shape and with the processes that a run's configuration says.
 
     Args:
+        args: `LoopArguments` and TrainingArguments.
         fraction: see `PackedLoader`, as `options`.
         rows, accumulation: of an evaluation; by default those of the training.
     """
     shape = Shape(
-        capacity=int(args.max_length or 0),
+        capacity=args.row_capacity,
         rows=rows or args.per_device_train_batch_size,
         accumulation=accumulation or args.gradient_accumulation_steps,
         ranks=args.world_size,

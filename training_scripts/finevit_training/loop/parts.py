@@ -25,7 +25,7 @@ def split_parameters(model: nn.Module, parts: Mapping[str, Iterable[str]] = VL_P
     Raises:
         ValueError: the model lacks a module of `parts`, or has a parameter that belongs to none of them.
     """
-    inner = _without_wrappers(model)
+    inner = without_wrappers(model)
     owner = {
         id(parameter): part for part, paths in parts.items() for path in paths
         for parameter in _submodule(inner, path).parameters()
@@ -38,11 +38,12 @@ def split_parameters(model: nn.Module, parts: Mapping[str, Iterable[str]] = VL_P
     return split
 
 
-def _without_wrappers(model: nn.Module) -> nn.Module:
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside of PEFT's and DDP's."""
     if isinstance(model, PeftModel):
         return model.get_base_model()  # PEFT puts its layers inside this one
     inner = getattr(model, "module", None)  # DDP's
-    return _without_wrappers(inner) if isinstance(inner, nn.Module) else model
+    return without_wrappers(inner) if isinstance(inner, nn.Module) else model
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module:
@@ -52,9 +53,9 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no module {path}, which is a part that is trained") from error
 
 
-def freeze(model: nn.Module, trained: Mapping[str, bool]) -> None:
+def freeze(model: nn.Module, trained: Mapping[str, bool], parts: Mapping[str, Iterable[str]] = VL_PARTS) -> None:
     """Takes the parts that are not trained out of the graph, and puts the others into it."""
-    for part, parameters in split_parameters(model).items():
+    for part, parameters in split_parameters(model, parts).items():
         for parameter in parameters.values():
             parameter.requires_grad_(trained[part])
 
@@ -85,6 +86,7 @@ def lora_config(
 
 def optimizer_groups(
     model: nn.Module,
+    parts: Mapping[str, Iterable[str]],
     rates: Mapping[str, float],
     weight_decay: float,
     is_decayed: Callable[[str], bool],
@@ -92,11 +94,12 @@ def optimizer_groups(
     """The optimizer's groups, one for each part with and one without weight decay.
 
     Args:
+        parts: see `split_parameters`.
         rates: the learning rate of each part.
         is_decayed: told a parameter's name, says whether its kind decays; vectors never do.
     """
     groups = []
-    for part, parameters in split_parameters(model).items():
+    for part, parameters in split_parameters(model, parts).items():
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         decayed = {name for name, p in trained.items() if p.ndim > 1 and is_decayed(name)}
         for names, decay in ((decayed, weight_decay), (set(trained) - decayed, 0.0)):

@@ -29,13 +29,18 @@ class PrintCallback(TrainerCallback):
             return
         accuracy = f" acc {logs['mean_token_accuracy']:.3f}" if "mean_token_accuracy" in logs else ""
         imbalance = f" imbalance {logs['imbalance']:.1%}" if "imbalance" in logs else ""
+        timed = "".join(
+            f" {name.removesuffix('_share')} {share:.1%}"
+            for name, share in logs.items()
+            if name.endswith("_share") and name != "padding_share"
+        )
         skipped = f" skipped {logs['skipped_records']:.0f}" if logs.get("skipped_records") else ""
         print(
             f"step {state.global_step} ({self.progress.fraction(state.global_step):.1%}, "
             f"{self.progress.elapsed:.0f} s) loss {logs['loss']:.4f}{accuracy} lr {logs['learning_rate']:.2e} | "
             f"{logs['images_per_second']:.1f} images/s {logs['tokens_per_second']:.0f} tokens/s "
             f"MFU {logs['mfu']:.1%} padding {logs['padding_share']:.1%} memory {logs['memory_gb']:.2f} GB"
-            f"{imbalance}{skipped}",
+            f"{timed}{imbalance}{skipped}",
             flush=True,
         )
 

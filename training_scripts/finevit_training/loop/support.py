@@ -22,6 +22,8 @@ def refuse_setup(args: Any, lora: bool) -> None:
             "activation_checkpointing: true under FSDP gathers every layer's weights once more in the backward pass; "
             "leave it out and set fsdp_activation_checkpointing: true in fsdp_config of accelerate's configuration"
         )
+    if kind == DistributedType.FSDP and args.ema_decay is not None:
+        raise ValueError("ema_decay averages whole weights, which FSDP splits; leave one of them out")
     if _zero_stage(args) == 3:
         raise ValueError(
             "DeepSpeed ZeRO-3 splits the weights in a way that the finished folder is not gathered from; launch with "

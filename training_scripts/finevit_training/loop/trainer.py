@@ -1,45 +1,40 @@
-"""TRL's SFTTrainer for FineViT-VL: own batches, learning rates by part, a checked loss, a schedule by the clock."""
+"""What every stage's Trainer shares: own batches, learning rates by part, a schedule by the clock, a watched loss."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
-import datasets
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, ProgressCallback, TrainerCallback
-from trl import SFTTrainer
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from finevit_training.arguments import FineViTSFTConfig
-from finevit_training.compat import add_metric
 from finevit_training.data.bad_records import BadRecordShare
-from finevit_training.data.batch import model_inputs
 from finevit_training.data.order import RoundKey
 from finevit_training.data.reader import Reader, Skip
 from finevit_training.data.written_plan import WrittenPlan
+from finevit_training.loop.averaging import AverageCallback
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.loading import loader_for
-from finevit_training.loop.parts import optimizer_groups, split_parameters
+from finevit_training.loop.parts import optimizer_groups
 from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback
-from finevit_training.loop.speed import SpeedMeter
-from finevit_training.loop.stops import StopCallback
-from finevit_vl.losses import IGNORE_INDEX, supervised_positions
-
-# TRL looks at a data set to learn that there are pictures; batches come from the loader.
-_LOOKED_AT_BY_TRL = {"images": [[]], "messages": [[]]}
+from finevit_training.loop.speed import SpeedMeter, WorkCounter
+from finevit_training.loop.stops import LossGuard, StopCallback
 
 
-class FineViTSFTTrainer(SFTTrainer):
-    """Supervised fine-tuning of a FineViT-VL.
+class PackedTrainer(Trainer):
+    """A Trainer over packed batches; a stage says what its parts, its loss and its work are.
+
+    A stage's class has `parts`, `main_part` and `encoder`, and defines `part_rates`, `weight_of`, `stage_loss` and
+    `work_counter`. It may stand in front of TRL's trainers as well.
 
     Args:
-        model: a FineViTVLForConditionalGeneration.
-        args: the run's configuration; `max_steps` must be positive.
+        model: what is trained.
+        args: the run's configuration (`LoopArguments` and TrainingArguments); `max_steps` must be positive.
         reader: of the training data.
         processor: saved beside the model.
         eval_reader: of the data that `eval_strategy` measures the loss on, or None.
@@ -47,29 +42,36 @@ class FineViTSFTTrainer(SFTTrainer):
             clock.
         plan: of the training data, see `PackedLoader`; None: it is measured.
         max_bad_share: see `BadRecordShare`.
-        peft_config: LoRA's configuration, or None.
+        options: for the Trainer.
     """
 
-    args: FineViTSFTConfig
+    # Part -> the modules that it is made of, see `split_parameters`.
+    parts: ClassVar[Mapping[str, tuple[str, ...]]]
+    # The part whose rate is the log's `learning_rate`; the others have their names behind it.
+    main_part: ClassVar[str]
+    # The module that is the FineViT encoder.
+    encoder: ClassVar[str]
+
+    args: Any
     model: nn.Module
     optimizer: Any
     lr_scheduler: Any
-    processing_class: ProcessorMixin
+    processing_class: Any
 
     def __init__(
         self,
         model: PreTrainedModel,
-        args: FineViTSFTConfig,
+        args: Any,
         reader: Reader,
-        processor: ProcessorMixin,
+        processor: Any,
         eval_reader: Reader | None = None,
         fraction: Callable[[RoundKey, int], float] | None = None,
         plan: WrittenPlan | None = None,
         max_bad_share: float = 1.0,
-        peft_config: Any = None,
+        **options: Any,
     ) -> None:
         self.progress = Progress(args.max_steps, args.max_minutes * 60 if args.max_minutes else None)
-        self.stops = StopCallback()
+        self.stops = StopCallback(LossGuard(args.on_bad_loss, args.spike_factor))
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
         self.skipped: dict[str, str] = {}
@@ -79,6 +81,29 @@ class FineViTSFTTrainer(SFTTrainer):
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
         self.loader = loader_for(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
+        evaluated: dict[str, Any] = {"eval_dataset": [None] if eval_reader else None}  # the Trainer asks for one
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_no_collator,
+            processing_class=processor,
+            callbacks=self._callbacks(args),
+            **(evaluated | options),
+        )
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(PrintCallback(self.progress))
+        self.add_callback(CurveCallback(self))
+        self.average = AverageCallback(self.model, self.encoder, args.ema_decay) if args.ema_decay else None
+        if self.average:
+            self.add_callback(self.average)
+        # The loss is a sum divided by the items of the whole optimizer step, so that accumulation, ranks and batch
+        # shapes do not change it; the Trainer counts them only for models that say they take the count.
+        self.model_accepts_loss_kwargs = True
+        dtype = torch.bfloat16 if args.bf16 else torch.float32
+        self.meter = SpeedMeter(self.work_counter(), self.accelerator.device, dtype)
+
+    def _callbacks(self, args: Any) -> list[TrainerCallback]:
         save_seconds = args.save_minutes * 60 if args.save_minutes else None
         callbacks: list[TrainerCallback] = [
             ClockCallback(self.progress, save_seconds),
@@ -89,39 +114,48 @@ class FineViTSFTTrainer(SFTTrainer):
         if args.save_total_limit:
             callbacks.append(KeepCallback(args.save_total_limit))
             args.save_total_limit = None  # transformers would delete folders of the user
-        looked_at = datasets.Dataset.from_dict(_LOOKED_AT_BY_TRL)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=_no_collator,
-            train_dataset=looked_at,
-            eval_dataset=looked_at if eval_reader else None,
-            processing_class=processor,
-            peft_config=peft_config,
-            callbacks=callbacks,
-        )
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(PrintCallback(self.progress))
-        self.add_callback(CurveCallback(self))
-        # The loss is a sum divided by the supervised tokens of the whole optimizer step, so that accumulation, ranks
-        # and batch shapes do not change it; the Trainer counts those tokens only for models that say they take the
-        # count.
-        self.model_accepts_loss_kwargs = True
-        dtype = torch.bfloat16 if args.bf16 else torch.float32
-        self.meter = SpeedMeter(self.model, self.accelerator.device, dtype)
+        return callbacks
 
     def _count_rows(self, tried: int, skipped: list[Skip]) -> None:
         for skip in skipped:
             self.skipped.setdefault(skip.id, skip.reason)
         self.bad_rows.add(tried, (skip.reason for skip in skipped if skip.is_bad))
 
+    def part_rates(self) -> dict[str, float]:
+        """The highest learning rate of each part."""
+        raise NotImplementedError
+
+    def weight_of(self, batch: dict[str, Any]) -> int:
+        """How many items of a batch (as the loader gives it) the loss is the mean over."""
+        raise NotImplementedError
+
+    def stage_loss(
+        self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """The loss of a batch (as the loader gives it, on the device): the sum over its items divided by `num_items`.
+
+        Args:
+            num_items: items of the whole optimizer step on all ranks; those of this batch if None. The mean of the
+                ranks' gradients is multiplied by their number elsewhere.
+        """
+        raise NotImplementedError
+
+    def work_counter(self) -> WorkCounter:
+        """Counts what a batch is made of and its arithmetic."""
+        raise NotImplementedError
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+        """As in the Trainer; the average of the weights goes on as well."""
+        if self.average and isinstance(resume_from_checkpoint, str):
+            self.average.load(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **options)
+
     def get_train_dataloader(self) -> Any:
         """The batches of the whole run; a resumed run begins at its position and skips nothing."""
         return self.loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One parameter group for each part (tower, projector, LLM), with and without weight decay."""
+        """One parameter group for each part, with and without weight decay."""
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args)
@@ -130,61 +164,56 @@ class FineViTSFTTrainer(SFTTrainer):
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The optimizer's groups; norms, biases and other vectors are not decayed."""
-        args = self.args
-        own = {"tower": args.vision_learning_rate, "projector": args.projector_learning_rate, "llm": None}
-        rates = {part: args.learning_rate if rate is None else rate for part, rate in own.items()}
         decayed = set(self.get_decay_parameter_names(model))
-        return optimizer_groups(model, rates, args.weight_decay, decayed.__contains__)
+        return optimizer_groups(model, self.parts, self.part_rates(), self.args.weight_decay, decayed.__contains__)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """transformers' schedule, by the clock where there is a wall-clock budget, after the projector's warm-up."""
+        """transformers' schedule, by the clock where there is a wall-clock budget, and as `part_factor` bends it."""
         if self.lr_scheduler is None:
             by_clock = self.progress.max_seconds is not None
-            alone = self.args.projector_warmup_steps
-            scheduler = super().create_scheduler(SCHEDULE_STEPS if by_clock else num_training_steps - alone, optimizer)
+            steps = SCHEDULE_STEPS if by_clock else num_training_steps - self.steps_before_schedule()
+            scheduler = super().create_scheduler(steps, optimizer)
             if not isinstance(scheduler, LambdaLR):
-                if by_clock or alone:
+                if by_clock or self.bends_schedule():
                     raise ValueError(
-                        f"lr_scheduler_type {self.args.lr_scheduler_type} cannot follow max_minutes or "
-                        "projector_warmup_steps; use cosine, cosine_with_min_lr, linear or constant_with_warmup"
+                        f"lr_scheduler_type {self.args.lr_scheduler_type} cannot follow max_minutes, or parts that "
+                        "wait for others; use cosine, cosine_with_min_lr, linear or constant_with_warmup"
                     )
                 return scheduler
             groups = scheduler.optimizer.param_groups
             scheduler.lr_lambdas = [
-                rate_factor(base, group["name"] == "projector", alone, self.progress, by_clock)
+                self.part_factor(group["name"], base, by_clock)
                 for base, group in zip(scheduler.lr_lambdas, groups, strict=True)
             ]
             for group, base_rate, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
                 group["lr"] = base_rate * factor(0)
         return self.lr_scheduler
 
-    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As in the Trainer; while the projector learns alone the other parts get no gradient, so that neither the
-        clipping nor AdamW's moments know of one. A single process does not compute it either; under DDP and FSDP,
-        which settle at the start what has a gradient, it is computed and dropped.
-        """
-        if self.args.projector_warmup_steps:
-            self._let_projector_learn_alone(self.state.global_step < self.args.projector_warmup_steps)
-        loss = super().training_step(model, *args, **kwargs)
-        if self.state.global_step < self.args.projector_warmup_steps:
-            for part, parameters in split_parameters(model).items():
-                for parameter in parameters.values() if part != "projector" else ():
-                    parameter.grad = None
-        return loss
+    def steps_before_schedule(self) -> int:
+        """First steps, which the schedule does not count."""
+        return 0
 
-    def _let_projector_learn_alone(self, alone: bool) -> None:
-        if self.args.world_size > 1:
-            return
-        for group in self.optimizer.param_groups:  # holds what is trained at all
-            for parameter in group["params"] if group["name"] != "projector" else ():
-                parameter.requires_grad_(not alone)
+    def bends_schedule(self) -> bool:
+        """Whether parts have schedules of their own."""
+        return bool(self.steps_before_schedule())
+
+    def part_factor(self, part: str, base: Callable[[int], float], by_clock: bool) -> Callable[[int], float]:
+        """The factor of a part's rate at a step; `base` is transformers' schedule."""
+        return rate_factor(base, False, self.steps_before_schedule(), self.progress, by_clock)
 
     def _get_learning_rate(self) -> float:
-        """Called by the Trainer just before the schedule moves on: the language model's rate, or that of the first
-        part that is trained; the log gets those of the other parts by their names.
+        """Called by the Trainer just before the schedule moves on: the main part's rate, or that of the first part
+        that is trained; the log gets those of the other parts by their names.
         """
         self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-        return self.rates.get("llm", next(iter(self.rates.values())))
+        return self.rates.get(self.main_part, next(iter(self.rates.values())))
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        """Items of the optimizer step on all ranks; the Trainer's own count knows labels alone."""
+        if not batch_samples or "labels" in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        items = torch.tensor(sum(self.weight_of(batch) for batch in batch_samples), device=device)
+        return self.accelerator.gather(items).sum() if self.args.world_size > 1 else items
 
     def compute_loss(
         self,
@@ -193,55 +222,16 @@ class FineViTSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Cross entropy of the supervised tokens: by TRL's fused head on CUDA, elsewhere by `supervised_loss`.
+        """`stage_loss`, measured and watched.
 
         A loss that is no number ends the run before the step's weights are touched, see `StopCallback`.
         """
         if self.model.training:
             self.meter.add(inputs)
-        arguments = model_inputs(inputs, self.processing_class.image_processor)
-        if return_outputs or self.accelerator.device.type == "cuda":
-            result = super().compute_loss(model, arguments, return_outputs, num_items_in_batch)
-        else:
-            result = self.supervised_loss(model, arguments, num_items_in_batch)
-        loss = result[0] if return_outputs else result
+        loss = self.stage_loss(model, inputs, num_items_in_batch)
         if self.model.training:
             self.stops.watch(loss, inputs["ids"], inputs["epochs"])
-        return result
-
-    def supervised_loss(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
-        """The same loss with the head on supervised positions alone, which for a tiny model is a third of the work.
-
-        A mixture-of-experts language model whose config says so adds its routers' loss, as in TRL: a mean over each
-        micro-batch, averaged over those of an optimizer step.
-
-        Args:
-            inputs: what the model's forward takes, with `labels`.
-            num_items_in_batch: supervised tokens of the whole optimizer step; those of this micro-batch if None.
-        """
-        inputs = {**inputs, "use_cache": False}
-        if self.aux_loss_enabled:
-            inputs["output_router_logits"] = True
-        labels = inputs.pop("labels")
-        keep = supervised_positions(labels)
-        outputs = model(**inputs, logits_to_keep=keep)
-        logits = outputs.logits
-        targets = labels[:, 1:][keep[:, :-1]]
-        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, int(count))
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        if self.aux_loss_enabled:
-            micro_batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / micro_batches
-            add_metric(self, "aux_loss", outputs.aux_loss.item())
-        step = self.state.global_step + 1
-        if step % max(1, int(self.state.logging_steps)) == 0 or step == self.state.max_steps:
-            accuracy = (logits.detach().argmax(-1) == targets).float().mean().item()
-            add_metric(self, "mean_token_accuracy", accuracy)
-        return loss
+        return (loss, {}) if return_outputs else loss
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """This rank's batches of the evaluation: every row once, with the questions of the end of the training, the
@@ -255,19 +245,19 @@ class FineViTSFTTrainer(SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean loss over the supervised tokens of the evaluation data: `eval_loss`. It depends neither on the batch
-        size nor on the number of ranks.
+        """Mean loss over the items of the evaluation data: `eval_loss`. Where the items of a batch do not see each
+        other it depends neither on the batch size nor on the number of ranks.
 
         Raises:
             ValueError: there is nothing to measure it on.
         """
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64)  # loss, tokens
+        total = torch.zeros(2, dtype=torch.float64)  # loss, items
         for batch in self.get_eval_dataloader(eval_dataset):
-            loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
-            tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
-            if tokens:
-                total += torch.tensor([loss.item() * tokens, tokens], dtype=torch.float64)
+            if items := self.weight_of(batch):
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    loss = self.compute_loss(self.model, self._prepare_inputs(batch))
+                total += torch.tensor([loss.item() * items, items], dtype=torch.float64)
         total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum")
         if not total[1]:
             raise ValueError(
@@ -299,7 +289,8 @@ class FineViTSFTTrainer(SFTTrainer):
         """
         if self.args.world_size == 1:
             return {}
-        work_RS = torch.tensor(gather_object([self.meter.work]), dtype=torch.float64)
+        flops = [work.flops for work in self.meter.work]
+        work_RS = torch.tensor(gather_object([flops]), dtype=torch.float64)
         work_RS = work_RS.unflatten(1, (-1, self.args.gradient_accumulation_steps)).sum(-1)
         return {"imbalance": float((work_RS.amax(0) / work_RS.mean(0)).mean()) - 1}
 

@@ -11,8 +11,8 @@ from transformers.utils import is_torchvision_available
 
 import modeling_finevit
 from finecap.tasks import wording as prompts
-from finevit_training.arguments import ModelArguments
 from finevit_training.loop.parts import freeze, lora_config
+from finevit_training.stages.sft_arguments import ModelArguments
 from finevit_vl import (
     FineViTVLConfig,
     FineViTVLForConditionalGeneration,

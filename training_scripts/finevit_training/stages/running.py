@@ -1,0 +1,196 @@
+"""From a recipe to a finished model folder, the same way for every stage."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from peft import PeftModel
+
+from finecap.recipe_files import without_secrets
+from finecap.sources.look import not_read
+from finevit_training.arguments import SourceArguments, place_of
+from finevit_training.checkpoint import find_checkpoint, save_output
+from finevit_training.data.bad_records import UnusableData
+from finevit_training.data.order import RoundKey, by_rounds
+from finevit_training.data.reader import Examples, Reader, parts_hash
+from finevit_training.data.source import open_data
+from finevit_training.data.written_plan import WrittenPlan
+from finevit_training.loop.loading import loader_for
+from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks, write_skipped
+from finevit_training.process import prepare_process
+from finevit_training.receipt import training_receipt
+from finevit_training.recipe import Recipe
+from finevit_training.stage import Stage
+
+if TYPE_CHECKING:
+    from finevit_training.loop.trainer import PackedTrainer
+
+_UNBOUNDED_STEPS = 10_000_000  # a run that only the clock ends
+
+
+class Run(NamedTuple):
+    """A run that is ready to start: its stage and recipe, its trainer, and the checkpoint that it goes on from."""
+
+    stage: Stage
+    recipe: Recipe
+    trainer: "PackedTrainer"
+    checkpoint: str | None
+
+
+def prepare_run(stage: Stage, recipe: Recipe) -> Run:
+    """Builds everything that can be refused before the first step.
+
+    Raises:
+        ValueError: the recipe asks for something that is not there, or for what this launch cannot do.
+    """
+    args = recipe.training
+    prepare_process(args.cpu_threads)
+    checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
+    return Run(stage, recipe, stage.build_trainer(recipe), checkpoint)
+
+
+def train(run: Run) -> Path | None:
+    """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint.
+
+    Raises:
+        UnusableData: too much of the data, or all of it, is left out.
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    _, recipe, trainer, checkpoint = run
+    if checkpoint:
+        trainer.skipped |= load_skipped(Path(checkpoint), trainer.args.process_index)
+    if trainer.is_world_process_zero():
+        args, facts = trainer.args, data_facts(recipe.data.data, recipe.data.split, trainer.loader.reader)
+        length = f"{args.max_minutes:g} minutes" if args.max_minutes else f"{args.max_steps:,} steps"
+        count = "an unknown number of" if facts["records"] is None else f"{facts['records']:,}"
+        print(f"{count} rows of {', '.join(facts['corpora'])}, {length}, bf16 {args.bf16}", flush=True)
+        for source in trainer.loader.reader.sources:
+            if unread := not_read(source):
+                print(f"{source.name} ({source.kind}): {unread}", flush=True)
+    with trainer.stops.listening():
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except UnusableData as error:
+            if not trainer.is_world_process_zero():
+                raise
+            path = write_skipped(Path(recipe.training.output_dir), trainer.skipped)
+            raise UnusableData(f"{error}. The rows are listed in {path}") from error
+    if trainer.stops.stopped_by_signal:
+        return None
+    finish(run)
+    return Path(recipe.training.output_dir)
+
+
+def open_reader(args: Any, data: SourceArguments, examples: Examples) -> Reader:
+    """Reads what a recipe trains on.
+
+    Args:
+        args: `LoopArguments` and TrainingArguments.
+        examples: what the stage makes of a row.
+
+    Raises:
+        ValueError: the data is not there.
+    """
+    return _reader(args, data.data, data.split, examples, args.seed)
+
+
+def open_eval_reader(args: Any, data: SourceArguments, examples: Examples) -> Reader:
+    """Reads what the loss is measured on: the same rows whatever the run's seed.
+
+    Raises:
+        ValueError: the data is not there.
+    """
+    try:
+        return _reader(args, evaluated_sources(data), data.evaluated_split, examples, 0, data.eval_records)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. This is about the evaluation: `eval_data` names its sources, `eval_split` their split"
+        ) from error
+
+
+def _reader(
+    args: Any, specs: Sequence[Any], split: str, examples: Examples, seed: int, most_rows: int | None = None
+) -> Reader:
+    opened = open_data(specs, split)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return Reader(opened.sources, opened.parts, opened.order(seed, rows, most_rows), examples)
+
+
+def evaluated_sources(data: SourceArguments) -> list[Any]:
+    """The sources of the evaluation. A split that one of `data` has of its own is the one to train on."""
+    if data.eval_data:
+        return data.eval_data
+    sources: list[Any] = data.data
+    return [
+        {key: value for key, value in one.items() if key != "split"} if isinstance(one, Mapping) else one
+        for one in sources
+    ]
+
+
+def set_length(args: Any, reader: Reader, plan: WrittenPlan | None = None) -> Callable[[RoundKey, int], float] | None:
+    """Sets `max_steps` where the recipe counts epochs or minutes.
+
+    Returns:
+        How far the training is when a round begins, where epochs say it; None: steps and clock do.
+    """
+    if args.max_steps > 0:
+        return None
+    if args.max_minutes:
+        args.max_steps = _UNBOUNDED_STEPS
+        return None
+    fraction = by_rounds(reader.order, args.num_train_epochs)
+    args.max_steps = count_steps(args, reader, fraction, plan)
+    return fraction
+
+
+def count_steps(
+    args: Any, reader: Reader, fraction: Callable[[RoundKey, int], float], plan: WrittenPlan | None = None
+) -> int:
+    """Optimizer steps of `num_train_epochs`, planned from lengths before any picture is decoded."""
+    epochs = math.ceil(args.num_train_epochs)
+    if args.process_index == 0:
+        print("counting the steps of an epoch: the texts and picture sizes of all rows are read", flush=True)
+    loader = loader_for(args, reader, fraction, epochs=epochs, plan=plan)
+    return max(1, math.ceil(loader.count_packs() * args.num_train_epochs / epochs / loader.shape.step))
+
+
+def finish(run: Run) -> None:
+    """Saves the trained model with everything that belongs to it; on all ranks, of which rank 0 writes."""
+    stage, recipe, trainer, checkpoint = run
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    state = None
+    if trainer.is_fsdp_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model)  # gathered from all ranks
+    elif isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    skipped = skipped_of_all_ranks(trainer.skipped)
+    if not trainer.accelerator.is_main_process:
+        return
+    data = recipe.data
+    facts: dict[str, Any] = {
+        "model": stage.model_facts(model),
+        "data": data_facts(data.data, data.split, trainer.loader.reader),
+        "skipped": len(skipped),
+    }
+    if trainer.eval_reader:
+        facts["eval_data"] = data_facts(evaluated_sources(data), data.evaluated_split, trainer.eval_reader)
+    receipt = training_receipt(
+        recipe, trainer.state, facts, processes=trainer.args.world_size, resumed_from=checkpoint
+    )
+    save_output(
+        stage, Path(recipe.training.output_dir), model, state, trainer.processing_class, recipe, receipt,
+        trainer.state.log_history, skipped,
+        (trainer.encoder, trainer.average.state_dict()) if trainer.average else None,
+    )  # fmt: skip
+
+
+def data_facts(specs: Sequence[Any], split: str, reader: Reader) -> dict[str, Any]:
+    """What the receipt says about data: where it is, how many rows, and a hash of the list of its parts."""
+    counts = [part.rows for _, part in reader.parts]
+    return {
+        "corpora": without_secrets([place_of(one) for one in specs]),
+        "split": split,
+        "records": None if None in counts else sum(count or 0 for count in counts),
+        "parts_sha256": parts_hash(reader.parts),
+    }
