@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from finecap.corpus.captions import Facts, captions
+from finecap.corpus.caption_pair import Facts, captions
 from finecap.corpus.drawing.raster import encode_png
 from finecap.corpus.levels import level_of
-from finecap.corpus.places import place_words, span
+from finecap.corpus.positions import place_words, span
 from finecap.corpus.seeding import rng_for
 from finecap.records import QA, Record, new_record
 

@@ -78,7 +78,7 @@ class SceneLevel:
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the dial. `caption_tokens`: the most of a dense caption, see `finecap.corpus.captions`."""
+    """One step of the dial. `caption_tokens`: the most of a dense caption, see `finecap.corpus.caption_pair`."""
 
     doc: DocLevel
     chart: ChartLevel

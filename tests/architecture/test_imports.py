@@ -34,7 +34,7 @@ BELOW = {
 }
 MOST_MODULES = 15
 # Modules of one name in several folders are of one kind: "card" writes a card, wherever it is.
-SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader"}
+SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "facts", "run"}
 
 
 def modules() -> dict[str, Path]:

@@ -11,7 +11,7 @@ import random
 
 from PIL import Image
 
-from finecap.corpus.captions import captions
+from finecap.corpus.caption_pair import captions
 from finecap.corpus.charts.bare import draw_bare_bars
 from finecap.corpus.charts.draw import Part, draw_chart
 from finecap.corpus.charts.facts import facts

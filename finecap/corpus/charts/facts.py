@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from finecap.corpus.captions import Facts, listed
+from finecap.corpus.caption_pair import Facts, listed
 from finecap.corpus.charts.questions import CLEAR
 from finecap.corpus.charts.spec import ChartSpec, number
 

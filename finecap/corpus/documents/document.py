@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 
-from finecap.corpus.captions import captions
+from finecap.corpus.caption_pair import captions
 from finecap.corpus.documents.facts import facts
 from finecap.corpus.documents.page import Document, Page, Style
 from finecap.corpus.documents.page_kinds import TEMPLATES

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from finecap.corpus.captions import Facts, listed
+from finecap.corpus.caption_pair import Facts, listed
 from finecap.corpus.documents.page import Document
 from finecap.corpus.scenes.referring import article
 from finecap.records import Region

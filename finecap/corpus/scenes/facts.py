@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from itertools import permutations
 
-from finecap.corpus.captions import Facts, listed, sentence
-from finecap.corpus.places import span
+from finecap.corpus.caption_pair import Facts, listed, sentence
+from finecap.corpus.positions import span
 from finecap.corpus.scenes.placing import Placed
 from finecap.corpus.scenes.referring import SIZE_MARGIN, area, is_only_one, plainly_before
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import random
 
-from finecap.corpus.captions import captions, sentence
+from finecap.corpus.caption_pair import captions, sentence
 from finecap.corpus.drawing import degrade
 from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import SceneLevel, level_of
-from finecap.corpus.places import cell, place_words
+from finecap.corpus.positions import cell, place_words
 from finecap.corpus.scenes import backgrounds, placing, referring, sprites
 from finecap.corpus.scenes.facts import facts
 from finecap.corpus.scenes.placing import Placed

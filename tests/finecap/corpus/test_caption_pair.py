@@ -11,7 +11,7 @@ from PIL import Image
 
 from finecap.corpus import easyvqa
 from finecap.corpus.build import KINDS, generate
-from finecap.corpus.captions import Facts, captions, listed
+from finecap.corpus.caption_pair import Facts, captions, listed
 from finecap.corpus.charts import chart
 from finecap.corpus.charts import facts as chart_facts
 from finecap.corpus.charts.spec import ChartSpec
