@@ -1,7 +1,7 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Configuration of the FineViT encoder. [P]: fixed by the paper (arXiv 2603.17326), [D]: this project's default."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -49,12 +49,15 @@ class FineViTConfig(PreTrainedConfig):
             them [P weak / D]. Qwen2.5-VL uses `[7, 15, 23, 31]`.
         attention_dropout (`float`, defaults to 0.0): Dropout on the attention probabilities [D: none, as Qwen2.5-VL].
         initializer_range (`float`, defaults to 0.02): Standard deviation of the initial weights [D: Qwen2.5-VL].
-        teacher_hidden_size (`int`, defaults to 1024): Width of the features that [`FineViTForMaskedImageModeling`]
-            regresses [D: DINOv3 ViT-L/16; the paper names DINOv3 but not its size].
-
-    Example:
-        >>> FineViTConfig.from_size("nano", qk_norm=True).hidden_size
-        128
+        teacher_hidden_size (`int`, defaults to 1024): Width of what [`FineViTForMaskedImageModeling`] regresses: a
+            frozen teacher's features [D: DINOv3 ViT-L/16; the paper names DINOv3 but not its size], or the pixels of a
+            patch (`num_channels * patch_size²`).
+        loss_on (`str`, defaults to `"masked"`): Patches whose errors count [P: the masked]. `"all"` counts the visible
+            ones too, which helps small models (CAE v2, arXiv 2211.09799; iBOT++, arXiv 2604.12012).
+        target_norm (`str`, defaults to `"none"`): What is done to the targets of each patch: `"none"` [P: L2];
+            `"layer_norm"`, mean 0 and variance 1, as MAE does with pixels (arXiv 2111.06377) and MaskDistill with
+            features (arXiv 2210.10615); `"l2"`, unit length of targets and predictions, whose squared distance is
+            EVA-02's `2 - 2 cos`.
     """
 
     model_type = "finevit"
@@ -95,6 +98,8 @@ class FineViTConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     initializer_range: float = 0.02
     teacher_hidden_size: int = 1024
+    loss_on: Literal["masked", "all"] = "masked"
+    target_norm: Literal["none", "layer_norm", "l2"] = "none"
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:

@@ -78,6 +78,22 @@ def pack_images(pixel_values: torch.Tensor, patch_size: int, merge_size: int) ->
     return patches, grid
 
 
+def unpack_image(patches: torch.Tensor, rows: int, columns: int, merge_size: int) -> torch.Tensor:
+    """One image of packed patches, the way back from [`pack_images`].
+
+    Args:
+        patches (`torch.Tensor` of shape `(rows * columns, 3 * p * p)`): in merge order, of any dtype.
+
+    Returns:
+        `(3, rows * p, columns * p)`.
+    """
+    row, column, _ = patch_positions(torch.tensor([[rows, columns]]), merge_size)
+    side = round((patches.shape[1] // 3) ** 0.5)
+    plane = torch.empty_like(patches).view(rows, columns, 3, side, side)
+    plane[row, column] = patches.view(-1, 3, side, side)
+    return plane.permute(2, 0, 3, 1, 4).reshape(3, rows * side, columns * side)
+
+
 def scale_patches(
     patches: torch.Tensor,
     image_mean: Sequence[float] | float | None,
@@ -107,4 +123,4 @@ def scale_patches(
     return out
 
 
-__all__ = ["frame_sizes", "pack_images", "patch_index", "patch_positions", "scale_patches"]
+__all__ = ["frame_sizes", "pack_images", "patch_index", "patch_positions", "scale_patches", "unpack_image"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.vision_utils import get_vision_position_ids
 
 from modeling_finevit import FineViTImageProcessorPil
-from modeling_finevit.patches import frame_sizes, pack_images, patch_index, patch_positions
+from modeling_finevit.patches import frame_sizes, pack_images, patch_index, patch_positions, unpack_image
 
 pytestmark = pytest.mark.model
 
@@ -45,3 +45,12 @@ def test_plain_batch_is_cut_like_the_processor_cuts():
 def test_plain_batch_of_other_sides_is_refused():
     with pytest.raises(ValueError, match="multiples of 28 pixels, got 56x60"):
         pack_images(torch.zeros(1, 3, 56, 60), 14, 2)
+
+
+def test_an_image_is_unpacked_as_it_was_packed():
+    images = torch.arange(2 * 3 * 56 * 84).reshape(2, 3, 56, 84)
+    patches, _ = pack_images(images, 14, 2)
+    assert torch.equal(torch.stack([unpack_image(part, 4, 6, 2) for part in patches.split(24)]), images)
+    assert not torch.equal(unpack_image(patches[:24], 4, 6, 1), images[0])
+    colours = unpack_image(torch.tensor([[r, c, 0] for r in range(2) for c in range(2)]), 2, 2, 2)
+    assert colours.tolist()[:2] == [[[0, 0], [1, 1]], [[0, 1], [0, 1]]]

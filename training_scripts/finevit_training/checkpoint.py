@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from PIL import Image
 from transformers import PreTrainedModel
 
 from finecap.made_with import weight_hashes
@@ -75,6 +76,17 @@ def find_checkpoint(out: Path, wanted: str | None) -> str | None:
     )
 
 
+def refuse_other_model(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raises ValueError if a checkpoint is of another model, such as another stage's in the same output folder."""
+    described = checkpoint / "config.json"  # adapters have none
+    saved = json.loads(described.read_text()).get("architectures") if described.is_file() else None
+    if saved and type(model).__name__ not in saved:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of a {', '.join(saved)}, and this run trains a {type(model).__name__}; "
+            "give it an output_dir of its own, or a checkpoint of this stage"
+        )
+
+
 def _is_whole(checkpoint: Path) -> bool:
     # The Trainer writes weights, optimizer and state in this order; only other ranks' random states may come later.
     try:
@@ -94,6 +106,7 @@ def save_output(
     receipt: dict[str, Any],
     log_history: list[dict[str, Any]],
     skipped: dict[str, str],
+    drawings: Mapping[str, Image.Image],
     average: tuple[str, dict[str, torch.Tensor]] | None = None,
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
@@ -109,6 +122,7 @@ def save_output(
         receipt: see `finevit_training.receipt.training_receipt`; the hashes of the weights are added.
         log_history: the Trainer's logs.
         skipped: reason by record id.
+        drawings: of `Stage.draw`.
         average: the module of the model that was averaged, and its averaged state; None if none was.
     """
     aside = out / ".incomplete"
@@ -130,6 +144,8 @@ def save_output(
     (aside / CURVE_FILE).write_text(json.dumps(training, indent=1))
     write_skipped(aside, skipped)
     draw_curve(curve, stage.loss, aside / CURVE_PICTURE)
+    for name, drawing in drawings.items():
+        drawing.save(aside / name)
     receipt = {**receipt, "weights": weight_hashes(aside)}
     (aside / RECEIPT_FILE).write_text(json.dumps(receipt, indent=1))
     (aside / "README.md").write_text(model_card(stage.card, out.name, receipt))

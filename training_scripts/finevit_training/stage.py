@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from PIL import Image
+
 from finevit_training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class Stage(NamedTuple):
         card: the card's template, a file of `card_templates`; each of `model_facts` may stand in it.
         loss: what the loss is and in which unit, for the curve.
         folders: name -> module of the model that is saved in a folder of this name as well, as a model of its own.
+        draw: pictures for the finished folder by the names of their files; on all ranks.
     """
 
     build_trainer: Callable[[Recipe], "PackedTrainer"]
@@ -26,3 +29,4 @@ class Stage(NamedTuple):
     card: str
     loss: str
     folders: Mapping[str, str] = {}
+    draw: Callable[[Any], Mapping[str, Image.Image]] = lambda trainer: {}

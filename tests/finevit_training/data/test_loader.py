@@ -15,10 +15,9 @@ from finecap.tasks.wording import load_wordings
 from finevit_training.data.bad_records import UnusableData
 from finevit_training.data.loader import Position
 from finevit_training.data.order import RoundKey
-from finevit_training.data.plan import Sized
 from finevit_vl import build_qwen_tokenizer
 from finevit_vl.processing_finevit_vl import set_pixel_budget
-from tests.support.training_data import ids_of, loader_of, reader_of, write_records
+from tests.support.training_data import ids_of, lengths_of_all_windows, loader_of, reader_of, write_records
 
 MIXTURE = {"qa": 100, "transcribe": 1, "global_caption": 1}
 
@@ -59,7 +58,7 @@ def test_rows_of_tokens_are_full(reader_for):
 
 def test_the_packs_of_an_epoch_are_counted_before_a_picture_is_decoded(reader, monkeypatch):
     expected = len(list(loader_of(reader)))
-    monkeypatch.setattr("finevit_training.examples.conversation.open_reduced", None)
+    monkeypatch.setattr("finevit_training.examples.pictures.open_reduced", None)
     assert loader_of(reader).count_packs() == expected
 
 
@@ -91,18 +90,6 @@ def test_a_run_goes_on_after_any_step_as_if_it_had_never_stopped(reader, workers
         for one, other in zip(whole[stopped:], rest, strict=True):
             same(one, other)
     assert ids_of(whole[1:]) != ids_of(whole[:-1])
-
-
-def lengths_of_all_windows(reader, epochs=3):
-    """What the ranks of a run tell each other, made by one."""
-    sized, order = {}, reader.order
-    keys = (RoundKey(epoch, number) for epoch in range(epochs) for number in range(order.num_rounds(epoch)))
-    for key in keys:
-        for window in order.windows(key):
-            found = reader.drafts(window, 0.0)
-            pairs = zip(found.keys, found.drafts, strict=True)
-            sized[window] = [Sized(row, len(draft), draft.patches) for row, draft in pairs]
-    return sized
 
 
 def ranks_of(reader, ranks, rows, accumulation=1, start=None, steps=6):

@@ -40,6 +40,27 @@ class Batch(TypedDict):
     epochs: list[int]
 
 
+class MaskedBatch(TypedDict):
+    """A micro-batch of stage I: pictures one after the other in a single sequence of patches.
+
+    Attributes:
+        pixel_values, image_grid_thw: see `Batch`.
+        bool_masked_pos: (patches,) bool.
+        teacher_pixel_values: (patches, channels·patch²) uint8, the same grids cut from the pictures at the size that a
+            teacher of another patch size sees; None where it sees `pixel_values`.
+        lengths: (pictures,) int64, patches of each picture.
+        ids, epochs: of the row that each picture is from.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    bool_masked_pos: torch.Tensor
+    teacher_pixel_values: torch.Tensor | None
+    lengths: torch.Tensor
+    ids: list[str]
+    epochs: list[int]
+
+
 def model_inputs(batch: Mapping[str, Any], image_processor: Any) -> dict[str, Any]:
     """The arguments of FineViT-VL's forward for a batch, with `pixel_values` as the image processor scales them."""
     inputs = {key: batch[key] for key in FORWARD_KEYS}

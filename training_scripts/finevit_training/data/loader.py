@@ -8,7 +8,7 @@ neither on the number of loader processes nor on their speed.
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 
 from finevit_training.data.bad_records import UnusableData, counted, reason_kind
-from finevit_training.data.batch import Batch
 from finevit_training.data.order import RoundKey, RowKey, WindowKey, lanes_of
 from finevit_training.data.plan import Pack, Sized, plan_round
 from finevit_training.data.reader import Drafts, Planned, Reader, Skip
@@ -247,7 +246,7 @@ class PackedLoader:
             "questions": reader.questions,
         }
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
         self._pending.clear()
         for batch, skipped in self._results(self._tasks()):
             self.on_rows(0, skipped)
@@ -282,7 +281,7 @@ class PackedLoader:
             pass
         return packs
 
-    def _results(self, tasks: Iterator[Task]) -> Iterator[tuple[Batch, list[Skip]]]:
+    def _results(self, tasks: Iterator[Task]) -> Iterator[tuple[Mapping[str, Any], list[Skip]]]:
         self._rounds.clear()
         results: Any = DataLoader(
             _Answers(self.reader),

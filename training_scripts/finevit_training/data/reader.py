@@ -8,7 +8,7 @@ import json
 import random
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 from finecap.sources.door import Source
 from finecap.sources.rows import BadRow, Part, Row
 from finevit_training.data.bad_records import UnusableRecord
-from finevit_training.data.batch import Batch
 from finevit_training.data.order import Order, RowKey, WindowKey
 
 HELD_BYTES = 2**30  # of encoded pictures that a loading process keeps, beside the part that it is reading
@@ -47,8 +46,8 @@ class Examples(Protocol):
         """The sample with its pictures decoded; raises UnusableRecord."""
         ...
 
-    def collate(self, rows: Sequence[Sequence[Any]]) -> Batch:
-        """The batch of some rows of examples."""
+    def collate(self, rows: Sequence[Sequence[Any]]) -> Mapping[str, Any]:
+        """The batch of some rows of examples, such as `Batch`."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -152,7 +151,7 @@ class Reader:
                 found.skipped.extend(Skip(name, reason, False) for reason in draft.left_out)
         return found
 
-    def batch(self, packs: Sequence[Sequence[Planned]]) -> tuple[Batch, list[Skip]]:
+    def batch(self, packs: Sequence[Sequence[Planned]]) -> tuple[Mapping[str, Any], list[Skip]]:
         """The batch of some packs.
 
         A sample whose pictures cannot be used is replaced by another of the same part that is no longer than it; where

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from finecap.boxes import format_box
-from finecap.pictures import BadPicture, open_reduced
 from finecap.records import validate_texts
 from finecap.sources.rows import Message, Row
 from finecap.tasks.conversation import Report, Turn, record_to_turns
@@ -28,6 +27,7 @@ from finevit_training.data.batch import Batch
 from finevit_training.data.order import RowKey
 from finevit_training.data.packing import lay_out
 from finevit_training.examples.chat import ChatEncoder, Ids, control_tokens, messages
+from finevit_training.examples.pictures import decoded, num_patches, patches_of_bytes, size_facts
 from finevit_vl import FineViTVLProcessor
 
 KEPT_ENCODINGS = 20_000  # short texts whose ids a process keeps: the same questions come again and again
@@ -121,11 +121,7 @@ class Conversations:
             "isolate_turns": self.isolate_turns,
             "wordings": self.wordings or {task: [fixed] for task, fixed in FIXED_WORDINGS.items()},
             "tokenizer_sha256": self._tokenizer_hash(),
-            "image_sizes": {
-                name: getattr(self.processor.image_processor, name)
-                for name in ("patch_size", "merge_size", "max_image_pixels")
-            }
-            | dict(self.processor.image_processor.size),
+            "image_sizes": size_facts(self.processor.image_processor),
         }
 
     def _tokenizer_hash(self) -> str:
@@ -145,7 +141,7 @@ class Conversations:
         Raises:
             UnusableRecord: the row is broken, nothing can be asked about it, or its first turn is too long.
         """
-        patches = [self._patches(row.id, size) for size in row.sizes]
+        patches = [num_patches(self.processor.image_processor, size) for size in row.sizes]
         tokens = [count // self.processor.image_processor.merge_size**2 for count in patches]
         left_out: list[str] = []
         if row.messages is not None:
@@ -162,18 +158,9 @@ class Conversations:
         Raises:
             UnusableRecord: one of them cannot be decoded, or has another size than the row says.
         """
-        processor = self.processor.image_processor
-        images = []
-        for data, size in zip(pictures, draft.sizes, strict=True):
-            target = processor.resized_size(size[1], size[0])
-            # The processor sizes the picture once more, and a narrow budget of pixels gives another size than this.
-            whole = processor.resized_size(*target) != target
-            width, height = size if whole else target[::-1]
-            try:
-                images.append(open_reduced(data, processor.max_image_pixels, size, (width, height)))
-            except BadPicture as error:
-                raise UnusableRecord(f"picture cannot be used: {error}") from error
-        return Example(draft, images)
+        image_processor = self.processor.image_processor
+        pairs = zip(pictures, draft.sizes, strict=True)
+        return Example(draft, [decoded(image_processor, data, size) for data, size in pairs])
 
     def collate(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """The batch of some rows, each at most `max_length` tokens."""
@@ -183,7 +170,8 @@ class Conversations:
             self.max_length,
             self.processor.tokenizer.pad_token_id,
         )
-        pixels: Any = self._pixels([image for example in examples for image in example.images])
+        images = [image for example in examples for image in example.images]
+        pixels: Any = patches_of_bytes(self.processor.image_processor, images)
         batch: Batch = {
             **tensors,
             **pixels,
@@ -192,15 +180,6 @@ class Conversations:
             "epochs": [example.draft.epoch for example in examples],
         }
         return batch
-
-    def _pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        processor = self.processor.image_processor
-        if not images:
-            return {
-                "pixel_values": torch.zeros(0, 3 * processor.patch_size**2, dtype=torch.uint8),
-                "image_grid_thw": torch.zeros(0, 3, dtype=torch.int64),
-            }
-        return dict(processor.as_bytes(images))
 
     def turns(self, row: Row, key: RowKey, fraction: float, report: Report | None = None) -> list[Turn]:
         """The questions and answers about a record; what has to be left out of it is reported.
@@ -227,12 +206,6 @@ class Conversations:
             has = ", ".join(name for name in ("global_caption", "regions", "qa") if record[name]) or "no words"
             raise UnusableRecord(f"nothing can be asked about it with this mixture (it has {has})", is_bad=False)
         return turns
-
-    def _patches(self, row_id: str, size: tuple[int, int]) -> int:
-        try:
-            return self.processor.image_processor.get_number_of_image_patches(size[1], size[0])
-        except ValueError as error:
-            raise UnusableRecord(f"picture cannot be processed: {error}") from error
 
     def _isolated(self, turns: list[Turn], tokens: list[int]) -> tuple[Ids, np.ndarray]:
         """Every turn as a conversation of its own, with the picture and what stands before it written once."""

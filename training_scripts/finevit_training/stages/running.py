@@ -10,7 +10,7 @@ from peft import PeftModel
 from finecap.recipe_files import without_secrets
 from finecap.sources.look import not_read
 from finevit_training.arguments import SourceArguments, place_of
-from finevit_training.checkpoint import find_checkpoint, save_output
+from finevit_training.checkpoint import find_checkpoint, refuse_other_model, save_output
 from finevit_training.data.bad_records import UnusableData
 from finevit_training.data.order import RoundKey, by_rounds
 from finevit_training.data.reader import Examples, Reader, parts_hash
@@ -47,7 +47,10 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     args = recipe.training
     prepare_process(args.cpu_threads)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
-    return Run(stage, recipe, stage.build_trainer(recipe), checkpoint)
+    trainer = stage.build_trainer(recipe)
+    if checkpoint:
+        refuse_other_model(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
+    return Run(stage, recipe, trainer, checkpoint)
 
 
 def train(run: Run) -> Path | None:
@@ -165,6 +168,7 @@ def finish(run: Run) -> None:
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     skipped = skipped_of_all_ranks(trainer.skipped)
+    drawings = stage.draw(trainer)
     if not trainer.accelerator.is_main_process:
         return
     data = recipe.data
@@ -180,7 +184,7 @@ def finish(run: Run) -> None:
     )
     save_output(
         stage, Path(recipe.training.output_dir), model, state, trainer.processing_class, recipe, receipt,
-        trainer.state.log_history, skipped,
+        trainer.state.log_history, skipped, drawings,
         (trainer.encoder, trainer.average.state_dict()) if trainer.average else None,
     )  # fmt: skip
 

@@ -7,11 +7,10 @@ import torch
 from peft import LoraConfig
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
-from transformers.utils import is_torchvision_available
 
-import modeling_finevit
 from finecap.tasks import wording as prompts
 from finevit_training.loop.parts import freeze, lora_config
+from finevit_training.stages.encoder import new_image_processor
 from finevit_training.stages.sft_arguments import ModelArguments
 from finevit_vl import (
     FineViTVLConfig,
@@ -37,8 +36,7 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
         image_processor = _image_processor(checked_model(args.vision, "vision"))
         processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, checked_model(args.llm, "llm"))
     else:
-        name = "FineViTImageProcessor" if is_torchvision_available() else "FineViTImageProcessorPil"
-        image_processor = getattr(modeling_finevit, name)()
+        image_processor = new_image_processor()
         tokenizer = build_qwen_tokenizer(args.vocab_size or num_ranks(str(args.size)))
         if args.prompt_tokens:
             tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])

@@ -1,0 +1,36 @@
+"""Stage I: masked image modelling of an encoder, from pictures alone.
+
+accelerate launch -m finevit_training.mim --recipe mim/nano_cpu --data outputs/corpus --output_dir outputs/mim
+accelerate launch -m finevit_training.mim --recipe mim/paper --data images --gradient_accumulation_steps 64  # one GPU
+accelerate launch --config_file training_scripts/finevit_training/recipes/accelerate/fsdp2_encoder_8x.yaml \
+    -m finevit_training.mim --recipe mim/paper --data images
+Several nodes, here four of eight GPUs, on each of them (Slurm: `srun --ntasks-per-node 1`; SkyPilot: `num_nodes: 4`):
+accelerate launch --config_file fsdp2_encoder_8x.yaml --num_machines 4 --num_processes 32 \
+    --machine_rank $SLURM_NODEID --main_process_ip $FIRST_NODE -m finevit_training.mim --recipe mim/paper \
+    --data images --gradient_accumulation_steps 2
+
+In a checkout `training_scripts/mim.py` in place of `-m finevit_training.mim` does the same. Every key of a recipe is a
+flag and every flag a key; flags win. `--resume_from_checkpoint last` goes on after a crash.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from finevit_training.script import run_script
+from finevit_training.stage import Stage
+from finevit_training.stages.mim_arguments import MIM_PARTS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains as the flags say, see `run_script`."""
+    return run_script("mim", MIM_PARTS, _stage, argv)
+
+
+def _stage() -> Stage:
+    from finevit_training.stages.mim import STAGE
+
+    return STAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
