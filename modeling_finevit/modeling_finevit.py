@@ -33,6 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import attend_packed, eager_attention_forward, takes_packed
 from .configuration_finevit import FineViTConfig
 from .layouts import AttentionLayout, flex_block_mask, image_layout, window_layout
+from .lean import rms_norm, silu_gate
 from .patches import frame_sizes, pack_images, patch_positions
 from .registration import forget_key_mapping
 from .rotary import FineViTRotaryEmbedding, apply_rotary
@@ -46,9 +47,7 @@ class FineViTRMSNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(..., hidden_size)` in the dtype it came in, also under autocast, where the weight is wider."""
-        widened = hidden_states.to(torch.promote_types(hidden_states.dtype, self.weight.dtype))
-        weight = self.weight.to(widened.dtype)
-        return nn.functional.rms_norm(widened, weight.shape, weight, self.eps).to(hidden_states.dtype)
+        return rms_norm(hidden_states, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
@@ -62,10 +61,12 @@ class FineViTMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
         self.down_proj = nn.Linear(width, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
+        self.is_silu = config.hidden_act in ("silu", "swish")
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(T, C)` to `(T, C)`: SwiGLU, each patch by itself."""
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
+        return self.down_proj(silu_gate(gate, up) if self.is_silu else self.act_fn(gate) * up)
 
 
 class FineViTAttention(nn.Module):

@@ -104,6 +104,13 @@ class LoopArguments:
             "saved in the folder `ema`."
         },
     )
+    compile_blocks: str = field(
+        default="false",
+        metadata={
+            "help": "Compile the encoder's layers, each whole: true, false, or auto (on CUDA).",
+            "choices": ["true", "false", "auto"],
+        },
+    )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a process. Default: its share of the cores it may use."}
     )
@@ -159,6 +166,12 @@ class LoopArguments:
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds, such as the training_args.bin in every checkpoint: all but the token."""
         return {**vars(self), "hub_token": None}
+
+    @property
+    def compiles_blocks(self) -> bool:
+        """Whether the encoder's layers are compiled here."""
+        asked = str(self.compile_blocks).lower()
+        return torch.cuda.is_available() if asked == "auto" else asked == "true"
 
     @property
     def row_capacity(self) -> int:

@@ -16,6 +16,7 @@ from finevit_training.data.reader import Reader, Skip
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.averaging import AverageCallback
 from finevit_training.loop.clock import SCHEDULE_STEPS, ClockCallback, Progress, rate_factor
+from finevit_training.loop.compiling import compile_blocks
 from finevit_training.loop.keeping import KeepCallback
 from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import optimizer_groups
@@ -81,6 +82,8 @@ class PackedTrainer(Trainer):
         by_steps = fraction or (lambda key, step: self.progress.fraction(step))
         args.ignore_data_skip = True  # the loader goes on from its position
         self.loader = loader_for(args, reader, by_steps, plan=plan, on_rows=self._count_rows, steps=args.max_steps)
+        if args.compiles_blocks:
+            compile_blocks(model.get_submodule(self.encoder))
         evaluated: dict[str, Any] = {"eval_dataset": [None] if eval_reader else None}  # the Trainer asks for one
         super().__init__(
             model=model,
