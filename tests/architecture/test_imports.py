@@ -35,6 +35,8 @@ BELOW = {
 MOST_MODULES = 15
 # Modules of one name in several folders are of one kind: "card" writes a card, wherever it is.
 SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "facts", "run"}
+# A stage is a script and what it is built of.
+SAME_KIND |= {"mim", "contrastive", "align"}
 
 
 def modules() -> dict[str, Path]:
