@@ -11,9 +11,11 @@ from finecap.recipe_files import shipped_recipes
 
 PACKAGES = {
     "finecap.engine": "finevit caption NAME --in IMAGES --out DIR",
-    "finevit_training": "accelerate launch -m finevit_training.vl_sft --recipe NAME",
+    "finevit_training": "accelerate launch -m finevit_training.{script} --recipe NAME",
 }
 """Package -> how a recipe of it is used."""
+SCRIPTS = {"sft": "vl_sft"}
+"""Folder of training recipes -> the script that takes them, where it has another name."""
 LAUNCH = "accelerate launch --config_file FILE (a file that `finevit recipes copy NAME` wrote)"
 PROMPTS = "prompts that a caption recipe names, copied with it"
 
@@ -37,7 +39,9 @@ def listing() -> str:
     groups: dict[str, dict[str, Path]] = {}
     for package, use in PACKAGES.items():
         for name, path in shipped_recipes(package).items():
-            kind = LAUNCH if name.startswith("accelerate/") else PROMPTS if name.endswith("_prompts") else use
+            folder = name.partition("/")[0]
+            command = use.format(script=SCRIPTS.get(folder, folder))
+            kind = LAUNCH if folder == "accelerate" else PROMPTS if name.endswith("_prompts") else command
             groups.setdefault(kind, {})[name] = path
     lines = []
     for use, recipes in groups.items():

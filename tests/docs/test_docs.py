@@ -11,10 +11,13 @@ from PIL import Image
 import finevit_cli
 from finecap.recipe_files import find_recipe
 from finevit_training.recipe import parse_recipe
+from finevit_training.stages.mim_arguments import MIM_PARTS
+from finevit_training.stages.sft_arguments import SFT_PARTS
 from tests.support.pages import PAGES, blocks, commands
 from tests.support.paths import NANO, ROOT
 from tests.support.small_folders import save_qwen_vl
 
+PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS}
 COMMANDS = [(page.relative_to(ROOT), words) for page in PAGES for words in commands(page)]
 PYTHON = [
     (page.relative_to(ROOT), number, text)
@@ -43,11 +46,12 @@ def check_accelerate(words):
         assert (ROOT / words[1]).is_file()
         del words[:2]
     if words[0] == "-m":
-        assert words[1] == "finevit_training.vl_sft"
+        script = words[1].removeprefix("finevit_training.")
         del words[:1]
     else:
         assert (ROOT / words[0]).is_file()
-    parse_recipe(words[1:])
+        script = Path(words[0]).stem
+    parse_recipe(words[1:], PARTS[script])
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=id_of)

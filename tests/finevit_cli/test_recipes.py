@@ -26,13 +26,14 @@ def listed(capsys) -> dict[str, list[str]]:
 def test_every_name_is_taken_by_the_command_it_is_listed_under(capsys):
     groups = listed(capsys)
     (captions,) = (names for use, names in groups.items() if use.startswith("finevit caption NAME"))
-    (trainings,) = (names for use, names in groups.items() if use.endswith("--recipe NAME"))
+    trainings = groups["accelerate launch -m finevit_training.vl_sft --recipe NAME"]
+    assert groups["accelerate launch -m finevit_training.mim --recipe NAME"] == ["mim/nano_cpu", "mim/paper"]
     assert {"caption_offline", "caption_full"} == set(captions)
     assert {"sft/gpu_1x", "sft/nano_cpu"} <= set(trainings)
     assert all(load_recipe(name) for name in captions)
     assert all(read_recipe(name) for name in trainings)
     assert [names for use, names in groups.items() if use.startswith("accelerate launch --config_file")] == [
-        ["accelerate/fsdp2_8x"]
+        ["accelerate/fsdp2_8x", "accelerate/fsdp2_encoder_8x"]
     ]
 
 

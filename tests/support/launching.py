@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.support.paths import ROOT
 
@@ -24,9 +27,19 @@ SMALLEST = {
 ENTRY = ("-m", "finevit_training.vl_sft")
 
 
-def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] = ENTRY, **flags) -> subprocess.Popen:
+def launch(
+    *,
+    launcher: bool = True,
+    processes: int = 1,
+    entry: tuple[str, ...] = ENTRY,
+    smallest: Mapping[str, Any] = SMALLEST,
+    **flags,
+) -> subprocess.Popen:
     """`accelerate launch -m finevit_training.vl_sft` with the smallest model and further flags, on one CPU thread;
     without `launcher`, `python -m finevit_training.vl_sft`; several processes by torchrun, over gloo.
+
+    Args:
+        entry: another script, with `smallest` flags of its own.
     """
     command = [sys.executable]
     if processes > 1:  # on CPUs, which `accelerate launch` runs in several processes under MPI only
@@ -35,7 +48,7 @@ def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] 
         command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
         command += ["--num_cpu_threads_per_process", "1"]
     command += entry
-    command += [part for key, value in {**SMALLEST, **flags}.items() for part in (f"--{key}", str(value))]
+    command += [part for key, value in {**smallest, **flags}.items() for part in (f"--{key}", str(value))]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -53,6 +66,14 @@ def launch(*, launcher: bool = True, processes: int = 1, entry: tuple[str, ...] 
         text=True,
         start_new_session=True,
     )
+
+
+def kill_after_step(process: subprocess.Popen, step: int) -> None:
+    """SIGKILL to a run and its launcher once it has logged a step."""
+    for line in process.stdout or ():
+        if line.startswith(f"step {step} "):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def finish(process: subprocess.Popen) -> str:

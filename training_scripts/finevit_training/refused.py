@@ -88,7 +88,7 @@ _SWITCHED_ON = {
 _LEAST: dict[str, int | None] = {
     **dict.fromkeys(("max_steps", "gradient_accumulation_steps", "max_length", "save_total_limit"), 1),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
-    **dict.fromkeys(("vocab_size", "min_pixels", "max_pixels"), 1),
+    **dict.fromkeys(("vocab_size", "min_pixels", "max_pixels", "max_patches"), 1),
     **dict.fromkeys(("learning_rate", "vision_learning_rate", "projector_learning_rate"), 0),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"), 0),
     "projector_warmup_steps": 0,

@@ -58,7 +58,7 @@ def test_rows_of_tokens_are_full(reader_for):
 
 def test_the_packs_of_an_epoch_are_counted_before_a_picture_is_decoded(reader, monkeypatch):
     expected = len(list(loader_of(reader)))
-    monkeypatch.setattr("finevit_training.examples.pictures.open_reduced", None)
+    monkeypatch.setattr("finevit_training.examples.decoding.open_reduced", None)
     assert loader_of(reader).count_packs() == expected
 
 

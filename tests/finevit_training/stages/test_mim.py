@@ -35,7 +35,7 @@ def weights(model):
 def pixels(nano_corpus, tmp_path_factory):
     """A finished run on pixels."""
     out = tmp_path_factory.mktemp("pixels")
-    recipe = mim_recipe(data=nano_corpus, output_dir=out, max_steps=30, mask_ratio=0.4, loss_on="all")
+    recipe = mim_recipe(data=nano_corpus, output_dir=out, max_steps=30, mask_ratio=0.4, loss_on="all", ema_decay=0.9)
     assert train(prepare_run(STAGE, recipe)) == out
     return out
 
@@ -67,6 +67,9 @@ def test_the_encoder_and_its_processor_are_read_from_the_folder(pixels):
     encoder = AutoModel.from_pretrained(pixels)
     assert type(encoder) is FineViTModel
     assert torch.equal(weights(encoder), weights(trained))
+    average = AutoModel.from_pretrained(pixels / "ema")
+    assert type(average) is FineViTModel
+    assert 0 < (weights(average) - weights(encoder)).norm() < 0.1 * weights(encoder).norm()
     inputs = AutoImageProcessor.from_pretrained(pixels)(Image.new("RGB", (300, 200)), return_tensors="pt")
     assert inputs["image_grid_thw"].prod() <= 64  # 112² pixels
     assert encoder(**inputs).last_hidden_state.isfinite().all()
@@ -89,9 +92,8 @@ def test_the_teachers_share_is_in_the_printed_line(nano_corpus, tmp_path, capsys
 
 
 def test_a_run_goes_on_from_what_another_saved_with_a_new_head_for_another_target(pixels, nano_corpus, tmp_path):
-    same = build_trainer(
-        mim_recipe(data=nano_corpus, output_dir=tmp_path, size=None, vision_config=None, model=pixels)
-    )
+    start = {"size": None, "vision_config": None, "model": pixels, "data": nano_corpus, "output_dir": tmp_path}
+    same = build_trainer(mim_recipe(**start))
     trained = AutoModelForMaskedImageModeling.from_pretrained(pixels)
     assert torch.equal(weights(same.model), weights(trained))
     other = build_trainer(mim_recipe(**start, teacher=save_teacher(tmp_path / "teacher")))

@@ -9,7 +9,7 @@ from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.image_processing_pil_finevit import scaling_of
 from modeling_finevit.patches import scale_patches
 from modeling_finevit.pretraining.masked import normalize_targets
-from tests.finevit_training.examples.test_masked import cells
+from tests.finevit_training.examples.test_masking import cells
 
 PROCESSOR = FineViTImageProcessorPil()
 SCALING = scaling_of(vars(PROCESSOR))

@@ -67,7 +67,7 @@ def test_a_cache_of_another_teacher_is_refused(teacher, patches, tmp_path):
         Teacher(tiny_teacher("dinov2"), scaling(do_normalize=False)),
         Teacher(tiny_teacher("clip"), scaling()),
     ):
-        with pytest.raises(ValueError, match="features of another teacher.*give a new folder"):
+        with pytest.raises(ValueError, match=r"features of another teacher.*give a new folder"):
             cached(other, tmp_path / "cache")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("something else")

@@ -27,7 +27,7 @@ from finevit_training.data.batch import Batch
 from finevit_training.data.order import RowKey
 from finevit_training.data.packing import lay_out
 from finevit_training.examples.chat import ChatEncoder, Ids, control_tokens, messages
-from finevit_training.examples.pictures import decoded, num_patches, patches_of_bytes, size_facts
+from finevit_training.examples.decoding import decoded, num_patches, patches_of_bytes, size_facts
 from finevit_vl import FineViTVLProcessor
 
 KEPT_ENCODINGS = 20_000  # short texts whose ids a process keeps: the same questions come again and again

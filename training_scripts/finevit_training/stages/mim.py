@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 from transformers import set_seed
 
-from finevit_training.examples.masked import MaskedPictures
+from finevit_training.examples.masking import MaskedPictures
 from finevit_training.loop.loading import loader_for
-from finevit_training.loop.mim_trainer import MaskedTrainer
 from finevit_training.loop.support import refuse_setup
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.encoder import build_image_processor
 from finevit_training.stages.mim_arguments import MaskedModelArguments
 from finevit_training.stages.mim_drawing import Shown, draw_features, draw_pixels
+from finevit_training.stages.mim_trainer import MaskedTrainer
 from finevit_training.stages.running import open_eval_reader, open_reader, set_length
 from finevit_training.stages.teacher_features import FeatureCache, TeacherFeatures
 from modeling_finevit import FineViTConfig, FineViTForMaskedImageModeling

@@ -10,7 +10,7 @@ from PIL import Image
 from finecap.sources.rows import Row
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.order import RowKey
-from finevit_training.examples.masked import MaskedPictures
+from finevit_training.examples.masking import MaskedPictures
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.patches import pack_images
 from tests.support.training_data import lengths_of_all_windows, loader_of, reader_with

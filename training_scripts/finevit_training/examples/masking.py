@@ -13,7 +13,7 @@ from finecap.sources.rows import Row, Size
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import MaskedBatch
 from finevit_training.data.order import RowKey
-from finevit_training.examples.pictures import decoded, num_patches, patches_of_bytes, size_facts
+from finevit_training.examples.decoding import decoded, num_patches, patches_of_bytes, size_facts
 from modeling_finevit.patches import pack_images
 from modeling_finevit.pretraining.masks import draw_mask
 
