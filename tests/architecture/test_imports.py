@@ -35,7 +35,8 @@ BELOW = {
 MOST_MODULES = 15
 # Modules of one name in several folders are of one kind: "card" writes a card, wherever it is; "mim" is a stage and the
 # script that starts it.
-SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "mim"}
+SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "facts", "run"}
+SAME_KIND |= {"mim", "contrastive", "align"}
 
 
 def modules() -> dict[str, Path]:

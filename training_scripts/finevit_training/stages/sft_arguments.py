@@ -14,18 +14,23 @@ from finevit_training.arguments import LoopArguments, SourceArguments, parse_jso
 class ModelArguments:
     """Where the model comes from and which parts of it are trained.
 
-    Give one of `model` (a FineViT-VL), `vision` and `llm`, or `size` and `text_config` (from scratch). `model`,
-    `vision`, `llm` and `projector` are folders; the first three may be ids of the Hub.
+    Give one of `model` (a FineViT-VL), `llm` beside `vision`, or `size` (from scratch, but for a tower that `vision`
+    gives). `model`, `vision`, `llm` and `projector` are folders; the first three may be ids of the Hub.
     """
 
     model: str | None = field(default=None, metadata={"help": "FineViT-VL to go on from: a folder or a Hub id."})
-    vision: str | None = field(default=None, metadata={"help": "FineViT for the vision tower: a folder or a Hub id."})
+    vision: str | None = field(
+        default=None,
+        metadata={"help": "FineViT for the vision tower, or any stage's model that holds one: a folder or a Hub id."},
+    )
     llm: str | None = field(default=None, metadata={"help": "Causal LM with its tokenizer: a folder or a Hub id."})
     projector: str | None = field(
         default=None,
         metadata={"help": "Folder with the projector.safetensors that a conversion wrote; else it starts random."},
     )
-    size: str | None = field(default=None, metadata={"help": "FineViT size of a tower from scratch: nano ... full."})
+    size: str | None = field(
+        default=None, metadata={"help": "Size of what is made from scratch, tower and LM or the LM: nano ... full."}
+    )
     vision_config: dict | str | None = field(default=None, metadata={"help": "FineViTConfig fields over `size`."})
     text_config: dict | str | None = field(default=None, metadata={"help": "Config fields of an LM from scratch."})
     vocab_size: int | None = field(default=None, metadata={"help": "Merge ranks kept of Qwen's tokenizer."})
@@ -50,10 +55,11 @@ class ModelArguments:
     def __post_init__(self) -> None:
         for name in ("vision_config", "text_config", "attn_implementation"):
             setattr(self, name, parse_json(getattr(self, name), name, plain_text=name == "attn_implementation"))
-        sources = [bool(self.model), bool(self.vision or self.llm), bool(self.size)]
-        if sum(sources) != 1 or bool(self.vision) != bool(self.llm):
+        alone = sum(map(bool, (self.model, self.llm, self.size))) == 1
+        if not alone or (self.llm and not self.vision) or (self.vision and self.model):
             raise ValueError(
-                "give exactly one of `model` (a FineViT-VL), `vision` with `llm` or `size` (from scratch); "
+                "give exactly one of `model` (a FineViT-VL), `vision` with `llm` or `size` (from scratch, but for the "
+                "tower where `vision` is beside it); "
                 f"got model {self.model}, vision {self.vision}, llm {self.llm}, size {self.size}; "
                 "recipes that ship: `finevit recipes`"
             )
@@ -62,6 +68,8 @@ class ModelArguments:
         scratch = ("vision_config", "text_config", "vocab_size", "prompt_tokens")
         if not self.size and (idle := [name for name in scratch if getattr(self, name)]):
             raise ValueError(f"{idle[0]} would have no effect without `size`: only a model from scratch is made by it")
+        if self.vision and self.vision_config:
+            raise ValueError("vision_config would have no effect beside `vision`, whose tower is made already")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank is {self.lora_rank}; expected a rank such as 16, or 0 for no adapters")
         self._check_parts()

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from tokenizers import AddedToken
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from finecap.tasks import wording as prompts
 from finevit_training.loop.parts import freeze, lora_config
@@ -22,25 +30,21 @@ from finevit_vl import (
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.model_folder import check_model_folder
 from finevit_vl.processing_finevit_vl import set_pixel_budget
+from modeling_finevit import FineViTConfig
 
 
 def build_processor(args: ModelArguments) -> FineViTVLProcessor:
     """The processor, with the picture sizes of the recipe.
 
     Raises:
-        ValueError: a model is not there, or the vision folder holds no image processor.
+        ValueError: a model is not there, or the vision folder holds no FineViT or no image processor.
     """
     if args.model:
         processor = AutoProcessor.from_pretrained(checked_model(args.model, "model"))
-    elif args.vision:
-        image_processor = _image_processor(checked_model(args.vision, "vision"))
-        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, checked_model(args.llm, "llm"))
     else:
-        image_processor = new_image_processor()
-        tokenizer = build_qwen_tokenizer(args.vocab_size or num_ranks(str(args.size)))
-        if args.prompt_tokens:
-            tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])
-        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, tokenizer)
+        image_processor = _image_processor(checked_tower(args.vision)) if args.vision else new_image_processor()
+        text = checked_model(args.llm, "llm") if args.llm else scratch_tokenizer(args)
+        processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, text)
     set_pixel_budget(processor.image_processor, args.min_pixels, args.max_pixels)
     return processor
 
@@ -59,8 +63,9 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
     if args.model:
         model = FineViTVLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32, **attention)
     elif args.vision:
+        llm: Any = checked_model(args.llm, "llm") if args.llm else scratch_llm(args, processor)
         model = FineViTVLForConditionalGeneration.from_vision_text_pretrained(
-            args.vision, checked_model(args.llm, "llm"), processor, dtype=torch.float32, projector=args.projector
+            args.vision, llm, processor, dtype=torch.float32, projector=args.projector
         )
     else:
         model = FineViTVLForConditionalGeneration(scratch_config(args, processor))
@@ -71,6 +76,19 @@ def build_model(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTV
         model, {"tower": bool(args.train_tower), "projector": bool(args.train_projector), "llm": bool(args.train_llm)}
     )
     return model
+
+
+def scratch_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model from scratch."""
+    tokenizer = build_qwen_tokenizer(args.vocab_size or num_ranks(str(args.size)))
+    if args.prompt_tokens:
+        tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts.FIXED_SENTENCES])
+    return tokenizer
+
+
+def scratch_llm(args: ModelArguments, processor: FineViTVLProcessor) -> PreTrainedModel:
+    """A language model from scratch, for a tower that is there."""
+    return AutoModelForCausalLM.from_config(scratch_config(args, processor).text_config, dtype=torch.float32)
 
 
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
@@ -102,6 +120,22 @@ def build_lora(
         new_tokens=new_tokens,
         tied_head=bool(model.config.tie_word_embeddings),
     )
+
+
+def checked_tower(given: str) -> str:
+    """`given`, a folder or Hub id of a FineViT or of any model that holds one: stage I's, stage II's, a FineViT-VL.
+
+    Raises:
+        ValueError: it is none.
+    """
+    config: Any = AutoConfig.from_pretrained(checked_model(given, "vision"))
+    tower = getattr(config, "vision_config", config)
+    if tower.model_type != FineViTConfig.model_type:
+        raise ValueError(
+            f"`vision` is {given!r}, a {config.model_type}; expected a FineViT, or the folder that a stage of its "
+            "training wrote"
+        )
+    return given
 
 
 def checked_model(given: str | None, option: str) -> str:
