@@ -35,7 +35,7 @@ from finevit_training.data.plan import Pack, Sized, plan_round
 from finevit_training.data.tasks import Idle, Measure
 from finevit_training.process import prepare_process
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from finevit_vl import FineViTVLProcessor, build_qwen_tokenizer
 from finevit_vl.processing_finevit_vl import set_pixel_budget
 from modeling_finevit import FineViTImageProcessor

@@ -41,8 +41,8 @@ from finevit_training.data.order import RowKey
 from finevit_training.examples.chat import messages
 from finevit_training.process import prepare_process
 from finevit_training.recipe import Recipe, parse_recipe
-from finevit_training.stages.sft import build_trainer
-from finevit_training.stages.sft_model import build_model, build_processor
+from finevit_training.stages.sft.model import build_model, build_processor
+from finevit_training.stages.sft.stage import build_trainer
 from finevit_vl import FineViTVLProcessor
 
 CASES = ("in_context", "isolated")

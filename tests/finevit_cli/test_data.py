@@ -9,7 +9,7 @@ import pytest
 
 from finevit_cli import main
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support.paths import NANO
 from tests.support.sources import picture
 

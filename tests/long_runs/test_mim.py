@@ -3,7 +3,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from finevit_training.stages.mim import build_trainer
+from finevit_training.stages.mim.stage import build_trainer
 from tests.support.launching import finish, kill_after_step, launch, losses
 from tests.support.mim_runs import SMALLEST_MIM, losses_of, mim_recipe, save_teacher
 

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from finevit_training.compat import cpu_has_bf16
-from finevit_training.loop.hardware import parse_hardware
+from finevit_training.hardware import parse_hardware
 from finevit_training.loop.stops import REMEMBERED
 
 

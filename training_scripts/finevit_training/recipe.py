@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 from finecap.nearest import did_you_mean
 from finecap.recipe_files import find_recipe, without_secrets
 from finevit_training.refused import refuse_options
-from finevit_training.stages.sft_arguments import SFT_PARTS
+from finevit_training.stages.sft.arguments import SFT_PARTS
 
 # Dataclasses of a stage: its model, its data, its training.
 Parts = tuple[Any, Any, Any]

@@ -10,7 +10,7 @@ import pytest
 from finevit_training.data.order import UNKNOWN_ROWS, RoundKey
 from finevit_training.data.source import Data, open_data
 from finevit_training.stages.running import Run, train
-from finevit_training.stages.sft import STAGE, build_trainer
+from finevit_training.stages.sft.stage import STAGE, build_trainer
 from tests.support.sources import picture
 from tests.support.training_data import loader_of, reader_of, write_records
 

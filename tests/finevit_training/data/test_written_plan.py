@@ -193,8 +193,8 @@ def test_data_in_which_nothing_can_be_asked_makes_no_plan(reader_for, tmp_path):
 
 
 def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpus, tmp_path):
-    from finevit_training.stages.sft import build_reader, build_trainer
-    from finevit_training.stages.sft_model import build_processor
+    from finevit_training.stages.sft.model import build_processor
+    from finevit_training.stages.sft.stage import build_reader, build_trainer
 
     flags = {"mixture": json.dumps(CURRICULUM), "max_steps": -1, "num_train_epochs": 2}
     recipe = recipe_for(**flags)
@@ -208,8 +208,8 @@ def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpu
 
 
 def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_for, tmp_path):
-    from finevit_training.stages.sft import build_reader, build_trainer
-    from finevit_training.stages.sft_model import build_processor
+    from finevit_training.stages.sft.model import build_processor
+    from finevit_training.stages.sft.stage import build_reader, build_trainer
 
     flags = {"mixture": json.dumps(MIXTURE), "max_steps": 5, "plan": tmp_path / "plan"}
     recipe = recipe_for(**flags, per_device_train_batch_size=2)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from finevit_training.hardware import DEVICES, parse_hardware
 from finevit_training.loop.dry_run import LOOKED_AT, estimate, report
-from finevit_training.loop.hardware import DEVICES, parse_hardware
 
 TWO_SIZES = pytest.mark.parametrize(
     "size", [{"vision_config": '{"num_hidden_layers": 4}', "text_config": '{"num_hidden_layers": 3}'},

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from finevit_training.loop.hardware import ASSUMED_MFU, parse_hardware
+from finevit_training.hardware import ASSUMED_MFU, parse_hardware
 from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import split_parameters, without_wrappers
 from finevit_training.loop.trainer import PackedTrainer

@@ -60,8 +60,8 @@ def plan(run: Run) -> str:
         ValueError: it was launched with several processes.
     """
     # Here and not above: it brings the Trainer, and much is refused before.
+    from finevit_training.hardware import parse_hardware
     from finevit_training.loop.dry_run import estimate, report
-    from finevit_training.loop.hardware import parse_hardware
 
     hardware = str(run.recipe.training.dry_run)
     if run.trainer.args.world_size > 1:

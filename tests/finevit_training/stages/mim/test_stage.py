@@ -17,8 +17,8 @@ from transformers import (
 from finevit_training.checkpoint import find_checkpoint
 from finevit_training.recipe import parse_recipe
 from finevit_training.script import run_script
-from finevit_training.stages.mim import STAGE, build_trainer
-from finevit_training.stages.mim_arguments import MIM_PARTS
+from finevit_training.stages.mim.arguments import MIM_PARTS
+from finevit_training.stages.mim.stage import STAGE, build_trainer
 from finevit_training.stages.running import prepare_run, train
 from modeling_finevit import FineViTModel
 from tests.support.mim_runs import SMALLEST_MIM, losses_of, mim_recipe, save_teacher

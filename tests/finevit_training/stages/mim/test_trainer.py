@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from finevit_training.stages.mim import build_trainer
-from finevit_training.stages.mim_trainer import MaskedWork
+from finevit_training.stages.mim.stage import build_trainer
+from finevit_training.stages.mim.trainer import MaskedWork
 from tests.support.mim_runs import losses_of, mim_recipe, save_teacher
 from tests.support.training_data import ids_of
 

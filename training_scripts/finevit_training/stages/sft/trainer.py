@@ -17,7 +17,7 @@ from finevit_training.loop.clock import rate_factor
 from finevit_training.loop.flops import VLWork
 from finevit_training.loop.parts import VL_PARTS, split_parameters
 from finevit_training.loop.trainer import PackedTrainer
-from finevit_training.stages.sft_arguments import FineViTSFTConfig
+from finevit_training.stages.sft.arguments import FineViTSFTConfig
 from finevit_vl.losses import IGNORE_INDEX, supervised_positions
 
 # TRL looks at a data set to learn that there are pictures; batches come from the loader.

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from finevit_training.stages.teacher_features import FeatureCache, TeacherFeatures
+from finevit_training.stages.mim.teacher_features import FeatureCache, TeacherFeatures
 from modeling_finevit.pretraining.teacher import Teacher
 from tests.support.tiny_teachers import scaling, tiny_teacher
 

@@ -14,9 +14,9 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from finevit_training.stages.contrastive_arguments import DualModelArguments
+from finevit_training.stages.contrastive.arguments import DualModelArguments
 from finevit_training.stages.encoder import new_image_processor
-from finevit_training.stages.sft_model import checked_model
+from finevit_training.stages.sft.model import checked_model
 from finevit_vl import build_qwen_tokenizer
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.processing_finevit_vl import set_pixel_budget

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from finevit_training.stages.mim_drawing import CELL, GAP, GREY, TITLE, Shown, draw_features, draw_pixels
+from finevit_training.stages.mim.drawing import CELL, GAP, GREY, TITLE, Shown, draw_features, draw_pixels
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.image_processing_pil_finevit import scaling_of
 from modeling_finevit.patches import scale_patches

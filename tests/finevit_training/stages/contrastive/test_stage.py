@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import Siglip2Config, Siglip2Model
 
-from finevit_training.stages.contrastive import build_trainer, model_facts
-from finevit_training.stages.contrastive_model import build_model, build_processor
+from finevit_training.stages.contrastive.model import build_model, build_processor
+from finevit_training.stages.contrastive.stage import build_trainer, model_facts
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.pretraining.text_tower import stretch_positions
 from tests.support.contrastive_runs import dual_recipe
@@ -146,7 +146,7 @@ def test_an_empty_source_is_refused(tmp_path):
 
 def test_the_papers_recipe_says_what_the_paper_says():
     from finevit_training.recipe import parse_recipe
-    from finevit_training.stages.contrastive_arguments import CONTRASTIVE_PARTS
+    from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
 
     recipe = parse_recipe(["--recipe", "contrastive/paper", "--data", "x"], CONTRASTIVE_PARTS)
     training, model = recipe.training, recipe.model

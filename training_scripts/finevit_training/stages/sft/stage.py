@@ -15,11 +15,11 @@ from finevit_training.receipt import model_facts
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.running import open_eval_reader, open_reader, set_length
-from finevit_training.stages.sft_model import build_lora, build_model, build_processor
+from finevit_training.stages.sft.model import build_lora, build_model, build_processor
 from finevit_vl import FineViTVLProcessor
 
 if TYPE_CHECKING:
-    from finevit_training.loop.sft_trainer import FineViTSFTTrainer
+    from finevit_training.stages.sft.trainer import FineViTSFTTrainer
 
 
 def build_trainer(recipe: Recipe) -> "FineViTSFTTrainer":
@@ -40,7 +40,7 @@ def build_trainer(recipe: Recipe) -> "FineViTSFTTrainer":
     plan = open_plan(recipe, reader) if data.plan else None
     fraction = set_length(args, reader, plan)
     # Here and not above: it brings all of TRL, with the trackers that are installed, and much is refused before.
-    from finevit_training.loop.sft_trainer import FineViTSFTTrainer
+    from finevit_training.stages.sft.trainer import FineViTSFTTrainer
 
     return FineViTSFTTrainer(
         model=model,

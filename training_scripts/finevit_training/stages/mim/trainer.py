@@ -8,7 +8,7 @@ from torch import nn
 from finevit_training.loop.flops import TowerFlops, matrix_elements
 from finevit_training.loop.speed import Work
 from finevit_training.loop.trainer import PackedTrainer
-from finevit_training.stages.teacher_features import TeacherFeatures
+from finevit_training.stages.mim.teacher_features import TeacherFeatures
 
 
 class MaskedTrainer(PackedTrainer):

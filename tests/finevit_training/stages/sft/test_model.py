@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from finevit_training.stages.sft_arguments import ModelArguments
-from finevit_training.stages.sft_model import build_lora, build_model, build_processor, checked_model
+from finevit_training.stages.sft.arguments import ModelArguments
+from finevit_training.stages.sft.model import build_lora, build_model, build_processor, checked_model
 from finevit_vl import build_qwen_tokenizer
 from modeling_finevit import FineViTConfig, FineViTImageProcessorPil, FineViTModel
 

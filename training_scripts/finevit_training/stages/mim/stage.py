@@ -13,11 +13,11 @@ from finevit_training.loop.support import refuse_setup
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.encoder import build_image_processor
-from finevit_training.stages.mim_arguments import MaskedModelArguments
-from finevit_training.stages.mim_drawing import Shown, draw_features, draw_pixels
-from finevit_training.stages.mim_trainer import MaskedTrainer
+from finevit_training.stages.mim.arguments import MaskedModelArguments
+from finevit_training.stages.mim.drawing import Shown, draw_features, draw_pixels
+from finevit_training.stages.mim.teacher_features import FeatureCache, TeacherFeatures
+from finevit_training.stages.mim.trainer import MaskedTrainer
 from finevit_training.stages.running import open_eval_reader, open_reader, set_length
-from finevit_training.stages.teacher_features import FeatureCache, TeacherFeatures
 from modeling_finevit import FineViTConfig, FineViTForMaskedImageModeling
 from modeling_finevit.image_processing_pil_finevit import scaling_of
 from modeling_finevit.pretraining.teacher import Teacher

@@ -19,7 +19,7 @@ from transformers import (
 from finecap.tasks import wording as prompts
 from finevit_training.loop.parts import freeze, lora_config
 from finevit_training.stages.encoder import new_image_processor
-from finevit_training.stages.sft_arguments import ModelArguments
+from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import (
     FineViTVLConfig,
     FineViTVLForConditionalGeneration,

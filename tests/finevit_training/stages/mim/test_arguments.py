@@ -5,7 +5,7 @@ import yaml
 
 from finecap.recipe_files import shipped_recipes
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.mim_arguments import MIM_PARTS
+from finevit_training.stages.mim.arguments import MIM_PARTS
 
 RECIPES = {name: path for name, path in shipped_recipes("finevit_training").items() if name.startswith("mim/")}
 

@@ -9,10 +9,10 @@ from transformers import AutoImageProcessor, AutoModel, SiglipVisionConfig, Sigl
 
 from finevit_training.checkpoint import find_checkpoint
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages import mim
-from finevit_training.stages.align import STAGE
+from finevit_training.stages.align.stage import STAGE
+from finevit_training.stages.mim import stage as mim
 from finevit_training.stages.running import prepare_run, train
-from finevit_training.stages.sft_arguments import ModelArguments
+from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import FineViTVLConfig, FineViTVLForConditionalGeneration, FineViTVLProcessor, build_qwen_tokenizer
 from modeling_finevit import FineViTConfig, FineViTForMaskedImageModeling, FineViTImageProcessorPil, FineViTModel
 from tests.support.mim_runs import mim_recipe
