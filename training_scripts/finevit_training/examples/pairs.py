@@ -19,7 +19,7 @@ from finecap.tasks.captions import DEFAULT_SHARES, choose_caption
 from finevit_training.data.bad_records import UnusableRecord
 from finevit_training.data.batch import PairBatch, RegionBatch
 from finevit_training.data.order import RowKey
-from finevit_training.examples.pictures import decoded, num_patches, patches_of_bytes, size_facts
+from finevit_training.examples.decoding import decoded, num_patches, patches_of_bytes, size_facts
 from finevit_vl.processing_finevit_vl import set_pixel_budget
 from modeling_finevit import FineViTDualProcessor
 

@@ -5,11 +5,11 @@ from typing import Any
 from transformers import set_seed
 
 from finevit_training.examples.pairs import Pairs
-from finevit_training.loop.contrastive_trainer import ContrastiveTrainer
 from finevit_training.loop.support import refuse_setup
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.contrastive_model import build_model, build_processor
+from finevit_training.stages.contrastive_trainer import ContrastiveTrainer
 from finevit_training.stages.running import open_eval_reader, open_reader, set_length
 from modeling_finevit import FineViTDualModel, FineViTDualProcessor
 
