@@ -15,8 +15,8 @@ from torch import multiprocessing, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from finevit_training.stages.contrastive.gradient_cache import cached_backward
 from modeling_finevit.pretraining import sigmoid_loss as module
+from modeling_finevit.pretraining.gradient_cache import cached_backward
 from modeling_finevit.pretraining.sigmoid_loss import sigmoid_loss
 from tests.support.dual_cases import make_embeds, plain_sigmoid_loss
 

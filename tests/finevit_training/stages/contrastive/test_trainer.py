@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finevit_training.stages.contrastive.stage import build_trainer
+from finevit_training.stages.contrastive import build_trainer
 from finevit_training.stages.contrastive.trainer import split_pairs
 from tests.support.contrastive_runs import dual_recipe
 from tests.support.dual_cases import plain_sigmoid_loss

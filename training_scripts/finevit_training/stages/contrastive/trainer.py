@@ -12,7 +12,7 @@ from finevit_training.loop.flops import DualWork
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.trainer import PackedTrainer
 from finevit_training.stages.contrastive.arguments import ContrastiveTrainingArguments
-from finevit_training.stages.contrastive.gradient_cache import Tensors, cached_backward
+from modeling_finevit.pretraining.gradient_cache import Tensors, cached_backward
 from modeling_finevit.pretraining.sigmoid_loss import sigmoid_loss
 
 DUAL_PARTS: dict[str, tuple[str, ...]] = {

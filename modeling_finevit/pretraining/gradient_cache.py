@@ -1,3 +1,4 @@
+# Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Gradient caching (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): a
 contrastive step over more pairs than the towers' activations fit for.
 
@@ -84,3 +85,6 @@ def _restore(state: list[torch.Tensor]) -> None:
     torch.set_rng_state(state[0])
     for of_device in state[1:]:
         torch.cuda.set_rng_state(of_device)
+
+
+__all__ = ["Tensors", "cached_backward"]

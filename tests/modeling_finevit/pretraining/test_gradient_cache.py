@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from finevit_training.stages.contrastive.gradient_cache import cached_backward
+from modeling_finevit.pretraining.gradient_cache import cached_backward
 from modeling_finevit.pretraining.sigmoid_loss import sigmoid_loss
 from tests.support.dual_cases import make_dual, make_pairs, make_processor
 
