@@ -18,7 +18,7 @@ from tests.support.pages import PAGES, blocks, commands
 from tests.support.paths import NANO, ROOT
 from tests.support.small_folders import save_qwen_vl
 
-PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS}
+PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS, "align": SFT_PARTS}
 COMMANDS = [(page.relative_to(ROOT), words) for page in PAGES for words in commands(page)]
 PYTHON = [
     (page.relative_to(ROOT), number, text)
