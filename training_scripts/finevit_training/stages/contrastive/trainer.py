@@ -45,6 +45,11 @@ class ContrastiveTrainer(PackedTrainer):
         """Of both towers and the pooling."""
         return DualWork(self.model, DUAL_PARTS)
 
+    def share_held_at_once(self) -> float:
+        """That of a chunk, where gradients are cached."""
+        pairs = self.args.per_device_train_batch_size
+        return min(1.0, (self.args.cache_pairs or pairs) / pairs)
+
     def stage_loss(
         self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
     ) -> torch.Tensor:
