@@ -33,8 +33,8 @@ BELOW = {
     "finevit_cli": {"finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit"},
 }
 MOST_MODULES = 15
-# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is; "mim" is a stage and the
-# script that starts it.
+# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is; "mim" is a stage and
+# its script.
 SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "mim"}
 
 
