@@ -151,7 +151,12 @@ _VISION_TOWER = r"^(model\.)?vision_tower\."
 class FineViTModel(FineViTPreTrainedModel):
     """The encoder: packed patches in, one vector per patch and one per image out."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^(model\.)?(language_model|multi_modal_projector)\.", r"^lm_head\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^(model\.)?(language_model|multi_modal_projector)\.",
+        r"^lm_head\.",
+        r"^(text_model|pooling|text_projection)\.",
+        r"^logit_(scale|bias)$",
+    ]
 
     def __init__(self, config: FineViTConfig) -> None:
         super().__init__(config)
@@ -165,7 +170,7 @@ class FineViTModel(FineViTPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers; of a FineViT-VL's folder it loads the encoder's weights."""
+        """As in transformers; of the folder of a FineViT-VL or a FineViTDualModel it loads the encoder's weights."""
         kwargs.setdefault("key_mapping", {_VISION_TOWER: ""})
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         forget_key_mapping(loaded[0] if isinstance(loaded, tuple) else loaded)

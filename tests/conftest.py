@@ -1,5 +1,6 @@
 """What tests of more than one package share."""
 
+import json
 import os
 import re
 import signal
@@ -53,6 +54,16 @@ def nano_corpus(tmp_path_factory) -> Path:
     records = datasets.Dataset.from_list(rows, features=FINECAP_FEATURES)
     records.to_parquet(str(out / "data" / "train-00000-of-00001.parquet"))
     return out
+
+
+@pytest.fixture(scope="session")
+def loss_ranks(tmp_path_factory) -> list[dict[str, float]]:
+    """What each of four gloo ranks found, by case, see tests/support/loss_ranks.py."""
+    out = tmp_path_factory.mktemp("loss_ranks")
+    script = Path(__file__).parent / "support" / "loss_ranks.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
+    subprocess.run([sys.executable, str(script), str(out)], check=True, timeout=300, env=environment)
+    return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(4)]
 
 
 @pytest.fixture(scope="session")

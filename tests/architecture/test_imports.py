@@ -33,9 +33,9 @@ BELOW = {
     "finevit_cli": {"finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit"},
 }
 MOST_MODULES = 15
-# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is; "mim" is a stage and
-# its script.
-SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "mim"}
+# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is.
+SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "facts", "run"}
+SAME_KIND |= {"stage", "arguments", "trainer", "model", "drawing"}
 
 
 def modules() -> dict[str, Path]:

@@ -62,6 +62,7 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "projector_learning_rate": ("train_projector", (False,)),
     "projector_warmup_steps": ("train_projector", (False,)),
     "lora_alpha": ("lora_rank", (None, 0)),
+    "max_regions": ("region_weight", (0,)),
     **dict.fromkeys(
         (
             *("eval_data", "eval_split", "eval_records", "eval_steps", "eval_delay", "eval_on_start"),

@@ -13,12 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from finecap.engine.captioners.tokens import MOST_CHARACTERS_PER_TOKEN
+from finecap.sentences import sentence_ends
 
 # A CJK character is a word of its own: those scripts put no spaces between words.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['’][^\W_]+)*")
-_SENTENCE_END = re.compile(r"[.!?…](?=[\"'”’)\]*]*(?:\s|$))[\"'”’)\]*]*|[。！？][”’」』）]*")
-ABBREVIATION = len("approx.")  # the longest of these
-_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|No|vs|approx|e\.g|i\.e|[A-Z])\.$")
 
 # A loop: up to LOOP_PERIOD words that are repeated in a row, with the least number of times and of words in all.
 # Signs and songs say things three times, but not at length.
@@ -268,11 +266,8 @@ def _is_shrunk(text: str, found: list[str]) -> bool:
 
 def cut_to_sentence(text: str) -> str | None:
     """The text up to the end of its last full sentence; None if that is less than half of it."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() >= MIN_KEPT * len(text)]
-    for end in reversed(ends):
-        if not _ABBREVIATION.search(text, max(0, end - ABBREVIATION), end):
-            return text[:end].strip()
-    return None
+    ends = sentence_ends(text)
+    return text[: ends[-1]].strip() if ends and ends[-1] >= MIN_KEPT * len(text) else None
 
 
 # --- instructions written in pictures

@@ -62,6 +62,45 @@ class MaskedBatch(TypedDict):
     epochs: list[int]
 
 
+class RegionBatch(TypedDict):
+    """Regions of the pictures of a batch with their captions, in the order of the pictures.
+
+    Attributes:
+        boxes: (regions, 4) float32, pixels of the stored picture: x1, y1, x2, y2.
+        image_index: (regions,) int64, number of the picture in the batch.
+        image_sizes: (pictures, 2) int64, height and width of the stored pictures.
+        input_ids, caption_ids: of the captions, see `PairBatch`.
+    """
+
+    boxes: torch.Tensor
+    image_index: torch.Tensor
+    image_sizes: torch.Tensor
+    input_ids: torch.Tensor
+    caption_ids: torch.Tensor
+
+
+class PairBatch(TypedDict):
+    """A micro-batch of stage II: picture i belongs to caption i.
+
+    Attributes:
+        pixel_values, image_grid_thw: see `Batch`.
+        input_ids: (pairs, text_length) int64, padded on the right.
+        caption_ids: (pairs,) int64, equal where captions are.
+        regions: None where the recipe asks for none.
+        lengths: (pairs,) int64, tokens of each caption.
+        ids, epochs: see `Batch`.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    input_ids: torch.Tensor
+    caption_ids: torch.Tensor
+    regions: RegionBatch | None
+    lengths: torch.Tensor
+    ids: list[str]
+    epochs: list[int]
+
+
 def model_inputs(batch: Mapping[str, Any], image_processor: Any) -> dict[str, Any]:
     """The arguments of FineViT-VL's forward for a batch, with `pixel_values` as the image processor scales them."""
     inputs = {key: batch[key] for key in FORWARD_KEYS}

@@ -72,6 +72,8 @@ def plan_round(windows: Sequence[Sequence[Sized]], capacity: int, block: int, se
 
 def pack(samples: Sequence[Sized], capacity: int) -> list[Pack]:
     """Share samples out over rows of `capacity` tokens."""
+    if all(sample.tokens == capacity for sample in samples):  # as pairs are: there is nothing to look for
+        return [Pack((sample,)) for sample in samples]
     rows = pack_full([sample.tokens for sample in samples], capacity)
     return [Pack(tuple(samples[place] for place in row)) for row in rows]
 

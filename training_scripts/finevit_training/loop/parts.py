@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-# Part -> the modules of a FineViT-VL that it is made of.
+# Part -> the modules of a FineViT-VL that it is made of. A path may name a parameter of the model as well.
 VL_PARTS: dict[str, tuple[str, ...]] = {
     "tower": ("model.vision_tower",),
     "projector": ("model.multi_modal_projector",),
@@ -28,7 +28,7 @@ def split_parameters(model: nn.Module, parts: Mapping[str, Iterable[str]] = VL_P
     inner = without_wrappers(model)
     owner = {
         id(parameter): part for part, paths in parts.items() for path in paths
-        for parameter in _submodule(inner, path).parameters()
+        for parameter in _parameters(inner, path)
     }  # fmt: skip
     split: Parts = {part: {} for part in parts}
     for name, parameter in model.named_parameters():
@@ -46,9 +46,11 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     return without_wrappers(inner) if isinstance(inner, nn.Module) else model
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module:
+def _parameters(model: nn.Module, path: str) -> list[nn.Parameter]:
+    if path in dict(model.named_parameters(recurse=False)):
+        return [model.get_parameter(path)]
     try:
-        return model.get_submodule(path)
+        return list(model.get_submodule(path).parameters())
     except AttributeError as error:
         raise ValueError(f"{type(model).__name__} has no module {path}, which is a part that is trained") from error
 
