@@ -23,6 +23,8 @@ JPEGS = ("JPEG", "MPO")
 SCAN, END_OF_IMAGE = b"\xff\xda", b"\xd9"
 # Marks that begin a segment; not the stuffed zeros, restarts and fillers between compressed bytes.
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+# More pixels are refused by FineViT's image processor unless it is told otherwise.
+MAX_PIXELS = 178_956_970
 # For pictures that have passed ingest, which refuses what is too large.
 ANY_SIZE = 2**62
 # Scans that the largest picture may have, a smaller one more in proportion. A progressive JPEG is decoded once for

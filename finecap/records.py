@@ -7,7 +7,7 @@ at the top left corner, `x2` and `y2` exclusive (a box that covers the whole pic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from finecap.shards.layout import SPLITS
@@ -66,7 +66,7 @@ class Provenance(TypedDict):
 
 class Record(TypedDict):
     """One picture and everything known about it. `image` is `{"bytes": encoded picture, "path": None}`, as
-    `datasets.Image` stores it. Records that a generator makes have no further `captions` and no `provenance` (None).
+    `datasets.Image` stores it. Records that a generator makes have no `provenance` (None).
     """
 
     id: str
@@ -94,6 +94,7 @@ def new_record(
     regions: list[Region],
     qa: list[QA],
     global_caption: str | None = None,
+    captions: Sequence[Caption] = (),
 ) -> Record:
     """A record that is exact by construction: its caption is by the generator, `source`.
 
@@ -114,7 +115,7 @@ def new_record(
         "captioner": source if global_caption else None,
         "regions": regions,
         "qa": qa,
-        "captions": [],
+        "captions": list(captions),
         "provenance": None,
     }
 

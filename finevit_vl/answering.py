@@ -67,7 +67,7 @@ class AnswerGenerator:
         Raises:
             ValueError: The folder lacks files, the Hub does not have or give them, or there is no such device.
         """
-        device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable_device(device)
         extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         try:
             model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **extra).to(device)
@@ -116,7 +116,13 @@ class AnswerGenerator:
         )
 
 
-def _usable(device: str) -> str:
+def usable_device(device: str | None) -> str:
+    """The device, or the GPU where there is one and none is named.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

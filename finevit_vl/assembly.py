@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from finevit_vl.configuration_finevit_vl import SCALES, FineViTVLConfig
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
+from modeling_finevit import FineViTModel
 from modeling_finevit.conversion import PROJECTOR_FILE
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -34,7 +35,8 @@ def join_vision_and_text(
 
     Args:
         model_class: `FineViTVLForConditionalGeneration` or a subclass.
-        vision: folder (or Hub id) of a FineViT, or a live `FineViTModel`, whose weights are taken over, not copied.
+        vision: folder (or Hub id) of a FineViT or of a model that holds one (stage I's, stage II's, a FineViT-VL),
+            or a live `FineViTModel`, whose weights are taken over, not copied.
         text: folder (or Hub id) of a causal language model, or a live one (likewise).
         processor: what `FineViTVLProcessor.from_vision_text_pretrained` built from the same two; may be left out when
             both are folders. The embedding grows to its tokenizer's length where it is smaller.
@@ -58,7 +60,7 @@ def join_vision_and_text(
     if isinstance(text, str | Path):
         text = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
     if isinstance(vision, str | Path):
-        vision = AutoModel.from_pretrained(vision, dtype=text.dtype)
+        vision = FineViTModel.from_pretrained(vision, dtype=text.dtype)
     _check_head(text)
     with torch.device("meta"):
         model = model_class(_joint_config(vision, text, processor, config_overrides))

@@ -67,7 +67,8 @@ class FineViTVLConfig(PreTrainedConfig):
             Standard deviation of the projector's initial weights (transformers' default).
 
     Raises:
-        ValueError: a language model that scales or caps its logits (Gemma 2, Cohere, Granite, Falcon-H1).
+        ValueError: a language model that scales or caps its logits (Gemma 2, Cohere, Granite, Falcon-H1), or something
+            else than a language model.
     """
 
     model_type = "finevit_vl"
@@ -92,6 +93,11 @@ class FineViTVLConfig(PreTrainedConfig):
         if not isinstance(self.text_config, PreTrainedConfig):
             text_config = dict(self.text_config or {})
             self.text_config = AutoConfig.for_model(text_config.pop("model_type", "qwen3"), **text_config)
+        if not hasattr(self.text_config, "hidden_size"):
+            raise ValueError(
+                f"{self.text_config.model_type} is no language model but one of several parts: its config has no "
+                "hidden_size. Give the language model in it, such as Qwen, Llama, Mistral or Gemma 3."
+            )
         if any(getattr(self.text_config, name, plain) != plain for name, plain in _OF_LOGITS.items()):
             raise ValueError(SCALES.format(self.text_config.model_type))
         if self.projector_hidden_size is None:

@@ -22,7 +22,7 @@ from finevit_vl.assembly import join_vision_and_text
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from finevit_vl.losses import IGNORE_INDEX, load_balancing_loss, slice_positions, supervised_positions
 from finevit_vl.outputs import FineViTVLCausalLMOutputWithPast, FineViTVLModelOutputWithPast
-from finevit_vl.packed_attention import attend_in_segments
+from finevit_vl.packed_attention import forward_in_segments
 from finevit_vl.packed_layout import PackedLayout
 from finevit_vl.processing_finevit_vl import FineViTVLProcessor
 from finevit_vl.quantization import leave_vision_unquantized
@@ -181,9 +181,11 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             use_cache = False if past_key_values is None else None
         arguments = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache, **kwargs}
         arguments["past_key_values"] = past_key_values
-        if layout is not None:
-            arguments |= attend_in_segments(self.language_model, layout, arguments)
-        outputs = self.language_model(inputs_embeds=inputs_embeds, **arguments)
+        arguments["inputs_embeds"] = inputs_embeds
+        if layout is None:
+            outputs = self.language_model(**arguments)
+        else:
+            outputs = forward_in_segments(self.language_model, layout, arguments)
         return FineViTVLModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,

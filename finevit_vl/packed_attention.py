@@ -1,7 +1,7 @@
 # Copyright 2026 The FineViT project. Licensed under the Apache License, Version 2.0.
 """Attention of a language model over packed rows, through transformers' attention interface.
 
-The layers of a language model find their attention by the name in its config. `attend_in_segments` puts `packed_sdpa`
+The layers of a language model find their attention by the name in its config. `forward_in_segments` puts `packed_sdpa`
 in the place of `sdpa`, and so on. Under such a name a call with a `packed_layout` stays within its segments, and every
 other call is answered by the implementation whose name follows. The layout travels as an argument of the layers, so
 that gradient checkpointing computes again what it computed before.
@@ -12,6 +12,7 @@ of a block, Q their queries, K their keys.
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,10 +42,8 @@ def plain_name(attention: str) -> str:
     return attention.removeprefix(_PREFIX)
 
 
-def attend_in_segments(
-    language_model: PreTrainedModel, layout: PackedLayout, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The arguments with which the language model keeps the segments of a batch apart.
+def forward_in_segments(language_model: PreTrainedModel, layout: PackedLayout, arguments: Mapping[str, Any]) -> Any:
+    """The outputs of the language model, which keeps the segments of a batch apart.
 
     From here on its config names an implementation that can (`packed_sdpa` for `sdpa`).
 
@@ -57,6 +56,24 @@ def attend_in_segments(
         ValueError: the language model or its attention implementation cannot, or the arguments ask for what packed
             attention has not: a mask, a cache or the attention weights.
     """
+    arguments = {**arguments, **_segment_arguments(language_model, layout, arguments)}
+    if torch.compiler.is_compiling():
+        return language_model(**arguments)
+    try:
+        return language_model(**arguments)
+    except RuntimeError as error:
+        if layout.is_read or "packed_layout" not in arguments or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"Segments need layers that attend through transformers' attention interface and leave masks to it; those "
+            f"of {language_model.config.model_type} make something of the mask themselves: pad instead of packing."
+        ) from error
+
+
+def _segment_arguments(
+    language_model: PreTrainedModel, layout: PackedLayout, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What takes the place of a mask among the arguments, see `forward_in_segments`."""
     for name in ("attention_mask", "past_key_values", "use_cache", "output_attentions"):
         if arguments.get(name) is not None and arguments[name] is not False:
             raise ValueError(f"Segments take the place of a mask and go without a cache: leave {name} out.")
@@ -135,10 +152,16 @@ def _check_call(plain: str, module: nn.Module, layout: PackedLayout, arguments: 
     """Raises ValueError for what would be computed as something else, without a word."""
     window = getattr(getattr(module, "config", None), "sliding_window", None)
     is_in_mask = hasattr(sys.modules[type(module).__module__], "create_sliding_window_causal_mask")
-    if window and is_in_mask and "sliding_window" not in arguments and window < layout.longest:
+    is_given = arguments.get("sliding_window") is not None
+    if window and window < layout.longest and is_in_mask and "sliding_window" not in arguments:
         raise ValueError(
             f"{type(module).__name__} keeps its sliding_window of {window} tokens in a mask, which segments take the "
             f"place of: max_length may be {window} at most, and is exceeded by a segment of {layout.longest} tokens."
+        )
+    if window and window < layout.longest and is_given and not is_in_mask:
+        raise ValueError(
+            f"{type(module).__name__} has its sliding_window of {window} tokens with flash attention alone, because "
+            f"its masks know of none: set sliding_window in its config to null, or max_length to {window} at most."
         )
     if not getattr(module, "is_causal", True):
         raise ValueError(f"Segments are causal, and {type(module).__name__} attends in both directions: pad instead.")
@@ -194,24 +217,27 @@ def _attend_blocks(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """One call for each block of segments of similar length, with a small mask; 0 for tokens of no segment.
+    """One call for each block of segments of similar length, with a small mask; 0 for tokens of no segment. A block
+    without prefixes is causal, which sdpa's kernels know how to skip half of: they get no mask.
 
     Outside of the compiled graph, because the lengths are data: inside, every batch would recompile.
     """
     blocks, places = layout.blocks, []
     more = any(kwargs.get(name) for name in ("dropout", "softcap")) or kwargs.get("position_bias") is not None
-    by_products = attend is sdpa_attention_forward and not q_THD.is_cuda and not more
-    masks = layout.block_masks(q_THD.dtype, sliding_window)
+    is_sdpa = attend is sdpa_attention_forward
+    by_products = is_sdpa and not q_THD.is_cuda and not more
     query_sizes = [shape.count * shape.queries for shape in blocks.shapes]
     key_sizes = [shape.count * shape.keys for shape in blocks.shapes]
     queries = _rows_of(q_THD, blocks.query_index).split(query_sizes)
     keys, values = (_rows_of(states, blocks.key_index).split(key_sizes) for states in (k_TGD, v_TGD))
-    for shape, mask, query, key, value in zip(blocks.shapes, masks, queries, keys, values, strict=True):
-        states = [part.unflatten(0, (shape.count, -1)).transpose(1, 2) for part in (query, key, value)]
+    for number, (shape, *parts) in enumerate(zip(blocks.shapes, queries, keys, values, strict=True)):
+        states = [part.unflatten(0, (shape.count, -1)).transpose(1, 2) for part in parts]
+        mask = partial(layout.block_mask, number, q_THD.dtype, sliding_window)
         if by_products and shape.keys <= _PRODUCTS_UP_TO:
-            out_NQHD = _attend_by_products(*states, mask, kwargs.get("scaling"))
+            out_NQHD = _attend_by_products(*states, mask(), kwargs.get("scaling"))
         else:
-            out_NQHD = attend(module, *states, mask, **kwargs)[0]
+            is_causal = is_sdpa and not shape.has_prefixes and not sliding_window
+            out_NQHD = attend(module, *states, None if is_causal else mask(), **kwargs)[0]
         places.append(out_NQHD.flatten(0, 1))
     places.append(places[0].new_zeros(1, *places[0].shape[1:]))
     return _rows_of(torch.cat(places), blocks.place_index)
@@ -244,4 +270,4 @@ def register_packed_attention() -> None:
         AttentionMaskInterface.register(_PREFIX + plain, ALL_MASK_ATTENTION_FUNCTIONS[plain])
 
 
-__all__ = ["attend_in_segments", "plain_name", "register_packed_attention"]
+__all__ = ["forward_in_segments", "plain_name", "register_packed_attention"]

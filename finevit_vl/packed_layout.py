@@ -47,11 +47,14 @@ class Varlen(NamedTuple):
 
 
 class Block(NamedTuple):
-    """`count` segments that are computed together as `queries` x `keys` tokens each."""
+    """`count` segments that are computed together as `queries` x `keys` tokens each; all of them have a prefix, or
+    none, and then a query sees the keys up to its own place.
+    """
 
     count: int
     queries: int
     keys: int
+    has_prefixes: bool
 
 
 class Blocks(NamedTuple):
@@ -139,6 +142,11 @@ class PackedLayout:
         """Tokens of the longest segment, with what it sees before it."""
         return int((self.table[:, 1] + self.table[:, 3]).max())
 
+    @property
+    def is_read(self) -> bool:
+        """Has an implementation of attention asked for what it needs?"""
+        return bool(self._masks or vars(self).keys() & {"varlen", "blocks"})
+
     @cached_property
     def varlen(self) -> Varlen:
         """For `torch_varlen` and `flash_attention_2`."""
@@ -178,21 +186,19 @@ class PackedLayout:
         device = self.device
         return Blocks(shapes, query_index.to(device), key_index.to(device), place_index.to(device), prefixes)
 
-    def block_masks(self, dtype: torch.dtype, window: int | None) -> list[torch.Tensor]:
-        """For each of `blocks` (count, 1, Q, K) of `dtype`: 0 where a query sees a key and the type's lowest number
+    def block_mask(self, number: int, dtype: torch.dtype, window: int | None) -> torch.Tensor:
+        """Of one of `blocks` (count, 1, Q, K) of `dtype`: 0 where a query sees a key and the type's lowest number
         elsewhere, which `eager` adds and `sdpa` takes.
 
         Args:
             dtype: what attention is computed in.
             window: how many positions back a query sees, itself included; None: all.
         """
-        if (dtype, window) not in self._masks:
+        if (number, dtype, window) not in self._masks:
             blocks = self.blocks
-            self._masks[dtype, window] = [
-                _block_mask(shape, prefixes, dtype, window)
-                for shape, prefixes in zip(blocks.shapes, blocks.prefix_lengths, strict=True)
-            ]
-        return self._masks[dtype, window]
+            mask = _block_mask(blocks.shapes[number], blocks.prefix_lengths[number], dtype, window)
+            self._masks[number, dtype, window] = mask
+        return self._masks[number, dtype, window]
 
     def flex_mask(self, window: int | None) -> BlockMask:
         """For `flex_attention` over the flattened batch. Padding sees padding."""
@@ -267,12 +273,13 @@ def _boundaries(lengths: torch.Tensor) -> torch.Tensor:
 
 
 def _grouped(table: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
-    """Segments of about the same number of queries and keys."""
+    """Segments of about the same number of queries and keys, with a prefix or without one."""
     sizes = torch.stack([table[:, 1], table[:, 1] + table[:, 3]], 1)
     sizes += -sizes % _LENGTH_STEP
-    for queries, keys in sizes.unique(dim=0).tolist():
-        segments = table[(sizes == torch.tensor([queries, keys])).all(1)]
-        yield Block(len(segments), queries, keys), segments
+    kinds, kind_of = torch.cat([sizes, table[:, 3:] > 0], 1).unique(dim=0, return_inverse=True)
+    for number, (queries, keys, has_prefixes) in enumerate(kinds.tolist()):
+        segments = table[kind_of == number]
+        yield Block(len(segments), queries, keys, bool(has_prefixes)), segments
 
 
 def _block_mask(shape: Block, prefix_lengths: torch.Tensor, dtype: torch.dtype, window: int | None) -> torch.Tensor:

@@ -33,7 +33,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from benchmarks.measuring import Seconds, add_out, conditions, progress, timed, write_figures
 from finevit_training.loop.speed import synchronize
 from finevit_vl import FineViTVLConfig
-from finevit_vl.packed_attention import attend_in_segments
+from finevit_vl.packed_attention import forward_in_segments
 from finevit_vl.packed_layout import PackedLayout
 
 Step = Callable[[], torch.Tensor]
@@ -112,7 +112,7 @@ def with_segments(model: PreTrainedModel, samples: list[list[int]], length: int,
     def step() -> torch.Tensor:
         model.config._attn_implementation = attention
         layout = PackedLayout.read(table, embeds)
-        return model(inputs_embeds=embeds, **attend_in_segments(model, layout, {})).last_hidden_state
+        return forward_in_segments(model, layout, {"inputs_embeds": embeds}).last_hidden_state
 
     return step
 

@@ -29,12 +29,13 @@ from benchmarks.training.records import mixed_records, reader_of, write_records
 from benchmarks.training.steps import StepTimes
 from finecap.corpus.build import build_corpus
 from finevit.demo import BASE, KINDS, SEED
-from finevit_training.data.loader import Idle, Measure, PackedLoader, Position
+from finevit_training.data.loader import PackedLoader, Position
 from finevit_training.data.order import DEPTH, LARGE_WINDOW, Order, RoundKey
 from finevit_training.data.plan import Pack, Sized, plan_round
+from finevit_training.data.tasks import Idle, Measure
 from finevit_training.process import prepare_process
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from finevit_vl import FineViTVLProcessor, build_qwen_tokenizer
 from finevit_vl.processing_finevit_vl import set_pixel_budget
 from modeling_finevit import FineViTImageProcessor

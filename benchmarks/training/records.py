@@ -21,6 +21,7 @@ from finevit_vl import FineViTVLProcessor
 
 SIDES = (300, 1600)  # the longer side of a photograph, in pixels
 QUALITIES = (75, 92)  # of JPEG, as the web has them
+MOST_TURNS = 8  # about a picture
 PAGES = 0.25  # the share of pages among the pictures
 WORDS = [f"{first}{last}" for first in ("red", "old", "left", "dark", "round") for last in ("", "ish", "er", "ness")]
 MIXTURE = {"qa": 6, "transcribe": 0.5, "caption_to_box": 1, "box_to_caption": 1, "text_to_box": 1, "global_caption": 1}
@@ -61,12 +62,16 @@ def photograph_record(number: int, seed: int, originals: list[Image.Image], side
     )
 
 
-def mixed_records(count: int, seed: int) -> list[Record]:
-    """Photographs and, `PAGES` of them, pages of the corpus at level base, in random order."""
+def mixed_records(count: int, seed: int, sides: tuple[int, int] = SIDES) -> list[Record]:
+    """Photographs and, `PAGES` of them, pages of the corpus at level base, in random order.
+
+    Args:
+        sides: least and most pixels of a photograph's longer side.
+    """
     originals = photographs()
     pages = round(count * PAGES)
     records = [generate("doc", number, seed, "train", "base") for number in range(pages)]
-    records += [photograph_record(number, seed, originals) for number in range(count - pages)]
+    records += [photograph_record(number, seed, originals, sides) for number in range(count - pages)]
     return [records[place] for place in np.random.default_rng(seed).permutation(count)]
 
 
@@ -87,5 +92,5 @@ def reader_of(
 ) -> Reader:
     """The reader of a run over these records."""
     data = open_data([str(folder)], "train")
-    examples = Conversations(processor, max_length, mixture or MIXTURE, seed, max_turns=8)
+    examples = Conversations(processor, max_length, mixture or MIXTURE, seed, MOST_TURNS)
     return Reader(data.sources, data.parts, data.order(seed, step=1), examples)

@@ -18,10 +18,10 @@ class StepTimes(TrainerCallback):
         samples: says how many samples are trained on so far.
     """
 
-    def __init__(self, samples: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, samples: Callable[[], float] = lambda: 0) -> None:
         self.samples = samples
         self.ends: list[Seconds] = []
-        self.seen: list[int] = []
+        self.seen: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.ends.append(Seconds(time.perf_counter(), time.process_time()))

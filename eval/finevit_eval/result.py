@@ -11,6 +11,8 @@ from finecap.files import write_json, write_text
 from finevit_eval.intervals import METHOD, score_interval
 
 RESULTS_FILE = "results.json"
+GREY = (128, 128, 128)
+"""What a blind model is shown: a picture of the same size, RGB."""
 Results = dict[str, Any]
 """`{"tasks": {name: {"metric", "n", "score", "interval", ...}}, "interval_method": str, "receipt": {...}}`."""
 ALIKE = ("dtype", "max_pixels")

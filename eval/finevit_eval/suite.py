@@ -15,6 +15,7 @@ from finecap.made_with import weight_hashes
 from finevit_eval.result import RESULTS_FILE, Measured, Outcome, Results, Settings, score_entry, write_results
 
 VISION_LANGUAGE = "a vision-language model"
+DUAL = "a model of pictures and texts"
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,21 @@ def _questions(names: Sequence[str], model: str, data: Path, out: Path, settings
     return ask_questions(names, model, data, out, settings)
 
 
+def _retrieval(names: Sequence[str], model: str, data: Path, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.retrieval.run import retrieve
+
+    return retrieve(names, model, data, out, settings)
+
+
 EVALUATIONS = {
     "doc": Evaluation(VISION_LANGUAGE, "anls", "Documents", _questions),
     "chart": Evaluation(VISION_LANGUAGE, "relaxed_accuracy", "Charts", _questions),
     "grounding": Evaluation(VISION_LANGUAGE, "acc@0.5", "Grounding", _questions),
     "easyvqa": Evaluation(VISION_LANGUAGE, "accuracy", "easy-vqa", _questions),
+    "t2i_short": Evaluation(DUAL, "r@1", "Pictures by short captions", _retrieval),
+    "i2t_short": Evaluation(DUAL, "r@1", "Short captions by pictures", _retrieval),
+    "t2i_dense": Evaluation(DUAL, "r@1", "Pictures by dense captions", _retrieval),
+    "i2t_dense": Evaluation(DUAL, "r@1", "Dense captions by pictures", _retrieval),
 }
 
 
@@ -52,7 +63,7 @@ def evaluate(
     model: str | Path,
     data: str | Path,
     out: str | Path,
-    names: Sequence[str] = tuple(EVALUATIONS),
+    names: Sequence[str] = (),
     settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> Results:
     """Measure a model and write `results.json` and `samples_<name>.jsonl`.
@@ -61,7 +72,7 @@ def evaluate(
         model: Folder of model and processor, or a Hub id.
         data: FineCap records in the Hub's layout.
         out: For the results; what a runner exports goes to a folder below it.
-        names: Of `EVALUATIONS`.
+        names: Of `EVALUATIONS`; without any, all that the model can do (of a model on the Hub: answer questions).
         settings: How.
 
     Returns:
@@ -74,13 +85,11 @@ def evaluate(
     from finevit_eval.receipts import local_folder, make_receipt
     from finevit_vl.model_folder import check_model_folder
 
-    names = list(dict.fromkeys(names))
     unknown = sorted(set(names) - set(EVALUATIONS))
-    if unknown or not names:
+    if unknown:
         raise ValueError(f"Unknown evaluations {unknown}; expected some of {', '.join(EVALUATIONS)}.")
     check_model_folder(model)
-    for name in names:
-        _check_needs(name, Path(model))
+    names = _chosen(names, Path(model))
     for old in (Path(out) / RESULTS_FILE, *Path(out).glob("samples_*.jsonl")):
         old.unlink(missing_ok=True)
     outcomes: dict[str, Outcome] = {}
@@ -102,9 +111,30 @@ def evaluate(
     return write_results(Path(out), entries, outcomes, make_receipt({**asked, "tasks": tasks}))
 
 
-def _check_needs(name: str, model: Path) -> None:
-    """A model without text answers no questions; those of the Hub are looked at when they are loaded."""
-    config = model / "config.json"
-    needs = EVALUATIONS[name].needs
-    if config.is_file() and needs == VISION_LANGUAGE and "text_config" not in json.loads(config.read_text("utf-8")):
-        raise ValueError(f"{name} needs {needs}; {model} holds one without a language model (config.json).")
+def _chosen(names: Sequence[str], model: Path) -> list[str]:
+    """The evaluations of `names`, each once, or all that the model can do.
+
+    Raises:
+        ValueError: It can do none, or not all that are named. A model of the Hub is looked at when it is loaded.
+    """
+    kind = _kind(model)
+    for name in names:
+        needs = EVALUATIONS[name].needs
+        if model.is_dir() and needs != kind:
+            raise ValueError(f"{name} needs {needs}; {model} holds {kind or 'something else'} (config.json).")
+    chosen = list(dict.fromkeys(names)) or [name for name, item in EVALUATIONS.items() if item.needs == kind]
+    if not chosen:
+        raise ValueError(
+            f"{model} holds neither {VISION_LANGUAGE} nor {DUAL} (config.json); no evaluation measures other ones."
+        )
+    return chosen
+
+
+def _kind(model: Path) -> str | None:
+    """What a folder holds: what two towers have in common, and a token for pictures besides in those that answer."""
+    if not model.is_dir():
+        return VISION_LANGUAGE
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    if "text_config" not in config or "vision_config" not in config:
+        return None
+    return VISION_LANGUAGE if "image_token_id" in config or "image_token_index" in config else DUAL

@@ -9,14 +9,41 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
+from finecap.corpus.caption_pair import Facts, captions
 from finecap.corpus.drawing.raster import encode_png
+from finecap.corpus.levels import level_of
+from finecap.corpus.positions import place_words, span
+from finecap.corpus.seeding import rng_for
 from finecap.records import QA, Record, new_record
 
 CAPACITY = {"train": 3800, "validation": 200, "test": 1000}
+SOURCE = "easy-vqa"
 UPSCALED_SIDE = {"nano": 84, "small": 112, "base": 224, "full": 448}
+COLORS: dict[Any, str] = {
+    (255, 0, 0): "red",
+    (0, 255, 0): "green",
+    (0, 0, 255): "blue",
+    (255, 255, 0): "yellow",
+    (0, 0, 0): "black",
+    (128, 128, 128): "gray",
+    (165, 42, 42): "brown",
+    (0, 128, 128): "teal",
+}
+RIM = 60  # difference from the background, of 255, from which a pixel of the smoothed rim counts as the shape
+_BEYOND_RIM = [255 * (value > RIM) for value in range(256)]
+# The least share of its box that a shape fills, measured on all pictures: 0.97, 0.74 to 0.91, 0.50 to 0.70.
+LEAST_FILLED = {"rectangle": 0.94, "circle": 0.72, "triangle": 0.0}
+BRIEF = ("There is a single shape on a plain light background.", "It is filled with one color and has no outline.")
+COMMON = (
+    "The picture shows a single flat shape and nothing else.",
+    "Its background is plain and very light, and it is the same from one side of the picture to the other.",
+    "The shape is filled with one color all over; it has no outline, no shadow and no pattern.",
+    "A picture of this kind shows one of three shapes in one of eight colors, somewhere and of any size.",
+)
 
 
 @functools.cache
@@ -51,6 +78,25 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     number = index + (CAPACITY["train"] if split == "validation" else 0)
     side = UPSCALED_SIDE[difficulty]
     with Image.open(_paths(published)[number]) as picture:
-        image = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    name, questions = f"easy-vqa/{published}-{number}", _questions(published)[number]
-    return new_record(name, encode_png(image), image.size, "easy-vqa", "MIT", split, [], questions)
+        small = picture.convert("RGB")
+    image = small.resize((side, side), Image.Resampling.BICUBIC)
+    name, questions = f"{SOURCE}/{published}-{number}", _questions(published)[number]
+    words = rng_for("easyvqa-captions", index, seed, split, difficulty)
+    written = captions(words, facts(small, difficulty == "nano"), SOURCE, split, level_of(difficulty).caption_tokens)
+    return new_record(name, encode_png(image), image.size, SOURCE, "MIT", split, [], questions, captions=written)
+
+
+def facts(image: Image.Image, brief: bool) -> Facts:
+    """Facts of a published picture, from its pixels: its questions tell neither shape nor colour of some pictures, and
+    of none where the shape is.
+    """
+    background = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    apart = functools.reduce(ImageChops.lighter, ImageChops.difference(image, background).split())
+    mask = apart.point(_BEYOND_RIM)
+    box = x1, y1, x2, y2 = mask.getbbox() or (0, 0, *image.size)
+    filled = mask.histogram()[255] / ((x2 - x1) * (y2 - y1))
+    shape = next(name for name, least in LEAST_FILLED.items() if filled >= least)
+    x, y = (x1 + x2) // 2, (y1 + y2) // 2
+    color, place = COLORS[image.getpixel((x, y))], place_words(x, y, image.size)
+    own = [f"It is a {color} {shape} at the {place}.", span(shape, box, image.size)]
+    return Facts(f"A {color} {shape} at the {place}.", BRIEF if brief else COMMON, own)

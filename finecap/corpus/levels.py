@@ -78,11 +78,12 @@ class SceneLevel:
 
 @dataclass(frozen=True)
 class Level:
-    """One step of the dial."""
+    """One step of the dial. `caption_tokens`: the most of a dense caption, see `finecap.corpus.caption_pair`."""
 
     doc: DocLevel
     chart: ChartLevel
     scene: SceneLevel
+    caption_tokens: int
     rows_per_shard: int
 
 
@@ -126,6 +127,7 @@ LEVELS = {
             questions=3,
             extra_questions=0,
         ),
+        caption_tokens=54,
         rows_per_shard=500,
     ),
     "small": Level(
@@ -167,6 +169,7 @@ LEVELS = {
             questions=4,
             extra_questions=2,
         ),
+        caption_tokens=210,
         rows_per_shard=500,
     ),
     "base": Level(
@@ -208,6 +211,7 @@ LEVELS = {
             questions=5,
             extra_questions=3,
         ),
+        caption_tokens=210,
         rows_per_shard=200,
     ),
     "full": Level(
@@ -249,6 +253,7 @@ LEVELS = {
             questions=6,
             extra_questions=4,
         ),
+        caption_tokens=210,
         rows_per_shard=100,
     ),
 }

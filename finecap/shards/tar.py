@@ -71,12 +71,14 @@ class Part:
     Attributes:
         start, stop: their numbers; None is to the end.
         offset: where the first one begins, in bytes; 0 if it can be found only by reading what lies before it.
+        rows: how many `read_samples` gives, with the one that says what is wrong with the end.
         keys: of samples whose own key an earlier one of the archive has, by number.
     """
 
     start: int
     stop: int | None
     offset: int
+    rows: int = 0
     keys: dict[int, str] = field(default_factory=dict)
 
 
@@ -94,10 +96,12 @@ def cut_samples(path: Archived, pictures: Collection[str], rows: int) -> list[Pa
             if number and number % rows == 0:
                 parts[-1].stop = number
                 parts.append(Part(number, None, 0 if archive.has_global_headers else members[0].offset))
+            parts[-1].rows += 1
             own = _own_key(name, _picture_of(members, pictures))
             key = _unique(own, seen)
             if key != own:
                 parts[-1].keys[number] = key
+        parts[-1].rows += archive.problem is not None
     return parts
 
 

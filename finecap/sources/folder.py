@@ -44,7 +44,10 @@ class FolderReader(FileReader):
         data = self.place.picture(beside)
         if len(data) > MAX_TEXT_BYTES:
             raise Bad(f"caption: {beside} is {len(data)} bytes")
-        return data.decode("utf-8-sig", "replace")
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise Bad(f"caption: {beside} is not UTF-8; save it as UTF-8") from None
 
 
 def folder_reader(files: Files) -> FolderReader:

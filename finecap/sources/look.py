@@ -16,17 +16,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from finecap.files import committed
-from finecap.pictures import BadPicture, encoded, open_reduced, open_rgb
+from finecap.pictures import MAX_PIXELS, BadPicture, encoded, open_reduced, open_rgb
 from finecap.records import check_box
 from finecap.sources.door import Source
 from finecap.sources.rows import BadRow, Part, Row, Size
 
 COLUMNS, LINES = 8, 4
-TILE, TEXT_HEIGHT, TEXT_SIZE, TEXT_WIDTH = 200, 32, 12, 28
+TILE, TEXT_SIZE, TEXT_WIDTH = 200, 12, 28
+LINE_HEIGHT = 15
+TEXT_HEIGHT = 2 + 3 * LINE_HEIGHT  # id, size, words
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 UNREAD = 20  # names of columns that are listed
 FIRST_IDS = 3  # of rows that cannot be used, for each kind of reason
-MAX_PIXELS = 178_956_970  # as FineViT's image processor by default
 DECODED_SIDE = 512  # to which a JPEG may be scaled down while it is decoded, as in training
 SEED = 0
 # Parts that are read at least, and rows of them at most as a multiple of those that are looked at.
@@ -92,14 +93,14 @@ def look_at(source: Source, most_rows: int) -> Look:
 
 def report(source: Source, seen: Look) -> str:
     """The look in lines of text."""
-    total = f"{seen.total:,} rows" if seen.whole else "rows that are counted only by reading all of them"
-    parts = "1 part" if len(source.parts) == 1 else f"{len(source.parts):,} parts"
+    total = counted(seen.total, "rows") if seen.whole else "rows that are counted only by reading all of them"
     lines = [
-        f"{source.name}: {source.kind}, {parts}, {total}",
-        f"looked at {seen.rows:,} rows: {len(seen.usable):,} can be used, and their {len(seen.sizes):,} pictures were "
-        f"decoded ({'all rows' if seen.whole and seen.rows == seen.total else f'a sample, seed {SEED}'})",
+        f"{source.name}: {source.kind}, {counted(len(source.parts), 'parts')}, {total}",
+        f"looked at {counted(seen.rows, 'rows')}: {len(seen.usable):,} can be used, with "
+        f"{counted(len(seen.sizes), 'pictures')} decoded "
+        f"({'all rows' if seen.whole and seen.rows == seen.total else f'a sample, seed {SEED}'})",
     ]
-    if counts := [f"{count:,} {name}" for name, count in seen.counts.items() if count]:
+    if counts := [counted(count, name) for name, count in seen.counts.items() if count]:
         lines.append("  " + ", ".join(counts))
     if unread := not_read(source):
         lines.append(unread)
@@ -119,6 +120,13 @@ def report(source: Source, seen: Look) -> str:
     return "\n".join(lines)
 
 
+def counted(count: int, things: str) -> str:
+    """The number of some things, which are given in the plural: "1 row", "2 boxes outside of their picture"."""
+    first, _, rest = things.replace("their", "its").partition(" ")
+    one = first.removesuffix("es" if first.endswith("xes") else "s")
+    return f"{count:,} {f'{one} {rest}'.strip() if count == 1 else things}"
+
+
 def not_read(source: Source) -> str:
     """A line with the columns that nothing is made of, or nothing."""
     more = f" and {len(source.unread) - UNREAD} more" if len(source.unread) > UNREAD else ""
@@ -126,8 +134,8 @@ def not_read(source: Source) -> str:
 
 
 def write_contact_sheet(source: Source, seen: Look, path: Path) -> Path:
-    """Write a PNG file: up to 8 x 4 pictures with id and size, boxes of regions drawn; what cannot
-    be decoded is said in its place.
+    """Write a PNG file: up to 8 x 4 pictures with id, size and the beginning of the caption (or of the first answer),
+    boxes of regions drawn; what cannot be decoded is said in its place.
 
     Raises:
         StopRun: the file cannot be written, or a file of the source is gone.
@@ -144,8 +152,9 @@ def write_contact_sheet(source: Source, seen: Look, path: Path) -> Path:
         except BadPicture as error:
             draw.multiline_text((left + 4, top + 4), _folded(str(error)), fill="red", font=font)
         more = f", {len(row.sizes)} pictures" if len(row.sizes) > 1 else ""
-        draw.text((left + 4, top + TILE), row.id[-TEXT_WIDTH:], fill="black", font=font)
-        draw.text((left + 4, top + TILE + 15), f"{width} x {height}{more}", fill="black", font=font)
+        lines_of_text = [row.id[-TEXT_WIDTH:], f"{width} x {height}{more}", _words(row)[:TEXT_WIDTH]]
+        for at, text in enumerate(lines_of_text):
+            draw.text((left + 4, top + TILE + at * LINE_HEIGHT), text, fill="black", font=font)
     with committed(path) as aside:
         aside.write_bytes(encoded(sheet, "PNG"))
     return path
@@ -236,6 +245,17 @@ def _with_pictures(
         rows = {number: row for _, number, row in group}
         found = source.read_pictures(part, rows)
         yield from ((row, found[number]) for number, row in rows.items())
+
+
+def _words(row: Row) -> str:
+    """The caption, or the first answer, in one line."""
+    if record := row.record:
+        answers = (answer for question in record["qa"] for answer in question["answers"])
+        texts = [record["global_caption"], *(one["text"] for one in record["captions"]), *answers]
+    else:
+        spoken = (turn for turn in row.messages or [] if turn["role"] == "assistant")
+        texts = [piece.get("text") for turn in spoken for piece in turn["content"]]
+    return " ".join(next((text for text in texts if text), "").split())
 
 
 def _tile(row: Row, found: list[bytes] | BadRow) -> Image.Image:

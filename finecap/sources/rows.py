@@ -23,6 +23,7 @@ class Part:
         offset, end: the bytes that hold them, where the format is cut by bytes; of parquet, `offset` is the number of
             the row group.
         keys: of samples of an archive whose own key an earlier one has, by number.
+        counted: how many rows a part without `stop` has, if they were counted.
     """
 
     path: str
@@ -31,11 +32,12 @@ class Part:
     offset: int = 0
     end: int | None = None
     keys: tuple[tuple[int, str], ...] = ()
+    counted: int | None = None
 
     @property
     def rows(self) -> int | None:
         """How many; None if that is unknown until the part is read."""
-        return None if self.stop is None else self.stop - self.start
+        return self.counted if self.stop is None else self.stop - self.start
 
 
 class Content(TypedDict):

@@ -14,8 +14,10 @@ from finecap.sources.folder import ROWS_PER_PART
 from finecap.sources.places import FileReader, LocalPlace, Place
 from finecap.sources.rows import Item, Part
 
-# Samples in which columns are looked for: JSON leaves out what a sample has not.
-LOOKED_AT = 20
+# Parts, and samples of each, in which columns are looked for: JSON leaves out what a sample has not.
+LOOKED_AT_PARTS, LOOKED_AT = 8, 20
+# What text holds in place of bytes that were no text.
+REPLACED, NOT_UTF8 = "\ufffd", "caption: the text beside the picture is not UTF-8; save it as UTF-8"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class TarReader(FileReader):
             if wanted is None or number in wanted:
                 caption = {} if sample.text is None else {"caption": sample.text}
                 values = {**sample.said, **caption, "image": sample.data}
-                yield Item(number, f"{part.path}/{sample.key}", sample.problem or values)
+                problem = sample.problem or (REPLACED in (sample.text or "") and NOT_UTF8)
+                yield Item(number, f"{part.path}/{sample.key}", problem or values)
 
 
 def _numbers(part: Part, columns: Collection[str], wanted: Collection[int] | None) -> Collection[int] | None:
@@ -72,12 +75,14 @@ def tar_reader(place: Place, names: list[str]) -> TarReader:
         reader.parts = [Part(name, 0, None) for name in names]
     else:
         reader.parts = [
-            Part(name, cut.start, cut.stop, cut.offset, keys=tuple(cut.keys.items()))
+            Part(name, cut.start, cut.stop, cut.offset, keys=tuple(cut.keys.items()), counted=cut.rows)
             for name in names
             for cut in tar.cut_samples(_Archive(place, name), PICTURES, ROWS_PER_PART)
+            if cut.rows
         ]
     found = dict.fromkeys(["image"])
-    for item in islice(reader.read(reader.parts[0], ()), LOOKED_AT) if reader.parts else ():
-        found |= dict.fromkeys(item.values if isinstance(item.values, dict) else ())
+    for part in reader.parts[:: -(-len(reader.parts) // LOOKED_AT_PARTS)] if reader.parts else ():
+        for item in islice(reader.read(part, ()), LOOKED_AT):
+            found |= dict.fromkeys(item.values if isinstance(item.values, dict) else ())
     reader.columns = list(found)
     return reader

@@ -1,15 +1,15 @@
-"""CSV, TSV, JSON lines and JSON arrays as rows: a part is a range of bytes with at most 256 rows.
+"""CSV, TSV, JSON lines and JSON arrays as rows, in UTF-8: a part is a range of bytes with at most 256 rows.
 
-Opening reads each file through once, to find where rows begin; nothing of them is kept.
+Opening reads each file through once, to find where rows begin and which columns they have; nothing else is kept.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, BinaryIO
 
 from finecap.sources.folder import ROWS_PER_PART
@@ -20,8 +20,6 @@ BYTES_PER_PART = 2**26
 # A longer line is taken for several, and an element of an array that is longer for a broken file.
 MAX_LINE_BYTES = 2**24
 CHUNK = 2**20
-# Rows in which names of columns are looked for: JSON leaves out fields that a row has not.
-LOOKED_AT = 100
 BOM = b"\xef\xbb\xbf"
 SPACE = b" \t\r\n"
 
@@ -80,6 +78,7 @@ def text_reader(place: Place, names: list[str]) -> TextReader:
         ValueError: a file is empty or no such table.
     """
     reader = TextReader(place)
+    columns: dict[str, None] = {}
     for name in names:
         where = f"{place.root}/{name}"
         with place.open(name) as file:
@@ -87,17 +86,20 @@ def text_reader(place: Place, names: list[str]) -> TextReader:
             file.seek(start)
             form = {".csv": ",", ".tsv": "\t"}.get(suffix(name)) or _json_form(file, start)
             reader.forms[name] = form
+            lines = _Lines(file, start, None)
             if form == "array":
-                rows = _array_rows(file, start, where)
+                rows = _noted(_array_rows(file, start, where), columns)
+            elif form == "lines":
+                rows = _noted(((lines.before, lines.at, line) for line in lines if line.strip()), columns)
             else:
-                lines = _Lines(file, start, None)
-                if form == "lines":
-                    rows = ((lines.before, lines.at) for line in lines if line.strip())
-                else:
-                    reader.headers[name] = _header(lines, form, where)
-                    rows = ((before, lines.at) for before, _ in _csv_rows(lines, form))
+                header = reader.headers[name] = _header(lines, form, where)
+                columns |= dict.fromkeys(header)
+                rows = ((before, lines.at) for before, _ in _csv_rows(lines, form))
             reader.parts += _cut(name, rows)
-    reader.columns = _columns(reader)
+    reader.columns = list(columns)
+    if not columns and reader.parts:
+        first = next(iter(reader.read(reader.parts[0], ())))
+        raise ValueError(f"{place.root}/{first.id}: {first.values}; expected an object with named fields")
     return reader
 
 
@@ -114,18 +116,12 @@ def _cut(name: str, rows: Iterator[tuple[int, int]]) -> Iterator[Part]:
         yield Part(name, first, first + count, begin, end)
 
 
-def _columns(reader: TextReader) -> list[str]:
-    if reader.headers:
-        return list(dict.fromkeys(name for header in reader.headers.values() for name in header))
-    found: dict[str, None] = {}
-    first = None
-    for part in reader.parts[:1]:
-        for item in islice(reader.read(part, ()), LOOKED_AT):
-            first = first or item
-            found |= dict.fromkeys(item.values if isinstance(item.values, dict) else ())
-    if not found and first:
-        raise ValueError(f"{reader.place.root}/{first.id}: {first.values}; expected an object with named fields")
-    return list(found)
+def _noted(rows: Iterator[tuple[int, int, bytes]], columns: dict[str, None]) -> Iterator[tuple[int, int]]:
+    """Where rows begin and end. Names of fields are noted of all rows: JSON leaves out those that a row lacks."""
+    for begin, end, data in rows:
+        values = _parsed(data)
+        columns |= dict.fromkeys(values if isinstance(values, dict) else ())
+        yield begin, end
 
 
 class _Lines:
@@ -152,8 +148,8 @@ class _Lines:
 def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Where each row begins, and its fields or what is wrong with them.
 
-    A quote that is not closed as it should be costs its own line. Else it would take the rows up to the next quote
-    for the words of one field.
+    A quote that is not closed as it should be costs its own line, as do bytes that are not UTF-8. Else it would take
+    the rows up to the next quote for the words of one field.
     """
     reader = _csv_reader(lines, delimiter)
     while True:
@@ -162,7 +158,7 @@ def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | 
             fields: list[str] | str = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
+        except (csv.Error, _NotUTF8) as error:
             fields = f"unreadable: {error}"
             lines.back_behind(before)
             reader = _csv_reader(lines, delimiter)
@@ -171,7 +167,20 @@ def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | 
 
 
 def _csv_reader(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
-    return csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=delimiter, strict=True)
+    return csv.reader((_text(line) for line in lines), delimiter=delimiter, strict=True)
+
+
+class _NotUTF8(ValueError):
+    """Bytes of another encoding; read as UTF-8 all the same, words would be trained with marks in place of letters."""
+
+
+def _text(data: bytes) -> str:
+    """Raises _NotUTF8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[max(0, error.start - 40) : error.start].decode("utf-8", "replace")
+        raise _NotUTF8(f"byte {data[error.start]:#x} behind {before!r} is not UTF-8; save the file as UTF-8") from None
 
 
 def _header(lines: _Lines, delimiter: str, where: str) -> list[str]:
@@ -183,14 +192,19 @@ def _header(lines: _Lines, delimiter: str, where: str) -> list[str]:
 
 def _parsed(line: bytes) -> dict[str, Any] | str:
     try:
-        return _object(_DECODER.decode(line.decode("utf-8", "replace").strip()))
+        return _object(_DECODER.decode(_text(line).strip()))
+    except _NotUTF8 as error:
+        return f"unreadable: {error}"
     except (ValueError, RecursionError) as error:
         return f"unreadable: {str(error)[:100]} in {line[:80].decode('utf-8', 'replace')!r}"
 
 
 def _elements(data: bytes, count: int) -> list[dict[str, Any] | str]:
+    array = b"[" + data + b"]"
     try:
-        return [_object(one) for one in _DECODER.decode(f"[{data.decode('utf-8', 'replace')}]")]
+        return [_object(one) for one in _DECODER.decode(_text(array))]
+    except _NotUTF8:
+        return [_parsed(one) for _, _, one in _array_rows(io.BytesIO(array), 0, "")]
     except (ValueError, RecursionError) as error:  # the file was changed, or this is nested deeper than the stack now
         return [f"unreadable: {str(error)[:100]}"] * count
 
@@ -206,8 +220,9 @@ def _json_form(file: BinaryIO, start: int) -> str:
     return "array" if head[:1] == b"[" else "lines"
 
 
-def _array_rows(file: BinaryIO, start: int, where: str) -> Iterator[tuple[int, int]]:
-    """Where each element begins and ends. Read as Latin-1, a byte is a character, and JSON is the same JSON.
+def _array_rows(file: BinaryIO, start: int, where: str) -> Iterator[tuple[int, int, bytes]]:
+    """Where each element begins and ends, and its bytes. Read as Latin-1, a byte is a character, and JSON is the same
+    JSON.
 
     Raises:
         ValueError: it is no JSON, or an element is too long.
@@ -220,10 +235,10 @@ def _array_rows(file: BinaryIO, start: int, where: str) -> Iterator[tuple[int, i
     while True:
         begin = window.offset
         try:
-            window.element()
+            element = window.element()
         except ValueError as error:
             raise ValueError(f"{where}: is no JSON from byte {begin} on ({error}); repair it") from error
-        yield begin, window.offset
+        yield begin, window.offset, element
         mark = window.skip()
         window.drop(1)
         if mark == "]":
@@ -257,14 +272,15 @@ class _Window:
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
-    def element(self) -> None:
-        """Go on behind an element. Raises ValueError: there is none."""
+    def element(self) -> bytes:
+        """Go on behind an element and return its bytes. Raises ValueError: there is none."""
         while True:
             try:
                 end = _DECODER.raw_decode(self._text, self._at)[1]
                 if end < len(self._text):  # or it may be a number that goes on
+                    element = self._text[self._at : end].encode("latin-1")
                     self.drop(end - self._at)
-                    return
+                    return element
                 if not self._more():
                     raise ValueError("it ends in the middle")
             except RecursionError as error:

@@ -131,11 +131,11 @@ def _add_detector(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("eval", help="measure a model on held-out questions with lmms-eval")
+    command = commands.add_parser("eval", help="measure a model on held-out questions, or by retrieval")
     command.add_argument("model", help="model folder")
     command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
     command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
-    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=list(EVALUATIONS), help="all by default")
+    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=[], help="default: what the model can do")
     command.add_argument("--limit", type=positive, help="questions per task, drawn by seed")
     command.add_argument("--batch-size", type=positive, default=16, help="questions at once; 16 by default")
     command.add_argument("--max-pixels", type=positive, help="area budget of a picture; the processor's by default")

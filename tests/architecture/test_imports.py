@@ -33,9 +33,9 @@ BELOW = {
     "finevit_cli": {"finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit"},
 }
 MOST_MODULES = 15
-# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is; "mim" and "contrastive"
-# are stages and the scripts that start them.
-SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "mim", "contrastive"}
+# Modules of one name in several folders are of one kind: "card" writes a card, wherever it is.
+SAME_KIND = {"boxes", "conversation", "card", "gallery", "recipe", "build", "plan", "reader", "facts", "run"}
+SAME_KIND |= {"stage", "arguments", "trainer", "model", "drawing"}
 
 
 def modules() -> dict[str, Path]:

@@ -11,14 +11,14 @@ from PIL import Image
 import finevit_cli
 from finecap.recipe_files import find_recipe
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.contrastive_arguments import CONTRASTIVE_PARTS
-from finevit_training.stages.mim_arguments import MIM_PARTS
-from finevit_training.stages.sft_arguments import SFT_PARTS
+from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
+from finevit_training.stages.mim.arguments import MIM_PARTS
+from finevit_training.stages.sft.arguments import SFT_PARTS
 from tests.support.pages import PAGES, blocks, commands
 from tests.support.paths import NANO, ROOT
 from tests.support.small_folders import save_qwen_vl
 
-PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS}
+PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS, "align": SFT_PARTS}
 COMMANDS = [(page.relative_to(ROOT), words) for page in PAGES for words in commands(page)]
 PYTHON = [
     (page.relative_to(ROOT), number, text)

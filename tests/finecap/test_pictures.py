@@ -10,10 +10,15 @@ from PIL import Image, ImageDraw
 
 from finecap import pictures
 from finecap.pictures import BadPicture, count_scans, encoded, open_reduced, open_rgb, opened
+from modeling_finevit import FineViTImageProcessor
 from tests.finecap.engine.passes.test_ingest import photograph
 from tests.support.hostile_pictures import many_scans
 
 ROOMY, TIGHT = 10**8, 600 * 400  # the photograph has exactly 600 x 400
+
+
+def test_as_many_pixels_pass_as_the_image_processor_takes():
+    assert FineViTImageProcessor.max_image_pixels == pictures.MAX_PIXELS
 
 
 def test_a_jpeg_that_would_be_decoded_hundreds_of_times_is_refused():

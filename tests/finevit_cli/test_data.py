@@ -9,7 +9,7 @@ import pytest
 
 from finevit_cli import main
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support.paths import NANO
 from tests.support.sources import picture
 
@@ -43,7 +43,7 @@ def test_several_sources_are_given_as_a_recipe_names_them(nano_corpus, tmp_path,
     assert main(["data", "look", *sources, "--rows", "5", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert f"{nano_corpus.name}: finecap, 1 part, 48 rows\nlooked at 5 rows: 5 can be used" in said
-    assert "\nphotos: pictures, 1 part, 1 rows" in said
+    assert "\nphotos: pictures, 1 part, 1 row" in said
     assert "\nphotos (2): captions, 1 part, 2 rows\nlooked at 2 rows: 1 can be used" in said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"contact_sheet_{number}.png" for number in (1, 2, 3)

@@ -18,7 +18,7 @@ from finevit_cli import main
 from finevit_eval.questions.kinds import KINDS
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Measured, Outcome, Settings, combine, load_results, score_entry
-from finevit_eval.suite import EVALUATIONS, Evaluation, evaluate
+from finevit_eval.suite import EVALUATIONS, VISION_LANGUAGE, Evaluation, evaluate
 
 
 def samples(folder, kind):
@@ -112,7 +112,7 @@ def test_an_untrained_model_runs_and_blind_answers_differ(model_dir, corpus, tmp
 
 def test_every_evaluation_of_the_list_is_a_kind_with_its_yaml():
     folder = files("finevit_eval.questions.tasks")
-    assert list(EVALUATIONS) == list(KINDS)
+    assert [name for name, item in EVALUATIONS.items() if item.needs == VISION_LANGUAGE] == list(KINDS)
     assert all(folder.joinpath(f"finevit_{kind}.yaml").is_file() for kind in KINDS)
 
 
@@ -129,7 +129,7 @@ def test_one_entry_and_one_runner_add_an_evaluation(model_dir, tmp_path, monkeyp
         found = [{"id": str(i), "group": str(i), "score": score} for i, score in enumerate(scores)]
         return Measured({name: Outcome(2 / 3, found, facts={"fingerprint": "f"}) for name in names}, {"dtype": "none"})
 
-    monkeypatch.setitem(EVALUATIONS, "files", Evaluation("any folder", "share", "Files", count_files))
+    monkeypatch.setitem(EVALUATIONS, "files", Evaluation(VISION_LANGUAGE, "share", "Files", count_files))
     results = evaluate(model_dir, tmp_path, tmp_path / "out", ["files"])
     entry = results["tasks"]["files"]
     assert (entry["metric"], entry["n"], entry["score"]) == ("share", 3, 2 / 3)
@@ -146,6 +146,10 @@ def test_an_unknown_evaluation_and_an_encoder_are_refused(model_dir, corpus, tmp
     (tmp_path / "config.json").write_text('{"model_type": "finevit"}')
     with pytest.raises(ValueError, match="needs a vision-language model"):
         evaluate(tmp_path, corpus, tmp_path / "out", ["doc"])
+    with pytest.raises(ValueError, match="no evaluation measures other ones"):
+        evaluate(tmp_path, corpus, tmp_path / "out")
+    with pytest.raises(ValueError, match="t2i_short needs a model of pictures and texts"):
+        evaluate(model_dir, corpus, tmp_path / "out", ["t2i_short"])
 
 
 def test_a_score_that_is_no_number_is_no_result():

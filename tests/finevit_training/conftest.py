@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support.training_data import reader_of
 from tests.support.vl_fixtures import model, processor, shared_model, tokenizer
 

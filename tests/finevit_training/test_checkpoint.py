@@ -12,7 +12,7 @@ from finevit_training.checkpoint import find_checkpoint
 from finevit_training.receipt import model_card
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.running import prepare_run, train
-from finevit_training.stages.sft import STAGE
+from finevit_training.stages.sft.stage import STAGE
 
 
 def checkpoint(out, name, state="{}"):

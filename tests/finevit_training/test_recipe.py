@@ -150,6 +150,7 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"eval_data": ["other"]}, "eval_strategy: steps"),
         ({"eval_data": ["./corpus/"], "eval_strategy": "steps"}, "split 'train' is trained on"),
         ({"eval_data": [{"path": "corpus", "split": "train"}], "eval_strategy": "steps"}, "is trained on"),
+        ({"eval_data": [{"path": "other", "weight": 2}], "eval_strategy": "steps"}, "weight of other has no effect"),
         ({"lora_rank": 4, "train_llm": False}, "train_llm: false"),
         ({"lora_rank": 4, "train_tower": True}, "train_tower: True contradicts"),
         ({"lora_rank": 4, "train_tower": False, "lora_tower": True}, "train_tower: False contradicts"),

@@ -50,9 +50,9 @@ for flags in {list(refused.values())}:
         main([*flags.split(), "--output_dir", {str(tmp_path)!r}])
     except SystemExit as stop:
         print(stop)
-assert "finevit_training.stages.sft" in sys.modules
+assert "finevit_training.stages.sft.stage" in sys.modules
 assert not {{"trl.trainer.sft_trainer", "wandb", "datasets"}} & set(sys.modules)
-import finevit_training.loop.sft_trainer
+import finevit_training.stages.sft.trainer
 assert "trl.trainer.sft_trainer" in sys.modules
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

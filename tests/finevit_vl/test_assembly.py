@@ -135,6 +135,11 @@ def test_a_configuration_whose_logits_would_be_others_is_refused_from_scratch_to
         FineViTVLConfig.from_size("nano", text_config=text)
 
 
+def test_a_configuration_of_several_parts_is_no_language_model():
+    with pytest.raises(ValueError, match="fuyu is no language model but one of several parts"):
+        FineViTVLConfig(text_config={"model_type": "fuyu"})
+
+
 @pytest.mark.parametrize(
     ("config_class", "extra", "word"),
     [

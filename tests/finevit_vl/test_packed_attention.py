@@ -156,15 +156,15 @@ def test_flex_attention_and_its_block_mask_give_the_same_on_the_cpu(tokenizer, p
     assert relative_error(logits[1][tokens], logits[0][tokens]) < 1e-5
 
 
-def test_long_conversations_give_the_same(tokenizer):
-    """Beyond what is computed by plain products on a CPU."""
-    lengths = [1100, 90]
-    ids = torch.randint(0, 900, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
-    model = make_vlm(tokenizer)
+def test_long_segments_give_the_same(tokenizer):
+    """Beyond what is computed by plain products on a CPU: causal without a mask, and a turn that sees its prefix."""
+    ids = torch.randint(0, 900, (1, 1260), generator=torch.Generator().manual_seed(0))
+    model, segments = make_vlm(tokenizer), [[0, 1100, 0, 0], [1100, 90, 0, 0], [1190, 70, 0, 1100]]
     with torch.no_grad():
-        found = model(input_ids=ids, segments=torch.tensor([[0, 1100, 0, 0], [1100, 90, 0, 0]])).logits
-        expected = torch.cat([model(input_ids=part).logits for part in ids.split(lengths, dim=1)], dim=1)
-    assert relative_error(found, expected) < 1e-5
+        found = model(input_ids=ids, segments=torch.tensor(segments)).logits
+        alone = [model(input_ids=ids[:, :1100]).logits, model(input_ids=ids[:, 1100:1190]).logits]
+        behind = model(input_ids=torch.cat([ids[:, :1100], ids[:, 1190:]], dim=1)).logits[:, 1100:]
+    assert relative_error(found, torch.cat([*alone, behind], dim=1)) < 1e-5
 
 
 SINKS = {"model_type": "gpt_oss", **SHAPE, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
@@ -216,6 +216,28 @@ def test_a_window_that_only_a_mask_knows_is_refused(monkeypatch, tokenizer, pack
         make_vlm(tokenizer, "phimoe")(**packed)
     monkeypatch.setitem(FAMILIES["phimoe"], "sliding_window", 28)  # of the longest segment, with its picture
     make_vlm(tokenizer, "phimoe")(**packed)
+
+
+def test_a_window_that_flash_attention_alone_knows_is_refused(monkeypatch, tokenizer, packed):
+    """OLMoE's layers hand it to their attention, and no mask of it has one, so its implementations differ."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "hidden_size": 128}
+    monkeypatch.setitem(FAMILIES, "olmoe", {**SHAPE, **experts, "model_type": "olmoe", "sliding_window": 5})
+    with pytest.raises(ValueError, match="OlmoeAttention has its sliding_window of 5 tokens with flash"):
+        make_vlm(tokenizer, "olmoe")(**packed)
+    monkeypatch.setitem(FAMILIES["olmoe"], "sliding_window", None)
+    make_vlm(tokenizer, "olmoe")(**packed)
+
+
+@pytest.mark.parametrize("model_type", ["doge", "nemotron"])
+def test_layers_that_make_masks_of_their_own_are_refused(monkeypatch, tokenizer, packed, model_type):
+    """They ended in an error about shapes. Errors of layers that read the segments stay what they are."""
+    monkeypatch.setitem(FAMILIES, model_type, {"model_type": model_type, **SHAPE})
+    with pytest.raises(ValueError, match=f"those of {model_type} make something of the mask themselves"):
+        make_vlm(tokenizer, model_type)(**packed)
+    model = make_vlm(tokenizer)
+    model.model.language_model.norm.forward = lambda states: states @ states
+    with pytest.raises(RuntimeError, match="size"):
+        model(**packed)
 
 
 def test_another_table_gives_another_loss(tokenizer, packed):

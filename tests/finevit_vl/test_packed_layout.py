@@ -53,7 +53,8 @@ def visible_in_blocks(layout, window):
     blocks, queries, keys = layout.blocks, 0, 0
     token_of = torch.full((len(blocks.query_index) + 1,), -1)
     token_of[blocks.place_index] = torch.arange(2 * LENGTH)
-    for shape, mask in zip(blocks.shapes, layout.block_masks(torch.float32, window), strict=True):
+    for block, shape in enumerate(blocks.shapes):
+        mask = layout.block_mask(block, torch.float32, window)
         for number in range(shape.count):
             for at in range(shape.queries):
                 token = token_of[queries + number * shape.queries + at]

@@ -6,7 +6,7 @@ from tests.support.benchmarks import benchmarked
 
 SMALLEST = {
     "training.plan": ["--records", "5000", "--pictures", "4", "--rows", "40", "--steps", "6"],
-    "training.trl": ["--pictures", "6", "--edge", "112", "--steps", "2", "--turns", "1"],
+    "training.trl": ["--pictures", "6", "--edge", "112", "--max-length", "1024", "--turns", "1"],
 }
 
 

@@ -1,13 +1,10 @@
 """Stage I killed and resumed, and on two ranks, by its real script."""
 
-import os
-import signal
-
 import pytest
 from safetensors.torch import load_file
 
-from finevit_training.stages.mim import build_trainer
-from tests.support.launching import finish, launch, losses
+from finevit_training.stages.mim.stage import build_trainer
+from tests.support.launching import finish, kill_after_step, launch, losses
 from tests.support.mim_runs import SMALLEST_MIM, losses_of, mim_recipe, save_teacher
 
 STEPS = 10
@@ -15,13 +12,6 @@ STEPS = 10
 
 def launch_mim(**flags):
     return launch(entry=("-m", "finevit_training.mim"), smallest=SMALLEST_MIM, **flags)
-
-
-def kill_after_step(process, step):
-    for line in process.stdout:
-        if line.startswith(f"step {step} "):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from finevit_training.loop.stops import BAD_LOSS_FILE
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support.launching import SMALLEST, finish, launch
 from tests.support.paths import ROOT
 

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support import watched_run
 from tests.support.launching import finish, launch, losses
 from tests.support.sources import picture

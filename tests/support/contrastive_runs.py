@@ -1,7 +1,7 @@
 """Recipes of stage II at the smallest scale."""
 
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.contrastive_arguments import CONTRASTIVE_PARTS
+from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
 
 ENTRY = ("-m", "finevit_training.contrastive")
 SMALLEST_DUAL = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -65,6 +66,14 @@ def launch(
         text=True,
         start_new_session=True,
     )
+
+
+def kill_after_step(process: subprocess.Popen, step: int) -> None:
+    """SIGKILL to a run and its launcher once it has logged a step."""
+    for line in process.stdout or ():
+        if line.startswith(f"step {step} "):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def finish(process: subprocess.Popen) -> str:

@@ -3,7 +3,7 @@
 import json
 
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.mim_arguments import MIM_PARTS
+from finevit_training.stages.mim.arguments import MIM_PARTS
 from tests.support.tiny_teachers import scaling, tiny_teacher
 
 SMALLEST_MIM = {

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from finevit_training.checkpoint import find_checkpoint
 from finevit_training.recipe import parse_recipe
-from finevit_training.stages.sft import build_trainer
+from finevit_training.stages.sft.stage import build_trainer
 from tests.support.launching import SMALLEST
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finevit_training.loop import clock
-from finevit_training.stages import sft
+from finevit_training.stages.sft import stage as sft
 from finevit_training.vl_sft import main
 from tests.support.launching import SMALLEST
 

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from finevit_training.compat import cpu_has_bf16
+from finevit_training.hardware import parse_hardware
 from finevit_training.loop.stops import REMEMBERED
 
 
@@ -50,6 +51,9 @@ class SourceArguments:
             raise ValueError("`data` is empty; expected at least one source, e.g. --data outputs/corpus")
         if self.eval_records is not None and self.eval_records < 1:
             raise ValueError(f"eval_records is {self.eval_records}; expected records >= 1, or leave it out")
+        for one in self.eval_data:
+            if isinstance(one, Mapping) and "weight" in one:
+                raise ValueError(f"eval_data: the weight of {place_of(one)} has no effect, rows are measured once")
         self._refuse_measuring_on_what_is_trained_on()
 
     def _refuse_measuring_on_what_is_trained_on(self) -> None:
@@ -111,6 +115,15 @@ class LoopArguments:
             "choices": ["true", "false", "auto"],
         },
     )
+    dry_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "Trains nothing and says what the run takes on devices such as 8xH100: parameters, FLOPs, memory, "
+            "steps, hours.",
+            "nargs": "?",
+            "const": "H100",
+        },
+    )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a process. Default: its share of the cores it may use."}
     )
@@ -153,6 +166,8 @@ class LoopArguments:
             raise ValueError(f"spike_factor is {self.spike_factor}; expected a finite number > 1, or leave it out")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; expected a number between 0 and 1, or leave it out")
+        if self.dry_run is not None:
+            parse_hardware(self.dry_run)
         if self.on_bad_loss not in ("stop", "skip"):
             raise ValueError(f"on_bad_loss is {self.on_bad_loss!r}; expected stop or skip")
         trainers: Any = self  # whose fields these are besides

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from finevit_training.script import run_script
 from finevit_training.stage import Stage
-from finevit_training.stages.contrastive_arguments import CONTRASTIVE_PARTS
+from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stage() -> Stage:
-    from finevit_training.stages.contrastive import STAGE
+    from finevit_training.stages.contrastive.stage import STAGE
 
     return STAGE
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from finevit_training.script import run_script
 from finevit_training.stage import Stage
-from finevit_training.stages.mim_arguments import MIM_PARTS
+from finevit_training.stages.mim.arguments import MIM_PARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stage() -> Stage:
-    from finevit_training.stages.mim import STAGE
+    from finevit_training.stages.mim.stage import STAGE
 
     return STAGE
 

@@ -21,13 +21,13 @@ from transformers import HfArgumentParser
 from finecap.nearest import did_you_mean
 from finecap.recipe_files import find_recipe, without_secrets
 from finevit_training.refused import refuse_options
-from finevit_training.stages.sft_arguments import SFT_PARTS
+from finevit_training.stages.sft.arguments import SFT_PARTS
 
 # Dataclasses of a stage: its model, its data, its training.
 Parts = tuple[Any, Any, Any]
 _NOT_GIVEN: Any = object()
 # What says where this process goes on from belongs to a command, not to the recipe; a token belongs to nobody else.
-NOT_IN_RECIPES = ("resume_from_checkpoint", "hub_token")
+NOT_IN_RECIPES = ("resume_from_checkpoint", "dry_run", "hub_token")
 
 
 class Recipe(NamedTuple):

@@ -34,9 +34,12 @@ def run_script(name: str, parts: Parts, load_stage: Callable[[], Stage], argv: S
         recipe = parse_recipe(sys.argv[1:] if argv is None else argv, parts)
         stage = load_stage()
         # Here and not above, for the same reason.
-        from finevit_training.stages.running import prepare_run, train
+        from finevit_training.stages.running import plan, prepare_run, train
 
         run = prepare_run(stage, recipe)
+        if recipe.training.dry_run:
+            print(plan(run))
+            return 0
     except ValueError as error:
         sys.exit(f"{name}: {error}")
     try:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from finevit_training.script import run_script
 from finevit_training.stage import Stage
-from finevit_training.stages.sft_arguments import SFT_PARTS
+from finevit_training.stages.sft.arguments import SFT_PARTS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stage() -> Stage:
-    from finevit_training.stages.sft import STAGE
+    from finevit_training.stages.sft.stage import STAGE
 
     return STAGE
 

@@ -18,11 +18,11 @@ from transformers import GenerationConfig
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finecap.tasks.length import rough_tokens
 from finevit_eval.questions.boxes import answer_for_task
+from finevit_eval.result import GREY
 from finevit_vl.answering import Answer, AnswerGenerator, Conversation, conversation_images
 
 DEFAULT_MAX_NEW_TOKENS = 128
 """For tasks that set none (`refcoco*_bbox_rec_*`, `screenspot_rec_*`, `textvqa`): a box takes about 20 tokens."""
-GREY = (128, 128, 128)
 WINDOW = 32
 """Batches whose pictures are decoded together, so that conversations of like length can share a batch."""
 

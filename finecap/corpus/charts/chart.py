@@ -11,8 +11,10 @@ import random
 
 from PIL import Image
 
+from finecap.corpus.caption_pair import captions
 from finecap.corpus.charts.bare import draw_bare_bars
 from finecap.corpus.charts.draw import Part, draw_chart
+from finecap.corpus.charts.facts import facts
 from finecap.corpus.charts.questions import questions
 from finecap.corpus.charts.spec import ChartSpec, choose_spec, number
 from finecap.corpus.drawing import degrade
@@ -33,6 +35,7 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     spec, image, parts = draw_owned(rng, level, split)
     asked = questions(rng, spec, level.questions)
     image, quality = degrade.photograph(rng, image, level.degradation)
+    words = rng_for("chart-captions", index, seed, split, difficulty)
     return new_record(
         f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{spec.key}",
         encode_picture(image, quality),
@@ -43,6 +46,7 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         [as_region(part, spec) for part in parts],
         asked,
         caption(spec),
+        captions(words, facts(words, spec, bool(level.cell)), SOURCE, split, level_of(difficulty).caption_tokens),
     )
 
 
@@ -87,16 +91,9 @@ def part_caption(part: Part, spec: ChartSpec) -> str:
 
 def caption(spec: ChartSpec) -> str:
     """The chart in a sentence: its kind, its title, and its numbers while they are few."""
-    kinds = {
-        "bar": "bar chart",
-        "hbar": "bar chart with lying bars",
-        "grouped": "grouped bar chart",
-        "line": "line chart",
-    }
-    kind = kinds.get(spec.type, f"{spec.type} chart")
     if len(spec.series) == 1 and len(spec.rows) <= 6:
         (values,) = spec.series.values()
         listed = ", ".join(f"{row} {number(value)}" for row, value in zip(spec.rows, values, strict=True))
-        return f"A {kind}: {listed}."
+        return f"A {spec.kind}: {listed}."
     series = " and ".join(spec.series) if any(spec.series) else spec.value_name
-    return f"A {kind} titled {spec.title}, showing {series} of {spec.rows[0]} to {spec.rows[-1]}."
+    return f"A {spec.kind} titled {spec.title}, showing {series} of {spec.rows[0]} to {spec.rows[-1]}."

@@ -50,6 +50,17 @@ class ChartSpec:
         """Whether each row has a colour of its own."""
         return len(self.series) == 1 and self.type in ("bar", "hbar", "pie")
 
+    @property
+    def kind(self) -> str:
+        """What one calls such a chart."""
+        kinds = {
+            "bar": "bar chart",
+            "hbar": "bar chart with lying bars",
+            "grouped": "grouped bar chart",
+            "line": "line chart",
+        }
+        return kinds.get(self.type, f"{self.type} chart")
+
     def color_of(self, series: int, row: int) -> str:
         """The colour word of one value."""
         return self.colors[row if self.color_by_row else series]

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import random
 
-from PIL import Image
-
-from finecap.corpus.documents.page import Page, Style
+from finecap.corpus.caption_pair import captions
+from finecap.corpus.documents.facts import facts
+from finecap.corpus.documents.page import Document, Page, Style
 from finecap.corpus.documents.page_kinds import TEMPLATES
 from finecap.corpus.documents.typed import INKS, PAPERS, typed_form
 from finecap.corpus.drawing import degrade
 from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import DocLevel, level_of
 from finecap.corpus.seeding import rng_for
-from finecap.records import QA, Record, Region, new_record
+from finecap.records import Record, Region, new_record
 
 SOURCE = "finevit-docs"
 LICENSE = "text: generated here and by Faker (MIT); fonts: DejaVu (Bitstream Vera licence)"
@@ -32,27 +32,24 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     rng = rng_for("doc", index, seed, split, difficulty)
     level = level_of(difficulty).doc
     drawn = typed_form(rng, level, split) if level.cell else whole_page(rng, level, split)
-    image, regions, questions, caption, key = drawn
-    image, quality = degrade.photograph(rng, image, level.degradation)
+    image, quality = degrade.photograph(rng, drawn.image, level.degradation)
+    words = rng_for("doc-captions", index, seed, split, difficulty)
     return new_record(
-        f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{key}",
+        f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{drawn.key}",
         encode_picture(image, quality),
         image.size,
         SOURCE,
         LICENSE,
         split,
-        regions,
-        questions[: level.questions],
-        caption,
+        drawn.regions,
+        drawn.questions[: level.questions],
+        drawn.caption,
+        captions(words, facts(words, drawn), SOURCE, split, level_of(difficulty).caption_tokens),
     )
 
 
-def whole_page(
-    rng: random.Random, level: DocLevel, split: str
-) -> tuple[Image.Image, list[Region], list[QA], str, str]:
-    """Picture, regions, shuffled questions, caption and source key of a page of one of the level's templates, perhaps
-    a little turned.
-    """
+def whole_page(rng: random.Random, level: DocLevel, split: str) -> Document:
+    """A page of one of the level's templates, perhaps a little turned; its questions are shuffled."""
     while True:
         name = rng.choice(level.templates)
         page = Page(rng.choice(level.sizes), rng.choice(PAPERS))
@@ -62,7 +59,7 @@ def whole_page(
         questions = [item for item in questions if is_visible(item["answers"][0], regions)]
         if questions:
             rng.shuffle(questions)
-            return image, regions, questions, caption, f"{name}:{questions[0]['answers'][0]}"
+            return Document(name, image, regions, questions, caption, f"{name}:{questions[0]['answers'][0]}")
 
 
 def is_visible(answer: str, regions: list[Region]) -> bool:

@@ -6,13 +6,14 @@ Coordinates are pixels; y grows downwards; a line is given by its baseline.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from finecap.corpus.drawing import degrade
 from finecap.corpus.drawing.raster import Box, draw_text, ink_outline, text_width, union
-from finecap.records import Region, region
+from finecap.records import QA, Region, region
 
 Color = tuple[int, int, int]
 
@@ -49,6 +50,17 @@ class Block:
 
     label: str
     lines: list[list[Word]] = field(default_factory=list)
+
+
+class Document(NamedTuple):
+    """A document as it was drawn. `kind`: its template, or "typed"; `key`: its source items."""
+
+    kind: str
+    image: Image.Image
+    regions: list[Region]
+    questions: list[QA]
+    caption: str
+    key: str
 
 
 class Page:

@@ -10,6 +10,7 @@ import random
 
 from PIL import Image, ImageDraw
 
+from finecap.corpus.documents.page import Document
 from finecap.corpus.drawing.raster import Box, draw_text, union
 from finecap.corpus.levels import DocLevel
 from finecap.corpus.seeding import split_of
@@ -30,17 +31,16 @@ INKS = ((16, 16, 16), (20, 30, 110), (110, 15, 20), (10, 75, 30), (70, 20, 90))
 PAPERS = ((255, 255, 255), (250, 247, 238), (238, 244, 250), (242, 250, 240))
 
 
-def typed_form(
-    rng: random.Random, level: DocLevel, split: str
-) -> tuple[Image.Image, list[Region], list[QA], str, str]:
-    """Picture, regions in reading order, questions, caption and source key of a form whose values the split owns."""
+def typed_form(rng: random.Random, level: DocLevel, split: str) -> Document:
+    """A form whose values the split owns; its regions are in reading order."""
     fields = choose_fields(rng, rng.randint(*level.lines), split)
     size = rng.choice([size for size in level.sizes if size[1] >= 2 * level.cell * len(fields)])
     image = Image.new("RGB", size, rng.choice(PAPERS))
     regions = typewrite(rng, level, ImageDraw.Draw(image), fields, rng.choice(INKS))
     questions = [question(name, value) for name, value in rng.sample(fields, len(fields))]
     caption = "A form: " + ", ".join(f"{name} {value}" for name, value in fields) + "."
-    return image, regions, questions, caption, "+".join(f"{name}={value}" for name, value in fields)
+    key = "+".join(f"{name}={value}" for name, value in fields)
+    return Document("typed", image, regions, questions, caption, key)
 
 
 def question(name: str, value: str) -> QA:

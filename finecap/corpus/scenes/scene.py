@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import random
 
+from finecap.corpus.caption_pair import captions, sentence
 from finecap.corpus.drawing import degrade
 from finecap.corpus.drawing.raster import encode_picture
 from finecap.corpus.levels import SceneLevel, level_of
+from finecap.corpus.positions import cell, place_words
 from finecap.corpus.scenes import backgrounds, placing, referring, sprites
+from finecap.corpus.scenes.facts import facts
 from finecap.corpus.scenes.placing import Placed
 from finecap.corpus.seeding import rng_for, split_of
 from finecap.records import Record, new_record, region
 
 SOURCE = "finevit-scenes"
 LICENSE = f"{sprites.LICENSE}; {backgrounds.LICENSE}"
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "center", "right")
 
 
 def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
@@ -36,6 +37,9 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     image = backgrounds.crop_background(rng, split, photo, size, level.fade)
     image = placing.compose(image, placed)
     image, quality = degrade.photograph(rng, image, level.degradation)
+    described = [describe(item, size) for item in placed]
+    words = rng_for("scene-captions", index, seed, split, difficulty)
+    told = facts(words, placed, described, size, apart=level.visible == 1)
     return new_record(
         f"{SOURCE}/{difficulty}-{seed}-{split}-{index:07d}/{arrangement(placed, size)}@{photo}",
         encode_picture(image, quality),
@@ -43,9 +47,13 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         SOURCE,
         LICENSE,
         split,
-        [region(item.box, "object", item.sprite.noun, caption=describe(item, size), text=None) for item in placed],
+        [
+            region(item.box, "object", item.sprite.noun, caption=text)
+            for item, text in zip(placed, described, strict=True)
+        ],
         referring.questions(rng, level, placed),
-        caption(placed, size),
+        sentence("; ".join(described)),
+        captions(words, told, SOURCE, split, level_of(difficulty).caption_tokens),
     )
 
 
@@ -78,33 +86,18 @@ def drawings_of(level: SceneLevel, split: str) -> tuple[sprites.Sprite, ...]:
     return train if split == "train" else train + 4 * sprites.vocabulary(level.vocabulary, split)
 
 
-def cell(item: placing.Spot, size: tuple[int, int]) -> tuple[str, str]:
-    """The third of the picture, down and across, in which the centre of the whole object lies."""
-    x, y = item.left + item.width / 2, item.top + item.height / 2
-    return ROWS[min(int(3 * y / size[1]), 2)], COLUMNS[min(int(3 * x / size[0]), 2)]
-
-
-def place_words(item: placing.Spot, size: tuple[int, int]) -> str:
-    """The cell in words: "top left", "center", "bottom"."""
-    row, column = cell(item, size)
-    if row == "middle":
-        return column
-    return row if column == "center" else f"{row} {column}"
+def middle(item: placing.Spot) -> tuple[float, float]:
+    """Centre of the whole object in pixels, hidden parts included."""
+    return item.left + item.width / 2, item.top + item.height / 2
 
 
 def arrangement(spots: list[Placed] | list[placing.Spot], size: tuple[int, int]) -> str:
     """The source key of a scene: its drawings with their cells, sorted."""
-    return "+".join(sorted(f"{item.sprite.key}:{'-'.join(cell(item, size))}" for item in spots))
+    return "+".join(sorted(f"{item.sprite.key}:{'-'.join(cell(*middle(item), size))}" for item in spots))
 
 
 def describe(item: Placed, size: tuple[int, int]) -> str:
     """One object in words: colour where it is certain, name, place, and whether it is partly hidden."""
     name = f"{item.sprite.color} {item.sprite.noun}" if item.sprite.color else item.sprite.noun
     hidden = ", partly hidden" if item.visible < 0.9 else ""
-    return f"{referring.article(name)} at the {place_words(item, size)}{hidden}"
-
-
-def caption(placed: list[Placed], size: tuple[int, int]) -> str:
-    """Every object with its place."""
-    text = "; ".join(describe(item, size) for item in placed)
-    return text[0].upper() + text[1:] + "."
+    return f"{referring.article(name)} at the {place_words(*middle(item), size)}{hidden}"

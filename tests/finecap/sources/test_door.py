@@ -84,6 +84,10 @@ def test_a_bare_folder_has_no_captions_and_text_beside_pictures_are_theirs(folde
     assert source.kind == "captions"
     assert captions(rows) == [None] * 4 + ["a cat", None]
     assert rows[4].record["source"] == "pictures"
+    (folder / "1" / "4.txt").write_bytes("café".encode("latin-1"))
+    rows = everything(str(folder))[1]
+    assert rows.pop(4).reason == "caption: 1/4.txt is not UTF-8; save it as UTF-8"
+    assert captions(rows) == [None] * 5
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from finecap.sources.door import open_source
-from finecap.sources.look import LINES, TEXT_HEIGHT, TILE, look_at, report, write_contact_sheet
+from finecap.sources.look import LINES, TEXT_HEIGHT, TILE, counted, look_at, report, write_contact_sheet
 from tests.support.sources import picture
 
 
@@ -59,7 +59,7 @@ def test_columns_that_are_not_read_and_rows_without_a_caption_are_said(tmp_path)
     assert all("columns that are not read: mesages" in text for text in texts)
     assert texts[0].startswith("typo: pictures, ")
     assert "without a caption" not in texts[0]
-    assert "3 pictures, 1 captions, 2 without a caption" in texts[1]
+    assert "3 pictures, 1 caption, 2 without a caption" in texts[1]
 
 
 def test_a_picture_that_is_missing_is_named(tmp_path):
@@ -88,7 +88,7 @@ def test_a_small_look_is_spread_over_the_source_and_takes_no_row_twice(tmp_path)
     assert len(some) == len(set(some)) == 80
     assert {width // 250 for width in some} == {0, 1, 2, 3}
     assert [width for width, _ in look_at(source, 80).sizes] == some
-    assert "looked at 80 rows: 80 can be used, and their 80 pictures were decoded (a sample, seed 0)" in report(
+    assert "looked at 80 rows: 80 can be used, with 80 pictures decoded (a sample, seed 0)" in report(
         source, look_at(source, 80)
     )
     assert [width for width, _ in look_at(source, 10_000).sizes] == list(range(1, 1001))
@@ -111,7 +111,7 @@ def test_pictures_that_cannot_be_decoded_are_counted_with_their_first_ids(folder
     seen = look_at(source, 10)
     assert seen.rejects == {"truncated": 5}
     said = report(source, seen)
-    assert "looked at 6 rows: 1 can be used, and their 1 pictures were decoded (all rows)" in said
+    assert "looked at 6 rows: 1 can be used, with 1 picture decoded (all rows)" in said
     assert "cannot be used: 5 'truncated', such as 0/1.png: truncated: " in said
     assert said.endswith("; also 0/2.png, 1/3.png")
     assert len(seen.shown) == 6, "the contact sheet says it in their place"
@@ -127,6 +127,29 @@ def test_conversations_are_counted_and_text_alone_is_not_drawn(tmp_path):
     counts = {"pictures": 1, "conversations": 2, "answers": 3, "without a picture": 1}
     assert {name: seen.counts[name] for name in counts} == counts
     assert len(seen.shown) == 1
+
+
+def test_the_sheet_shows_the_beginning_of_what_is_said(tmp_path):
+    """Under a picture: the caption, or the first answer; nothing where nothing is said."""
+    said = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cat."}]
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "turns.json").write_text(json.dumps([{"image": "0.png", "conversations": said}]))
+    table = [{"image": "0.png", "caption": "A  dog\nand a cat."}, {"image": "0.png", "caption": None}]
+    (tmp_path / "captions.json").write_text(json.dumps(table))
+    last_lines = slice(TILE + 32, TILE + TEXT_HEIGHT)
+    for name, words in (("turns", [True]), ("captions", [True, False])):
+        source = open_source(str(tmp_path / f"{name}.json"))
+        sheet = Image.open(write_contact_sheet(source, look_at(source, 10), tmp_path / f"{name}.png"))
+        lines = np.asarray(sheet)[last_lines]
+        found = [bool((lines[:, at * TILE : (at + 1) * TILE] < 128).any()) for at in range(len(words))]
+        assert found == words
+
+
+def test_counts_of_one_are_singular():
+    assert counted(1, "pictures") == "1 picture"
+    assert counted(1, "boxes outside of their picture") == "1 box outside of its picture"
+    assert counted(1, "without a caption") == "1 without a caption"
+    assert counted(1200, "rows") == "1,200 rows"
 
 
 def test_the_sheet_has_each_picture_in_its_place_and_says_what_cannot_be_decoded(tmp_path):

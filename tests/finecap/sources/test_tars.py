@@ -58,6 +58,23 @@ def test_what_stands_beside_archives_and_parquet_is_not_data(tmp_path):
         open_source(str(tmp_path))
 
 
+def test_columns_are_looked_for_all_over_the_archives(tmp_path):
+    for number in range(20):
+        with webdataset.TarWriter(str(tmp_path / f"{number:02d}.tar")) as writer:
+            words = {"txt": "words"} if number >= 15 else {}
+            writer.write({"__key__": f"{number}", "png": PICTURES[0], **words})
+    assert open_source(str(tmp_path)).kind == "captions"
+
+
+def test_a_caption_that_is_not_utf_8_is_a_bad_row(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for number, text in enumerate([b"tea", "café".encode("latin-1"), "café".encode()]):
+            writer.write({"__key__": f"{number}", "png": PICTURES[number], "txt": text})
+    rows = everything(str(tmp_path))[1]
+    assert rows.pop(1).reason == "caption: the text beside the picture is not UTF-8; save it as UTF-8"
+    assert captions(rows) == ["tea", "café"]
+
+
 def test_our_own_archives_are_finecap_records(nano_corpus, tmp_path):
     export_webdataset((nano_corpus / "data").iterdir(), tmp_path)
     source, rows, pictures = everything(str(tmp_path))
@@ -86,12 +103,13 @@ def test_large_archives_are_cut_and_a_cut_off_end_is_said(tmp_path):
         for number in range(600):
             writer.write({"__key__": f"{number:05d}", "png": picture(number), "txt": f"picture {number}"})
     source, rows, pictures = everything(str(tmp_path))
-    assert [part.rows for part in source.parts] == [256, 256, None]
+    assert [part.rows for part in source.parts] == [256, 256, 88]
     assert captions(rows) == [f"picture {number}" for number in range(600)]
     assert pictures == [[picture(number)] for number in range(600)]
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(data[: 512 * 1100])
-    rows = everything(str(tmp_path))[1]
+    source, rows, _ = everything(str(tmp_path))
+    assert sum(part.rows for part in source.parts) == len(rows)
     assert isinstance(rows[-1], BadRow)
     assert rows[-1].reason.startswith("truncated: ")
     assert captions(rows[:-2]) == [f"picture {number}" for number in range(len(rows) - 2)]

@@ -109,11 +109,41 @@ def test_a_file_that_changed_since_it_was_opened_costs_its_rows(folder):
 
 
 def test_a_bad_line_is_one_bad_row(folder):
-    rows = read(folder, "a.jsonl", b'\n{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\r\n{"a": 2}')
+    rows = read(folder, "a.jsonl", b'\n{"a": 1}\n\n{"a": \n[1]\r\n{"a": 2}')
     assert rows[0] == {"a": 1}
     assert rows[1].startswith("unreadable: ")
     assert rows[2].startswith("row: '[1]'")
-    assert rows[3:] == [{"a": "\ufffd"}, {"a": 2}]
+    assert rows[3:] == [{"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "image,caption\na,café\nb,tea\n"),
+        ("a.tsv", "image\tcaption\na\tcafé\nb\ttea\n"),
+        ("a.jsonl", '{"image": "a", "caption": "café"}\n{"image": "b", "caption": "tea"}\n'),
+        ("a.json", '[{"image": "a", "caption": "café"}, {"image": "b", "caption": "tea"}]'),
+    ],
+)
+def test_a_row_that_is_not_utf_8_is_a_bad_row_and_no_other(folder, name, text):
+    """Else a model would be taught marks in place of letters."""
+    bad, good = read(folder, name, text.encode("latin-1"))
+    assert bad.startswith("unreadable: byte 0xe9 behind")
+    assert good == {"image": "b", "caption": "tea"}
+    assert read(folder, name, text.encode()) == [{"image": "a", "caption": "café"}, good]
+
+
+def test_names_of_columns_that_are_not_utf_8_are_refused(folder):
+    with pytest.raises(ValueError, match="its first line is unreadable: byte 0xff behind '' is not UTF-8"):
+        read(folder, "a.csv", "image,caption\na,b".encode("utf-16"))
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_columns_are_those_of_all_rows(folder, lines):
+    """A mixture may hold text alone for long before its first picture."""
+    rows = [{"words": number} for number in range(300)] + [{"bild_ä": "a.png"}, {"words": 1}]
+    (folder / "a.json").write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
+    assert text_reader(LocalPlace(str(folder)), ["a.json"]).columns == ["words", "bild_ä"]
 
 
 def test_csv_rows_with_other_fields_are_bad_rows(folder):

@@ -10,7 +10,7 @@ import pytest
 from finevit_training.data.order import UNKNOWN_ROWS, RoundKey
 from finevit_training.data.source import Data, open_data
 from finevit_training.stages.running import Run, train
-from finevit_training.stages.sft import STAGE, build_trainer
+from finevit_training.stages.sft.stage import STAGE, build_trainer
 from tests.support.sources import picture
 from tests.support.training_data import loader_of, reader_of, write_records
 
@@ -139,10 +139,19 @@ def test_rows_of_another_split_are_left_out_and_are_no_bad_rows(tmp_path, proces
     assert skipped == {"metadata.jsonl#1": False, "metadata.jsonl#2": True}
 
 
-def test_what_a_source_does_not_read_is_said_where_training_starts(recipe_for, tmp_path, capsys):
+def test_where_training_starts_it_says_what_it_reads_and_what_it_is_measured_on(recipe_for, tmp_path, capsys):
     table = pa.table({"image": [picture(0, (56, 56))] * 4, "caption": ["a"] * 4, "mesages": ["m"] * 4})
     pq.write_table(table, tmp_path / "typo.parquet")
-    recipe = recipe_for(data=tmp_path / "typo.parquet", mixture='{"global_caption": 1}', max_steps=1)
+    pq.write_table(table.slice(0, 1), tmp_path / "held_out.parquet")
+    recipe = recipe_for(
+        data=tmp_path / "typo.parquet",
+        eval_data=tmp_path / "held_out.parquet",
+        eval_strategy="steps",
+        mixture='{"global_caption": 1}',
+        max_steps=1,
+    )
     train(Run(STAGE, recipe, build_trainer(recipe), None))
     said = capsys.readouterr().out.splitlines()
     assert said.count("typo (captions): columns that are not read: mesages") == 1
+    assert any(line.startswith(f"4 rows of {tmp_path / 'typo.parquet'}, 1 step, bf16") for line in said)
+    assert f"1 row of {tmp_path / 'held_out.parquet'}, split train, for the evaluation" in said

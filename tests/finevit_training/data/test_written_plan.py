@@ -164,7 +164,7 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
     before = (plan / PACKS).read_bytes()
     write_plan(reader, 700, 1, 2, plan)
     assert (plan / PACKS).read_bytes() == before
-    with pytest.raises(ValueError, match="photos is none"):
+    with pytest.raises(ValueError, match="photos holds no plan"):
         WrittenPlan(tmp_path / "photos", reader)
 
 
@@ -172,10 +172,10 @@ def test_a_folder_of_something_else_is_left_alone_and_a_plan_is_replaced(reader,
 def test_a_plan_whose_file_is_cut_off_or_gone_is_none(reader, plan, name):
     whole = (plan / name).read_bytes()
     (plan / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+    with pytest.raises(ValueError, match=r"holds no plan: .*; `finevit data pack` writes one"):
         WrittenPlan(plan, reader)
     (plan / name).unlink()
-    with pytest.raises(ValueError, match=r"is none: .*; `finevit data pack` writes one"):
+    with pytest.raises(ValueError, match=r"holds no plan: .*; `finevit data pack` writes one"):
         WrittenPlan(plan, reader)
 
 
@@ -193,8 +193,8 @@ def test_data_in_which_nothing_can_be_asked_makes_no_plan(reader_for, tmp_path):
 
 
 def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpus, tmp_path):
-    from finevit_training.stages.sft import build_reader, build_trainer
-    from finevit_training.stages.sft_model import build_processor
+    from finevit_training.stages.sft.model import build_processor
+    from finevit_training.stages.sft.stage import build_reader, build_trainer
 
     flags = {"mixture": json.dumps(CURRICULUM), "max_steps": -1, "num_train_epochs": 2}
     recipe = recipe_for(**flags)
@@ -208,8 +208,8 @@ def test_a_curriculum_is_planned_for_its_number_of_epochs(recipe_for, nano_corpu
 
 
 def test_packs_are_in_the_order_of_training_and_of_so_many_packs_a_step(recipe_for, tmp_path):
-    from finevit_training.stages.sft import build_reader, build_trainer
-    from finevit_training.stages.sft_model import build_processor
+    from finevit_training.stages.sft.model import build_processor
+    from finevit_training.stages.sft.stage import build_reader, build_trainer
 
     flags = {"mixture": json.dumps(MIXTURE), "max_steps": 5, "plan": tmp_path / "plan"}
     recipe = recipe_for(**flags, per_device_train_batch_size=2)

@@ -190,6 +190,15 @@ def test_too_many_bad_records_stop_the_run_and_name_the_reasons():
     early.add(ENOUGH_TRIED - 1, ["a: b"] * 100)
 
 
+def test_missing_picture_files_are_said_to_begin_in_another_folder():
+    missing, broken = "unreadable: No such file or directory: coco/1.jpg", "unreadable: Permission denied: coco/1.jpg"
+    with pytest.raises(UnusableData, match="`image_folder`; name the folder that they begin in"):
+        BadRecordShare(0.4, records=3).add(3, [missing, missing, broken])
+    with pytest.raises(UnusableData) as refused:
+        BadRecordShare(0.4, records=3).add(3, [missing, broken, broken])
+    assert "image_folder" not in str(refused.value)
+
+
 def test_too_many_bad_records_stop_a_training(trainer_for, records, tmp_path):
     spoilt = [{**record, "id": f"{i} {record['id']}", "license": ""} for i in range(6) for record in records]
     folder = write_records([*spoilt, *records], tmp_path / "spoilt")

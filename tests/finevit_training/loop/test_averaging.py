@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from finevit_training.loop.averaging import AVERAGE_FILE
 from finevit_training.stages.running import prepare_run, train
-from finevit_training.stages.sft import STAGE
+from finevit_training.stages.sft.stage import STAGE
 from modeling_finevit import FineViTModel
 
 KEY = "layers.0.mlp.up_proj.weight"

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+MISSING = "unreadable: No such file"  # how the reason of a picture begins that is not where its path leads
 ENOUGH_TRIED = 200  # rows that are read before the share of bad ones is looked at; all rows if there are fewer
 
 
@@ -35,7 +36,7 @@ class BadRecordShare:
     def __init__(self, most: float, records: int | None = None) -> None:
         self.most = most
         self.enough = ENOUGH_TRIED if records is None else max(1, min(ENOUGH_TRIED, records))
-        self.tried = 0
+        self.tried = self.missing = 0
         self.bad: Counter[str] = Counter()
 
     def add(self, tried: int, reasons: Iterable[str]) -> None:
@@ -45,12 +46,20 @@ class BadRecordShare:
             UnusableData: more than the allowed share is bad.
         """
         self.tried += tried
-        self.bad.update(map(reason_kind, reasons))
+        for reason in reasons:
+            self.bad[reason_kind(reason)] += 1
+            self.missing += reason.startswith(MISSING)
         if self.tried >= self.enough and self.bad.total() > self.most * self.tried:
             kinds = counted(self.bad)
+            hint = ""
+            if 2 * self.missing > self.bad.total():
+                hint = (
+                    ". Picture files are missing: their paths begin in the folder of the table that names them, or in "
+                    "the source's `image_folder`; name the folder that they begin in"
+                )
             raise UnusableData(
                 f"{self.bad.total()} of the {self.tried} records read so far cannot be trained on ({kinds}), more "
-                f"than max_bad_share {self.most:.0%}. Mend the data, or raise max_bad_share"
+                f"than max_bad_share {self.most:.0%}{hint}. Mend the data, or raise max_bad_share"
             )
 
 

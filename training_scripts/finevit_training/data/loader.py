@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from finevit_training.data.bad_records import UnusableData, counted, reason_kind
-from finevit_training.data.order import RoundKey, RowKey, WindowKey, lanes_of
-from finevit_training.data.plan import Pack, Sized, plan_round
+from finevit_training.data.order import RoundKey, WindowKey, lanes_of
+from finevit_training.data.plan import Pack, plan_round
 from finevit_training.data.reader import Drafts, Planned, Reader, Skip
+from finevit_training.data.tasks import Answers, Idle, Make, Measure, Round, Task
 from finevit_training.data.written_plan import WrittenPlan
 
 
@@ -64,29 +65,6 @@ class Shape:
         return lane % self.lanes * self.ranks // self.lanes
 
 
-class Measure(NamedTuple):
-    """Task: the drafts of a window."""
-
-    window: WindowKey
-    fraction: float
-
-
-class Make(NamedTuple):
-    """Task: the batch of some packs."""
-
-    packs: list[list[Planned]]
-
-
-class Idle(NamedTuple):
-    """Task: nothing, while other ranks measure a window of this round."""
-
-    round: RoundKey
-
-
-# What a loader process has to do; None is nothing, while results are on their way.
-Task = Measure | Make | Idle | None
-
-
 class _Begin(NamedTuple):
     """A round, and the step that it begins in."""
 
@@ -102,46 +80,8 @@ class _Placed(NamedTuple):
     following: _Begin
 
 
-class _Answers(Dataset):
-    """Task to result, in a loader process."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-
-    def __getitem__(self, index: Task) -> Any:
-        if isinstance(index, Measure):
-            return self.reader.drafts(*index)
-        return self.reader.batch(index.packs) if isinstance(index, Make) else index
-
-
 def _as_it_is(result: Any) -> Any:
     return result
-
-
-class _Round:
-    """A round that is measured: the lengths of its samples, and the drafts of those in this rank's windows; or one
-    whose lengths are all `written` in a plan.
-    """
-
-    def __init__(
-        self,
-        fraction: float,
-        awaited: set[WindowKey],
-        idle: int = 0,
-        written: dict[WindowKey, list[Sized]] | None = None,
-    ) -> None:
-        self.fraction = fraction
-        self.awaited = awaited
-        self.idle = idle  # tasks without a window that have not come back
-        self.drafts: dict[RowKey, Any] = {}
-        self.is_written = written is not None
-        self.sized = written or {}
-
-    def receive(self, found: Drafts) -> None:
-        self.awaited.remove(found.window)
-        pairs = list(zip(found.keys, found.drafts, strict=True))
-        self.drafts |= pairs
-        self.sized[found.window] = [Sized(key, len(draft), draft.patches) for key, draft in pairs]
 
 
 class PackedLoader:
@@ -190,7 +130,7 @@ class PackedLoader:
         self._pending: deque[_Placed | None] = deque()
         self._left_out: Counter[str] = Counter()
         self._fractions: dict[RoundKey, float] = {}
-        self._rounds: dict[RoundKey, _Round] = {}
+        self._rounds: dict[RoundKey, Round] = {}
 
     def __len__(self) -> int:
         if self.steps is None:
@@ -284,7 +224,7 @@ class PackedLoader:
     def _results(self, tasks: Iterator[Task]) -> Iterator[tuple[Mapping[str, Any], list[Skip]]]:
         self._rounds.clear()
         results: Any = DataLoader(
-            _Answers(self.reader),
+            Answers(self.reader),
             sampler=tasks,
             batch_size=None,
             collate_fn=_as_it_is,
@@ -384,7 +324,7 @@ class PackedLoader:
         processes, which take turns: so each goes on with the windows that it has begun.
         """
         if self.plan and (written := self.plan.round(key)):
-            self._rounds[key] = _Round(written.fraction, set(), written=written.sized)
+            self._rounds[key] = Round(written.fraction, set(), written=written.sized)
             if self.shape.rank == 0:
                 self.on_rows(written.tried, written.skipped)
             return
@@ -396,11 +336,11 @@ class PackedLoader:
         mine = of_ranks[self.shape.rank]
         most = max(map(len, of_ranks))
         tasks = most + -most % self._together
-        self._rounds[key] = _Round(fraction, set(mine), tasks - len(mine))
+        self._rounds[key] = Round(fraction, set(mine), tasks - len(mine))
         for number in range(tasks):
             yield Measure(mine[number], fraction) if number < len(mine) else Idle(key)
 
-    def _planned(self, key: RoundKey, this: _Round) -> list[Pack]:
+    def _planned(self, key: RoundKey, this: Round) -> list[Pack]:
         sized = this.sized
         if self.shape.ranks > 1 and not this.is_written:
             sized = {window: rows for of_rank in self.exchange(this.sized) for window, rows in of_rank.items()}

@@ -168,7 +168,7 @@ class WrittenPlan:
             for table in (PACKS, REJECTS):
                 pq.read_metadata(folder / table)  # ends in an error where the file does not end as it should
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"plan {folder} is none: {error}; `finevit data pack` writes one") from error
+            raise ValueError(f"{folder} holds no plan: {error}; `finevit data pack` writes one") from error
         _refuse_others(folder, made_with, plan_facts(reader))
         self._folder, self._parts, self._order = folder, reader.parts, reader.order
         self._rounds = rounds
@@ -183,7 +183,7 @@ class WrittenPlan:
         written = self.round(key)
         if written is None or sized != written.sized[window]:
             raise ValueError(
-                f"plan {self._folder} was made with other rows than `data` holds now; make it again with "
+                f"the plan in {self._folder} was made with other rows than `data` holds now; make it again with "
                 "`finevit data pack`, or leave `plan` out"
             )
 
@@ -212,7 +212,7 @@ def _refuse_others(folder: Path, made_with: Mapping[str, Any], has: Mapping[str,
         if made_with.get(name) != value:
             by_step = " (the packs of an optimizer step decide it: `--step`)" if name in _BY_STEP else ""
             raise ValueError(
-                f"plan {folder} was made with {name} {_short(made_with.get(name))}, and this training has "
+                f"the plan in {folder} was made with {name} {_short(made_with.get(name))}, and this training has "
                 f"{_short(value)}{by_step}; make it again with `finevit data pack`, or leave `plan` out"
             )
 

@@ -22,7 +22,7 @@ from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import optimizer_groups
 from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
-from finevit_training.loop.skips import SkippedCallback
+from finevit_training.loop.skips import SkippedCallback, skipped_of_all_ranks
 from finevit_training.loop.speed import SpeedMeter, WorkCounter
 from finevit_training.loop.stops import LossGuard, StopCallback
 
@@ -146,6 +146,10 @@ class PackedTrainer(Trainer):
     def work_counter(self) -> WorkCounter:
         """Counts what a batch is made of and its arithmetic."""
         raise NotImplementedError
+
+    def share_held_at_once(self) -> float:
+        """Share of a micro-batch whose activations are held at the same time."""
+        return 1.0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
         """As in the Trainer; the average of the weights goes on as well."""
@@ -278,8 +282,7 @@ class PackedTrainer(Trainer):
         if "loss" in logs:
             logs |= {f"learning_rate_{part}": rate for part, rate in self.rates.items()}
             logs |= self._imbalance() | self.meter.read(self.args.world_size)
-            skipped = torch.tensor(float(len(self.skipped)), device=self.accelerator.device)
-            logs["skipped_records"] = self.accelerator.reduce(skipped, reduction="sum").item()
+            logs["skipped_records"] = float(len(skipped_of_all_ranks(self.skipped)))
         if "loss" in logs or "eval_loss" in logs:
             logs["elapsed_seconds"] = self.progress.elapsed
             logs["samples_seen"] = self.loader.position.samples

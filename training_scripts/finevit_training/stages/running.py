@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from peft import PeftModel
 
 from finecap.recipe_files import without_secrets
-from finecap.sources.look import not_read
+from finecap.sources.look import counted, not_read
 from finevit_training.arguments import SourceArguments, place_of
 from finevit_training.checkpoint import find_checkpoint, refuse_other_model, save_output
 from finevit_training.data.bad_records import UnusableData
@@ -53,6 +53,23 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     return Run(stage, recipe, trainer, checkpoint)
 
 
+def plan(run: Run) -> str:
+    """What the run takes on the devices that the recipe names; trains nothing.
+
+    Raises:
+        ValueError: it was launched with several processes.
+    """
+    # Here and not above: it brings the Trainer, and much is refused before.
+    from finevit_training.hardware import parse_hardware
+    from finevit_training.loop.dry_run import estimate, report
+
+    hardware = str(run.recipe.training.dry_run)
+    if run.trainer.args.world_size > 1:
+        raise ValueError("dry_run is for one process: it says what several devices would do")
+    devices, _, _ = parse_hardware(hardware)
+    return report(estimate(run.trainer, devices, "max_steps" in run.recipe.asked), hardware)
+
+
 def train(run: Run) -> Path | None:
     """Trains, and writes the finished folder; None if SIGTERM ended the run with a checkpoint.
 
@@ -64,13 +81,16 @@ def train(run: Run) -> Path | None:
     if checkpoint:
         trainer.skipped |= load_skipped(Path(checkpoint), trainer.args.process_index)
     if trainer.is_world_process_zero():
-        args, facts = trainer.args, data_facts(recipe.data.data, recipe.data.split, trainer.loader.reader)
-        length = f"{args.max_minutes:g} minutes" if args.max_minutes else f"{args.max_steps:,} steps"
-        count = "an unknown number of" if facts["records"] is None else f"{facts['records']:,}"
-        print(f"{count} rows of {', '.join(facts['corpora'])}, {length}, bf16 {args.bf16}", flush=True)
+        args, data = trainer.args, recipe.data
+        length = f"{args.max_minutes:g} minutes" if args.max_minutes else counted(args.max_steps, "steps")
+        _say_data(data_facts(data.data, data.split, trainer.loader.reader), f"{length}, bf16 {args.bf16}")
         for source in trainer.loader.reader.sources:
             if unread := not_read(source):
                 print(f"{source.name} ({source.kind}): {unread}", flush=True)
+        if trainer.eval_reader:
+            measured = data_facts(evaluated_sources(data), data.evaluated_split, trainer.eval_reader)
+            limit = f"about {data.eval_records:,} of them, " if data.eval_records else ""
+            _say_data(measured, f"split {data.evaluated_split}, {limit}for the evaluation")
     with trainer.stops.listening():
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -83,6 +103,11 @@ def train(run: Run) -> Path | None:
         return None
     finish(run)
     return Path(recipe.training.output_dir)
+
+
+def _say_data(facts: Mapping[str, Any], more: str) -> None:
+    count = "an unknown number of rows" if facts["records"] is None else counted(facts["records"], "rows")
+    print(f"{count} of {', '.join(facts['corpora'])}, {more}", flush=True)
 
 
 def open_reader(args: Any, data: SourceArguments, examples: Examples) -> Reader:
@@ -123,12 +148,16 @@ def _reader(
 
 
 def evaluated_sources(data: SourceArguments) -> list[Any]:
-    """The sources of the evaluation. A split that one of `data` has of its own is the one to train on."""
+    """The sources of the evaluation, which measures every row once. A split and a weight that one of `data` has of its
+    own are those to train on.
+    """
     if data.eval_data:
         return data.eval_data
     sources: list[Any] = data.data
     return [
-        {key: value for key, value in one.items() if key != "split"} if isinstance(one, Mapping) else one
+        {key: value for key, value in one.items() if key not in ("split", "weight")}
+        if isinstance(one, Mapping)
+        else one
         for one in sources
     ]
 
