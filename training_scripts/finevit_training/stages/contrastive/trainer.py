@@ -125,7 +125,6 @@ class ContrastiveTrainer(PackedTrainer):
     def _cached_step(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
         model.train()
         batch: dict[str, Any] = self._prepare_inputs(inputs)
-        self.meter.add(batch)
         with self.compute_loss_context_manager():
             loss = cached_backward(
                 partial(self.encode, model),
