@@ -40,6 +40,7 @@ def training_receipt(
         "trained": {
             "steps": state.global_step,
             "samples": last.get("samples_seen", 0),
+            "flops": state.total_flos,
             "minutes": round(last.get("elapsed_seconds", 0.0) / 60, 2),
             "images_per_second": last.get("images_per_second"),
             "last_loss": last.get("loss"),

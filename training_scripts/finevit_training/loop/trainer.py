@@ -301,8 +301,10 @@ class PackedTrainer(Trainer):
         return {"imbalance": float((work_RS.amax(0) / work_RS.mean(0)).mean()) - 1}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """The meter counts; the Trainer's own estimate knows no pictures."""
-        return 0
+        """Of the micro-batch that was just trained on, as the meter counted it; the Trainer adds them up over resumes
+        and ranks, and its own estimate knows no pictures.
+        """
+        return int(self.meter.work[-1].flops)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints carry no card; the finished model's is written by `finevit_training.checkpoint`."""
