@@ -91,7 +91,7 @@ def test_the_runs_of_every_claim_exist_and_give_its_score(size):
     given = {"contrastive": set(RETRIEVAL), "vl_sft": set(QUESTIONS)}
     for claim in CLAIMS:
         for name in claim.compared[:2]:
-            known = dict.fromkeys(given[runs[name].script], {"score": 0.5})
+            known = {key: {"score": 0.5} for key in given[runs[name].script]}
             SCORES[claim.compared.score](known)
     assert len({claim.number[0] for claim in CLAIMS}) == 8
 
@@ -194,6 +194,6 @@ def test_a_square_page_shows_and_boxes_the_same_words(drawn):
         assert after["bbox"][2] - after["bbox"][0] > 1.5 * (before["bbox"][2] - before["bbox"][0])
         inked = image.crop([round(edge) for edge in after["bbox"]]).getextrema()
         assert inked[0] < 128 < inked[1]
-    x1, _, x2, y2 = square["regions"][0]["bbox"]
+    x1, _, x2, _ = square["regions"][0]["bbox"]
     below = image.crop((round(x1), 150, round(x2), 190)).getextrema()  # negative control: paper alone
     assert below[0] > 200
