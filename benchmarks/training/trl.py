@@ -90,7 +90,8 @@ def write_samples(folder: Path, processor: FineViTVLProcessor, isolated: bool, a
         assert isinstance(row, Row)
         turns = examples.turns(row, RowKey(0, 0, 0, 0), 0.0)
         whole = messages(turns)
-        tokens = len(examples.chat.encode(whole).input_ids) + examples._patches(row.id, row.sizes[0]) // 4
+        patches = processor.image_processor.get_number_of_image_patches(row.sizes[0][1], row.sizes[0][0])
+        tokens = len(examples.chat.encode(whole).input_ids) + patches // 4
         if tokens > args.max_length:
             raise ValueError(f"a sample has {tokens} tokens: give a larger --max-length, or a smaller --edge")
         shown = [messages([turn]) for turn in turns] if isolated else [whole]

@@ -41,6 +41,7 @@ def cached_backward(
             randomness.append(_random_state())
             embeds, others = encode(chunk)
             parts.append(embeds)
+    torch.clear_autocast_cache()  # whose casts of the weights would know no gradient in the second pass
     embeds = [torch.cat(columns).requires_grad_() for columns in zip(*parts, strict=True)]
     others = [other.detach().requires_grad_() for other in others]
     loss = loss_of(embeds, others)

@@ -80,6 +80,7 @@ def test_the_receipt_says_what_was_asked_what_became_of_it_and_on_what(finished)
     assert receipt["weights"] == {"model.safetensors": weights}
     assert receipt["data"]["records"] == 48
     assert receipt["trained"]["steps"] == 3
+    assert receipt["trained"]["flops"] > 1e9
     assert receipt["threads"] >= 1
     assert receipt["versions"]["trl"]
     assert receipt["commit"] == source_commit()

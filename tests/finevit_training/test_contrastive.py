@@ -16,6 +16,7 @@ from tests.support.contrastive_runs import flags_of
 def finished(nano_corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     flags = {"data": nano_corpus, "output_dir": out, "max_steps": 2, "num_pooling_queries": 2}
+    flags["captions"] = '{"global": 1}'
     assert main(flags_of(**flags)) == 0
     return out
 

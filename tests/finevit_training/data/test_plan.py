@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finevit_training.data.order import RowKey
-from finevit_training.data.plan import Sized, plan_round
+from finevit_training.data.plan import Sized, pack, plan_round
 
 CAPACITY = 256
 WINDOWS = st.lists(st.lists(st.tuples(st.integers(1, CAPACITY), st.integers(0, 900)), max_size=40), max_size=6)
@@ -71,3 +71,8 @@ def test_ranks_side_by_side_have_as_many_patches():
     assert spread(packs) < 0.1
     shuffled = random.Random(0).sample(packs, len(packs))
     assert spread(shuffled) > spread(packs), "a random order is worse"
+
+
+def test_samples_as_long_as_a_row_have_one_each_in_their_order():
+    (window,) = sized([[(1, 7), (1, 3), (1, 5)]])
+    assert [one.samples for one in pack(window, 1)] == [(sample,) for sample in window]

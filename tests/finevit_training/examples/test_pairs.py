@@ -21,7 +21,7 @@ def processor():
 
 @pytest.fixture
 def captioned(records):
-    return [record for record in records if record["global_caption"]]
+    return [{**record, "captions": []} for record in records if record["global_caption"]]
 
 
 def pairs_of(processor, *budgets, **options):

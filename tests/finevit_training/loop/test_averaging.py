@@ -46,6 +46,7 @@ def test_a_resumed_run_averages_on(trainer_for):
     assert KEY in load_file(checkpoint / AVERAGE_FILE)
     resumed = trainer_for(max_steps=4, ema_decay=0.9)
     resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.state.total_flos == whole.state.total_flos > 0
     for name, value in resumed.average.state_dict().items():
         assert torch.equal(value, whole.average.state_dict()[name]), name
 

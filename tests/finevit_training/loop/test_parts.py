@@ -60,3 +60,17 @@ def test_the_rows_of_new_tokens_learn_under_lora_and_the_others_do_not(tied):
     for table, old in ((merged.get_input_embeddings(), before), (merged.get_output_embeddings(), head_before)):
         changed = (table.weight != old).any(-1).nonzero().flatten().tolist()
         assert changed == new
+
+
+def test_a_path_may_name_a_parameter_of_the_model():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.layer = torch.nn.Linear(2, 2)
+
+    found = split_parameters(Scaled(), {"scale": ("scale",), "layer": ("layer",)})
+    assert {part: list(parameters) for part, parameters in found.items()} == {
+        "scale": ["scale"],
+        "layer": ["layer.weight", "layer.bias"],
+    }

@@ -41,6 +41,18 @@ def test_two_passes_over_ragged_pictures_give_the_gradients_of_one_step():
         assert (gradient - expected[name]).abs().max() < 1e-6 * largest, name
 
 
+def test_an_autocast_around_both_passes_takes_no_gradient_away():
+    layer = nn.Linear(4, 4)
+    rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        cached_backward(
+            lambda chunk: ((layer(chunk["rows"]).float(),), ()),
+            [{"rows": part} for part in rows.split(2)],
+            lambda embeds, _: embeds[0].square().sum(),
+        )
+    assert layer.weight.grad.abs().sum() > 0
+
+
 def test_dropout_drops_the_same_in_both_passes():
     class Constant(nn.Module):
         """Its embeddings are its weights with dropout, so a weight that was dropped has no gradient."""

@@ -48,7 +48,8 @@ class MaskedBatch(TypedDict):
         bool_masked_pos: (patches,) bool.
         teacher_pixel_values: (patches, channels·patch²) uint8, the same grids cut from the pictures at the size that a
             teacher of another patch size sees; None where it sees `pixel_values`.
-        lengths: (pictures,) int64, patches of each picture.
+        lengths: (pictures,) int64, patches of each picture; none where the batch is a blank, because all its packs are
+            empty.
         ids, epochs: of the row that each picture is from.
     """
 

@@ -102,20 +102,25 @@ class MaskedPictures:
         return Example(draft, [decoded(self.image_processor, data, size, reduced) for data, size in pairs])
 
     def collate(self, rows: Sequence[Sequence[Example]]) -> MaskedBatch:
-        """The batch of some rows, each at most `max_patches` patches."""
+        """The batch of some rows, each at most `max_patches` patches; of none the least blank picture that can be,
+        which reaches every weight and counts for nothing.
+        """
         examples = [example for row in rows for example in row]
         images = [image for example in examples for image in example.images]
         drafts = [example.draft for example in examples for _ in example.images]
-        pixels = patches_of_bytes(self.image_processor, images)
+        side = self.image_processor.patch_size * self.image_processor.merge_size
+        seen = images or [Image.new("RGB", (side, side))]
+        pixels = patches_of_bytes(self.image_processor, seen)
         grid = pixels["image_grid_thw"]
         sizes = iter(grid[:, 1:].tolist())
         masks = [mask for example in examples for mask in self._masks(example, sizes)]
+        nothing = np.zeros(int(grid[0].prod()), dtype=bool)
         return {
             "pixel_values": pixels["pixel_values"],
             "image_grid_thw": grid,
-            "bool_masked_pos": torch.from_numpy(np.concatenate(masks or [np.zeros(0, dtype=bool)])),
-            "teacher_pixel_values": self._second_view(images, grid) if self.has_second_view else None,
-            "lengths": grid.prod(-1),
+            "bool_masked_pos": torch.from_numpy(np.concatenate(masks or [nothing])),
+            "teacher_pixel_values": self._second_view(seen, grid) if self.has_second_view else None,
+            "lengths": grid.prod(-1)[: len(images)],
             "ids": [draft.id for draft in drafts],
             "epochs": [draft.epoch for draft in drafts],
         }
@@ -130,7 +135,7 @@ class MaskedPictures:
     def _second_view(self, images: Sequence[Image.Image], grid: torch.Tensor) -> torch.Tensor:
         """Patches of the teacher's size, in the student's grids and order."""
         side = int(self.teacher_patch_size or 0)
-        views = [torch.zeros(0, 3 * side**2, dtype=torch.uint8)]
+        views = []
         for image, (_, rows, columns) in zip(images, grid.tolist(), strict=True):
             seen = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(seen)).permute(2, 0, 1)[None]

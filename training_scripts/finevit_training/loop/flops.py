@@ -97,7 +97,7 @@ class DualWork:
     """Counts the batches of a FineViTDualModel: tokens of captions, and FLOPs of a forward and backward pass.
 
     A tower costs three forward passes where it is trained and one where it is frozen. The logits of all pairs, which
-    other ranks share, are left out: at the paper's 49,152 pairs they are a hundredth of the towers' work.
+    other ranks share, are left out: at the paper's 49,152 pairs they are less than a thousandth of the towers' work.
 
     Args:
         parts: see `split_parameters`.
@@ -109,11 +109,15 @@ class DualWork:
         text = config.text_config
         self.tower = TowerFlops(config.vision_config, matrix_elements(self.parts["tower"]))
         self.pooling_width = config.vision_config.hidden_size
-        self.pooling_weights = matrix_elements(self.parts["pooling"]) * config.num_pooling_queries
+        keys_and_values = 2 * self.pooling_width**2
+        self.pooling_weights = (matrix_elements(self.parts["pooling"]) - keys_and_values) * config.num_pooling_queries
         tables = (text.vocab_size + text.max_position_embeddings) * text.hidden_size
-        of_text = 2 * (matrix_elements(self.parts["text"]) - tables)
-        of_text += 4 * text.num_hidden_layers * text.hidden_size * config.text_length
-        self.text = config.text_length * of_text
+        # What is behind the layers meets the last token alone.
+        behind = {name: p for name, p in self.parts["text"].items() if "head." in name or "text_projection." in name}
+        at_the_end = matrix_elements(behind)
+        of_token = 2 * (matrix_elements(self.parts["text"]) - tables - at_the_end)
+        of_token += 4 * text.num_hidden_layers * text.hidden_size * config.text_length
+        self.text = config.text_length * of_token + 2 * at_the_end
 
     def __call__(self, batch: dict[str, Any]) -> Work:
         """Of a batch as the loader gives it."""

@@ -46,9 +46,10 @@ class SpeedMeter:
         self.work: list[Work] = []  # of each micro-batch
         self.timed: dict[str, list[tuple[Any, Any]]] = {}  # when it began and ended
 
-    def add(self, batch: dict[str, Any]) -> None:
+    def add(self, batch: dict[str, Any]) -> Work:
         """Counts one micro-batch."""
         self.work.append(self.counter(batch))
+        return self.work[-1]
 
     @contextmanager
     def timing(self, name: str) -> Generator[None]:

@@ -1,6 +1,7 @@
 """What every stage's Trainer shares: own batches, learning rates by part, a schedule by the clock, a watched loss."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from finevit_training.loop.parts import optimizer_groups
 from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback, skipped_of_all_ranks
-from finevit_training.loop.speed import SpeedMeter, WorkCounter
+from finevit_training.loop.speed import SpeedMeter, Work, WorkCounter
 from finevit_training.loop.stops import LossGuard, StopCallback
 
 
@@ -75,6 +76,7 @@ class PackedTrainer(Trainer):
         self.stops = StopCallback(LossGuard(args.on_bad_loss, args.spike_factor))
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
+        self._counted: deque[Work] = deque()  # of the step's micro-batches
         self.skipped: dict[str, str] = {}
         rows = [part.rows for _, part in reader.parts]
         records = None if None in rows else sum(count or 0 for count in rows) // args.world_size
@@ -215,6 +217,21 @@ class PackedTrainer(Trainer):
         self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         return self.rates.get(self.main_part, next(iter(self.rates.values())))
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in the Trainer; grids stay on the host, where the model reads them without waiting for the device."""
+        on_host = {name: inputs[name] for name in ("image_grid_thw",) if name in inputs}
+        return super()._prepare_inputs(inputs) | on_host
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """As in the Trainer. The micro-batches of the step are counted here, where they lie on the host: on the device
+        every count would wait for all that was started before.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._counted = deque(self.meter.add(batch) for batch in batches)
+        return batches, items
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Items of the optimizer step on all ranks; the Trainer's own count knows labels alone."""
         if not batch_samples or "labels" in batch_samples[0]:
@@ -233,8 +250,6 @@ class PackedTrainer(Trainer):
 
         A loss that is no number ends the run before the step's weights are touched, see `StopCallback`.
         """
-        if self.model.training:
-            self.meter.add(inputs)
         loss = self.stage_loss(model, inputs, num_items_in_batch)
         if self.model.training:
             self.stops.watch(loss, inputs["ids"], inputs["epochs"])
@@ -301,10 +316,10 @@ class PackedTrainer(Trainer):
         return {"imbalance": float((work_RS.amax(0) / work_RS.mean(0)).mean()) - 1}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Of the micro-batch that was just trained on, as the meter counted it; the Trainer adds them up over resumes
-        and ranks, and its own estimate knows no pictures.
+        """Of the micro-batch that was trained on last, as the meter counts; the Trainer adds them up over ranks and
+        resumes. Its own estimate knows no pictures.
         """
-        return int(self.meter.work[-1].flops)
+        return int(self._counted.popleft().flops)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints carry no card; the finished model's is written by `finevit_training.checkpoint`."""

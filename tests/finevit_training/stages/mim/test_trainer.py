@@ -77,3 +77,13 @@ def test_flops_are_those_that_pytorch_counts(nano_corpus, tmp_path):
     pixels = 2 * work.tokens * trainer.model.vision_model.patch_embed.weight.numel()
     assert work.flops == pytest.approx(counter.get_total_flops() + pixels, rel=1e-6)
     assert (work.images, work.tokens, work.positions) == (len(batch["ids"]), *[len(batch["pixel_values"])] * 2)
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+def test_an_empty_pack_reaches_every_weight_and_moves_none(nano_corpus, tmp_path, loss_on):
+    trainer = trainer_of(nano_corpus, tmp_path, loss_on=loss_on)
+    batch = trainer.loader.reader.examples.collate([[], []])
+    assert trainer.weight_of(batch) == 0
+    trainer.stage_loss(trainer.model, batch, torch.tensor(100)).backward()
+    gradients = [parameter.grad for parameter in trainer.model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)

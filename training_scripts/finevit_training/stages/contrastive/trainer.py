@@ -31,6 +31,10 @@ class ContrastiveTrainer(PackedTrainer):
     encoder = "vision_model"
     args: ContrastiveTrainingArguments
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.repeated: list[float] = []  # share of each step's captions that another of this rank's pairs has, too
+        super().__init__(*args, **options)
+
     def part_rates(self) -> dict[str, float]:
         """The encoder's rate, which is that of the others too where they have none of their own."""
         args = self.args
@@ -44,6 +48,11 @@ class ContrastiveTrainer(PackedTrainer):
     def work_counter(self) -> DualWork:
         """Of both towers and the pooling."""
         return DualWork(self.model, DUAL_PARTS)
+
+    def share_held_at_once(self) -> float:
+        """That of a chunk, where gradients are cached."""
+        pairs = self.args.per_device_train_batch_size
+        return min(1.0, (self.args.cache_pairs or pairs) / pairs)
 
     def stage_loss(
         self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
@@ -91,6 +100,8 @@ class ContrastiveTrainer(PackedTrainer):
         """As in the Trainer, by gradient caching where the recipe asks for it. While the text tower is frozen it gets
         no gradient, so that neither the clipping nor AdamW's moments know of one.
         """
+        captions = inputs["caption_ids"]
+        self.repeated.append(1 - len(captions.unique()) / len(captions))
         frozen = self.progress.fraction(self.state.global_step) < self.args.text_frozen_share
         text = split_parameters(model, DUAL_PARTS)["text"].values()
         if self.args.world_size == 1:  # else DDP and FSDP have settled what has a gradient; it is dropped below
@@ -104,10 +115,16 @@ class ContrastiveTrainer(PackedTrainer):
                 parameter.grad = None
         return loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the share of captions that came again within a step, which are no negatives there."""
+        if "loss" in logs and self.repeated:
+            logs["repeated_captions"] = sum(self.repeated) / len(self.repeated)
+            self.repeated.clear()
+        super().log(logs, start_time)
+
     def _cached_step(self, model: nn.Module, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
         model.train()
         batch: dict[str, Any] = self._prepare_inputs(inputs)
-        self.meter.add(batch)
         with self.compute_loss_context_manager():
             loss = cached_backward(
                 partial(self.encode, model),

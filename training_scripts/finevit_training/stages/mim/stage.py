@@ -117,8 +117,6 @@ def draw(trainer: MaskedTrainer) -> dict[str, Image.Image]:
         outputs, targets = trainer.outputs_of(trainer.model, batch)
     grid = batch["image_grid_thw"].cpu()[:DRAWN_PICTURES]
     patches = int(grid.prod(-1).sum())
-    if not patches:
-        return {}
     pixels, masked, targets, prediction = (
         tensor[:patches].cpu()
         for tensor in (batch["pixel_values"], batch["bool_masked_pos"], targets, outputs.reconstruction)

@@ -35,9 +35,8 @@ class MaskedTrainer(PackedTrainer):
 
     def weight_of(self, batch: dict[str, Any]) -> int:
         """The patches whose errors count."""
-        masked = batch["bool_masked_pos"]
         config: Any = self.model.config
-        return int(masked.sum()) if config.loss_on == "masked" else len(masked)
+        return int((batch["bool_masked_pos"] if config.loss_on == "masked" else batch["lengths"]).sum())
 
     def work_counter(self) -> "MaskedWork":
         """Of the student alone; the teacher's share of the time is said beside it."""
@@ -50,7 +49,8 @@ class MaskedTrainer(PackedTrainer):
         if num_items is None:
             return self.outputs_of(model, batch)[0].loss
         outputs, _ = self.outputs_of(model, batch, num_items_in_batch=torch.as_tensor(num_items).clamp(min=1))
-        return outputs.loss * self.accelerator.num_processes
+        counts = len(batch["lengths"]) > 0  # or the picture is a blank
+        return outputs.loss * self.accelerator.num_processes * counts
 
     def outputs_of(self, model: nn.Module, batch: dict[str, Any], **options: Any) -> tuple[Any, torch.Tensor]:
         """The model's outputs for a batch as the loader gives it, on the device, and what it regresses there,
