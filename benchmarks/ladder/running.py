@@ -84,7 +84,7 @@ def train(ladder: Ladder, run: Run) -> None:
         return
     write_text(path, yaml.safe_dump(recipe, sort_keys=False))
     progress(f"seed {ladder.seed}: {run.name} is trained for {steps} steps")
-    processes = 1 if steps <= SAVES else cpu_processes()  # which cost more to start than they save there
+    processes = min(ladder.size.processes, cpu_processes())
     rows = recipe["per_device_train_batch_size"] // processes
     flags = ["--recipe", str(path), "--per_device_train_batch_size", str(rows)]
     with log.open("a") as file:

@@ -20,6 +20,7 @@ class Size:
         page_sizes: width and height of the pages in pixels, 1:3 to 3:1 and all of about one area.
         steps: optimizer steps of the runs of each script, and of the two on pages ("pages").
         changes: script -> keys of its shipped recipe for nano that are others here; rows are those of all processes.
+        processes: most of a training on a CPU.
         questions: most questions of an evaluation.
         pool: pairs among which a retrieval searches.
         model: name of the size of what starts from scratch.
@@ -32,6 +33,7 @@ class Size:
     page_sizes: tuple[tuple[int, int], ...]
     steps: Mapping[str, int]
     changes: Mapping[str, Mapping[str, Any]]
+    processes: int
     questions: int
     pool: int
     model: str
@@ -79,6 +81,7 @@ SIZES = {
             "align": {"per_device_train_batch_size": 2, **SHORT},
             "vl_sft": {"per_device_train_batch_size": 2, **SHORT},
         },
+        processes=1,  # more take longer to start than they save
         questions=8,
         pool=24,
         model="nano",
@@ -91,6 +94,7 @@ SIZES = {
         page_sizes=NANO_PAGES,
         steps={"mim": 650, "contrastive": 800, "align": 900, "vl_sft": 1100, "pages": 600},
         changes=NANO,
+        processes=2,
         questions=1000,
         pool=1200,
         model="nano",
@@ -118,6 +122,7 @@ SIZES = {
             "align": {**LANGUAGE_ON_GPU, "per_device_train_batch_size": 5},
             "vl_sft": {**LANGUAGE_ON_GPU, "per_device_train_batch_size": 5},
         },
+        processes=2,
         questions=1000,
         pool=1200,
         model="small",

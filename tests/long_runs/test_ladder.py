@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.ladder.arms import arms
 from benchmarks.ladder.claims import CLAIMS, TOO_SMALL
-from benchmarks.ladder.sizes import SIZES
+from benchmarks.ladder.sizes import SAVES, SIZES
 from tests.support.paths import ROOT
 
 
@@ -36,7 +36,8 @@ def test_the_smoke_ladder_trains_measures_and_judges_everything_and_goes_on_afte
     assert all(run["scores"] for name, run in runs.items() if name.startswith(("II_", "sft_", "pages_")))
     assert [claim["verdict"] for claim in report["claims"]] == [TOO_SMALL] * len(CLAIMS)  # one seed
     spent = {name: run["trained"]["flops"] for name, run in runs.items()}
-    assert spent["I"] + spent["II_after_I"] == pytest.approx(spent["II_equal_flops"], rel=0.1)
+    more = spent["II_equal_flops"] - spent["II"] - spent["I"]  # that of less than SAVES steps, which is rounded up
+    assert 0 < more < SAVES * 1.1 * spent["II"] / runs["II"]["trained"]["steps"]
     samples = {run["trained"]["samples"] for name, run in runs.items() if name.startswith("sft_")}
     assert len(samples) == 1  # every encoder is fine-tuned on the same
     assert (tmp_path / "smoke_readings.png").stat().st_size > 10_000
