@@ -6,7 +6,7 @@ OLDEST := .venv-oldest/bin
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/uv-cache
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-long fuzz lint test-oldest constraints clean
+.PHONY: setup demo ladder ladder-smoke test test-long fuzz lint test-oldest constraints clean
 
 $(UV):
 	$(PYTHON) -m pip install --quiet --upgrade --target .tools "uv==0.13.9"
@@ -20,6 +20,14 @@ setup: .venv/.ready
 
 demo: .venv/.ready
 	$(BIN)/finevit demo --out outputs/demo
+
+# Hours on two cores; goes on where it stopped. SEEDS="0 1 2" for error bars.
+SEEDS ?= 0
+ladder: .venv/.ready
+	nice -n 10 $(BIN)/python -m benchmarks.ladder --size nano --seeds $(SEEDS) --report benchmarks/ladder
+
+ladder-smoke: .venv/.ready
+	$(BIN)/python -m benchmarks.ladder --size smoke
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -6,28 +6,23 @@ an arrangement (see the corpus's card), whatever the seed, so what is test here 
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from finecap.corpus.build import build_corpus
 from finecap.files import write_json
-from finecap.made_with import usable_cores
+from finevit.launching import REPOSITORY, cpu_processes, launch
 from finevit_eval.report.examples import pick_examples
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Settings, combine
 from finevit_eval.suite import evaluate
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 BASE = REPOSITORY / "model_cards" / "finevit-vl-nano"
 SCRIPT = REPOSITORY / "training_scripts" / "vl_sft.py"
 RECIPE = REPOSITORY / "training_scripts" / "finevit_training" / "recipes" / "sft" / "nano_cpu.yaml"
@@ -39,18 +34,6 @@ SEED = 1
 QUESTIONS = 1000
 """Most questions of each task; a test split with fewer asks all it has."""
 EXAMPLES = 12
-WATCH = """
-import os, psutil, signal, sys
-sys.stdin.read()
-for process in psutil.process_iter():
-    try:
-        if os.getpgid(process.pid) == os.getpgrp():
-            for child in process.children(recursive=True):
-                child.kill()
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        pass
-os.killpg(0, signal.SIGKILL)
-"""
 MARK = ".finevit_demo"
 """Lies in every folder that the demo made; it writes over no other."""
 
@@ -126,39 +109,13 @@ def timed(stage: str, seconds: dict[str, float]) -> Generator[None]:
 
 
 def train(corpus: Path, out: Path) -> None:
-    """Fine-tunes the base checkpoint with the same command that a user types, see docs/train.md.
-
-    On a CPU a nano model's step is small: two processes of one thread each are faster than one of two threads.
-    """
+    """Fine-tunes the base checkpoint with the same command that a user types, see docs/train.md."""
     if out.exists():
         shutil.rmtree(out)
-    processes = 1 if torch.accelerator.is_available() else min(2, usable_cores())
+    processes = cpu_processes()
     rows = yaml.safe_load(RECIPE.read_text())["per_device_train_batch_size"] // processes
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += [str(SCRIPT), "--recipe", str(RECIPE), "--model", str(BASE), "--data", str(corpus)]
-    command += ["--output_dir", str(out), "--per_device_train_batch_size", str(rows)]
-    # glibc would hand every activation back to the kernel and fetch it again: a fifth of a step on small models.
-    settings = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-    settings["OMP_NUM_THREADS"] = str(usable_cores() // processes)
-    with ending_with_us() as group:
-        training = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | settings, process_group=group)
-        status = training.wait()
-    if status:
-        raise RuntimeError(f"training ended with status {status}: {' '.join(command)}")
-
-
-@contextmanager
-def ending_with_us() -> Generator[int]:
-    """A group of processes that is killed when this block ends or this process does, however it is killed.
-
-    A launcher's own children would outlive it otherwise; torchrun gives them sessions of their own, so they are looked
-    for. The group's first process holds the end of a pipe that closes with this one.
-
-    Returns:
-        The group's id, for `Popen(process_group=)`.
-    """
-    with subprocess.Popen([sys.executable, "-c", WATCH], stdin=subprocess.PIPE, process_group=0) as watcher:
-        yield watcher.pid
+    flags = ["--recipe", str(RECIPE), "--model", str(BASE), "--data", str(corpus), "--output_dir", str(out)]
+    launch(SCRIPT, [*flags, "--per_device_train_batch_size", str(rows)], processes)
 
 
 def table(tasks: dict[str, dict[str, Any]]) -> str:

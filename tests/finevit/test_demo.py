@@ -4,9 +4,7 @@ import io
 import os
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 from lmms_eval.api.metrics import levenshtein_distance
 from PIL import Image
@@ -96,31 +94,6 @@ def test_the_demo_is_offline_before_any_library_reads_it(tmp_path):
     environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["True", "True"]
-
-
-def test_a_demo_that_is_killed_takes_the_training_and_what_it_started_along():
-    """A child of a child in a session of its own, as a script is torchrun's; without the group it goes on."""
-    sleep = "import time; time.sleep(60)"
-    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}], start_new_session=True)"
-    for group, outlives in (("group", False), ("None", True)):
-        code = (
-            "import subprocess, sys, time\n"
-            "from finevit.demo import ending_with_us\n"
-            "with ending_with_us() as group:\n"
-            f"    subprocess.Popen([sys.executable, '-c', {child!r}], process_group={group})\n"
-            "    print('started', flush=True)\n"
-            "    time.sleep(60)\n"
-        )
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            while len(started := psutil.Process(process.pid).children(recursive=True)) < 3:
-                time.sleep(0.1)
-            process.kill()
-        _, alive = psutil.wait_procs(started, timeout=5)
-        for left in alive:
-            left.kill()
-        assert bool(alive) == outlives
 
 
 def test_a_training_that_fails_stops_the_demo(tmp_path):

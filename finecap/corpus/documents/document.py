@@ -31,7 +31,7 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
     """Document number `index` of a split: a pure function of its arguments."""
     rng = rng_for("doc", index, seed, split, difficulty)
     level = level_of(difficulty).doc
-    drawn = typed_form(rng, level, split) if level.cell else whole_page(rng, level, split)
+    drawn = draw(rng, level, split)
     image, quality = degrade.photograph(rng, drawn.image, level.degradation)
     words = rng_for("doc-captions", index, seed, split, difficulty)
     return new_record(
@@ -46,6 +46,11 @@ def generate(index: int, seed: int, split: str, difficulty: str) -> Record:
         drawn.caption,
         captions(words, facts(words, drawn), SOURCE, split, level_of(difficulty).caption_tokens),
     )
+
+
+def draw(rng: random.Random, level: DocLevel, split: str) -> Document:
+    """A document of a level, clean."""
+    return typed_form(rng, level, split) if level.cell else whole_page(rng, level, split)
 
 
 def whole_page(rng: random.Random, level: DocLevel, split: str) -> Document:

@@ -1,7 +1,7 @@
 """One short run of each mode, the loss against two others' losses, and what stops a run."""
 
 import json
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +115,14 @@ def test_training_lowers_the_loss_and_logs_its_speed(trainer_for):
         assert logged[key] >= 0, key
     assert logged["mfu"] > 0
     assert logged["samples_seen"] == len(first_batch(trainer_for())["ids"])
+
+
+def test_the_flops_of_all_steps_are_added_up(trainer_for):
+    trainer = trainer_for(max_steps=3, logging_steps=2)
+    trainer.train()
+    work_of, batches = trainer.work_counter(), islice(trainer_for(max_steps=3).get_train_dataloader(), 3)
+    assert trainer.state.total_flos == pytest.approx(sum(work_of(batch).flops for batch in batches))
+    assert trainer.state.total_flos > 0
 
 
 def test_the_last_step_is_logged_whatever_the_distance_of_two_lines(trainer_for):

@@ -1,0 +1,199 @@
+"""The ladder before anything is trained: its rule, its claims, the graph of its runs, their recipes and its pages."""
+
+import io
+from collections import Counter
+
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks.ladder import pages
+from benchmarks.ladder.arms import PARTS, arms, recipe_of, steps_of, with_needs
+from benchmarks.ladder.claims import (
+    CLAIMS,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    SCORES,
+    TOO_SMALL,
+    Claim,
+    Comparison,
+    judge,
+    sides,
+)
+from benchmarks.ladder.measuring import QUESTIONS, RETRIEVAL
+from benchmarks.ladder.report import judged
+from benchmarks.ladder.running import Ladder, more_steps, read_steps, train
+from benchmarks.ladder.sizes import SAVES, SIZES
+from finevit_training.recipe import parse_recipe
+
+ALL_SIZES = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+
+
+@pytest.mark.parametrize(
+    ("differences", "word"),
+    [
+        ([0.05, 0.06, 0.07], REPRODUCED),
+        ([-0.05, -0.06, -0.07], NOT_REPRODUCED),
+        ([0.05, 0.06], REPRODUCED),
+        ([0.001, -0.001, 0.002, -0.002], NOT_REPRODUCED),  # surely less than a percentage point
+        ([0.001, -0.001], TOO_SMALL),  # the same of two seeds
+        ([0.1, -0.1, 0.05], TOO_SMALL),
+        ([0.0, 0.0, 0.0], NOT_REPRODUCED),
+        ([0.9], TOO_SMALL),  # one seed tells nothing, whatever it says
+        ([-0.9], TOO_SMALL),
+    ],
+)
+def test_the_rule_sets_the_mean_difference_against_two_standard_errors(differences, word):
+    assert judge(differences).word == word
+
+
+def test_two_standard_errors_are_those_of_the_mean():
+    verdict = judge([0.0, 0.02, 0.04])  # standard deviation 0.02
+    assert verdict.difference == pytest.approx(0.02)
+    assert verdict.two_errors == pytest.approx(2 * 0.02 / 3**0.5)
+    assert judge([0.02]).two_errors is None
+
+
+@pytest.mark.parametrize("differences", [[], [0.1, float("nan")]])
+def test_what_is_no_number_has_no_verdict(differences):
+    with pytest.raises(ValueError, match="expected one number of each seed"):
+        judge(differences)
+
+
+def test_a_claim_compares_its_first_run_with_its_second_where_a_seed_has_both():
+    def tasks(doc):
+        return {"doc": {"score": doc}, "easyvqa": {"score": 0.5}}
+
+    claim = Claim("0", "", Comparison("better", "worse", "general"), "")
+    seeds = [{"better": tasks(0.4), "worse": tasks(0.2)}, {"better": tasks(0.9)}]
+    assert sides(claim, seeds) == [(pytest.approx(0.45), pytest.approx(0.35))]
+    turned = claim._replace(compared=Comparison("worse", "better", "general"))
+    assert judged(claim, seeds)["difference"] == -judged(turned, seeds)["difference"] == pytest.approx(0.1)
+    assert judged(claim, seeds[1:]) is None
+
+
+def test_local_over_general_is_what_local_tasks_have_more():
+    tasks = {name: {"score": score} for name, score in zip(QUESTIONS, (0.1, 0.4, 0.6, 0.3), strict=True)}
+    assert SCORES["general"](tasks) == pytest.approx(0.2)
+    assert SCORES["local over general"](tasks) == pytest.approx(0.3)
+
+
+@ALL_SIZES
+def test_every_run_stands_behind_those_that_it_needs(size):
+    runs = arms(size)
+    for place, run in enumerate(runs.values()):
+        assert set(run.needs) <= set(list(runs)[:place]), run.name
+
+
+@ALL_SIZES
+def test_the_runs_of_every_claim_exist_and_give_its_score(size):
+    runs = arms(size)
+    given = {"contrastive": set(RETRIEVAL), "vl_sft": set(QUESTIONS)}
+    for claim in CLAIMS:
+        for name in claim.compared[:2]:
+            known = {key: {"score": 0.5} for key in given[runs[name].script]}
+            SCORES[claim.compared.score](known)
+    assert len({claim.number[0] for claim in CLAIMS}) == 8
+
+
+@ALL_SIZES
+def test_each_run_is_a_recipe_of_its_stage_with_fixed_steps(size, tmp_path):
+    for run in arms(size).values():
+        path = tmp_path / f"{run.name}.yaml"
+        recipe = recipe_of(run, size, tmp_path, tmp_path, seed=3, steps=steps_of(run, size))
+        path.write_text(yaml.safe_dump(recipe))
+        training = parse_recipe(["--recipe", str(path)], PARTS[run.script]).training
+        assert (training.max_minutes, training.seed) == (None, 3)
+        assert training.max_steps == steps_of(run, size)
+        assert recipe["per_device_train_batch_size"] % 2 == 0 or size is SIZES["small"]  # two processes on a CPU
+        for key, place in run.start.items():
+            assert recipe[key] == str(tmp_path / place)
+
+
+def test_runs_that_are_compared_differ_in_what_the_claim_is_about_alone(tmp_path):
+    size = SIZES["nano"]
+    runs = arms(size)
+
+    def differing(one, other):
+        recipes = [
+            recipe_of(runs[name], size, tmp_path, tmp_path, 0, steps_of(runs[name], size)) for name in (one, other)
+        ]
+        keys = {key for key in {*recipes[0], *recipes[1]} if recipes[0].get(key) != recipes[1].get(key)}
+        return keys - {"output_dir"}
+
+    assert differing("II_after_I", "II") == {"vision", "vision_config"}
+    assert differing("II_short", "II_dense") == {"captions"}
+    assert differing("II_after_I", "II_few_tokens") == {"text_length"}
+    assert differing("III", "III_frozen") == {"train_tower"}
+    assert differing("I", "I_paper") == {"mask_ratio", "loss_on"}
+    assert differing("sft_I", "sft_II_after_I") == differing("sft_III_encoder", "sft_II_after_I") == {"vision"}
+    assert differing("pages_native", "pages_square") == {"data"}
+
+
+def test_equal_flops_are_as_many_more_steps_as_the_other_run_cost():
+    own = {"flops": 800.0, "steps": 80}
+    assert more_steps(80, {"flops": 400.0}, own) == 120
+    assert more_steps(80, {"flops": 1.0}, own) == 100  # up to a multiple of SAVES
+    assert more_steps(80, {"flops": 0.0}, own) == 80
+
+
+@ALL_SIZES
+def test_stage_two_is_read_at_steps_that_have_a_checkpoint(size):
+    for steps in (size.steps["contrastive"], size.steps["contrastive"] + 3 * SAVES):
+        assert list(read_steps(steps).values()) == [0.1, 0.25, 0.5, 1.0]
+        assert all(step % (steps // SAVES) == 0 for step in read_steps(steps))
+        assert steps % SAVES == 0
+
+
+def test_only_some_runs_bring_what_they_need():
+    runs = arms(SIZES["nano"])
+    assert with_needs(["sft_III_encoder"], runs) == ["I", "II_after_I", "III", "sft_III_encoder"]
+    assert with_needs(["II_equal_flops"], runs) == ["I", "II", "II_equal_flops"]
+    with pytest.raises(ValueError, match="unknown runs IV"):
+        with_needs(["IV"], runs)
+
+
+def test_a_folder_of_another_ladder_is_refused(tmp_path):
+    ladder = Ladder("smoke", 0, tmp_path)
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "I.yaml").write_text("size: tiny\n")
+    with pytest.raises(ValueError, match="the recipe of another ladder"):
+        train(ladder, ladder.runs["I"])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return [pages.page(index, "train", SIZES["nano"]) for index in range(20)]
+
+
+def test_pages_are_of_all_aspects_and_hold_all_their_words(drawn):
+    shapes = Counter(one.image.size for one in drawn)
+    assert set(shapes) == set(SIZES["nano"].page_sizes)
+    for one in drawn:
+        assert all(
+            box[2] <= one.image.width and box[3] <= one.image.height for box in (r["bbox"] for r in one.regions)
+        )
+
+
+@ALL_SIZES
+def test_native_and_square_pages_have_about_as_many_tokens(size):
+    for width, height in size.page_sizes:
+        side = round((width * height) ** 0.5 / 28)
+        assert abs(side**2 / (width * height / 28**2) - 1) < 0.06
+    assert {width / height for width, height in size.page_sizes} >= {1 / 3, 3.0}
+
+
+def test_a_square_page_shows_and_boxes_the_same_words(drawn):
+    tall = next(one for one in drawn if one.image.size == (112, 336))
+    native, square = (pages.record("page", tall, "train", square) for square in (False, True))
+    assert (square["width"], square["height"]) == (194, 194)
+    assert native["qa"] == square["qa"]
+    image = Image.open(io.BytesIO(square["image"]["bytes"])).convert("L")
+    for before, after in zip(native["regions"], square["regions"], strict=True):
+        assert after["text"] == before["text"]
+        assert after["bbox"][2] - after["bbox"][0] > 1.5 * (before["bbox"][2] - before["bbox"][0])
+        inked = image.crop([round(edge) for edge in after["bbox"]]).getextrema()
+        assert inked[0] < 128 < inked[1]
+    x1, _, x2, _ = square["regions"][0]["bbox"]
+    below = image.crop((round(x1), 150, round(x2), 190)).getextrema()  # negative control: paper alone
+    assert below[0] > 200
