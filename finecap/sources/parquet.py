@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from finecap.errors import StopRun
 from finecap.shards.plan import READ_BUFFER, READ_BYTES, READ_ROWS
-from finecap.sources.places import FileReader, Place
+from finecap.sources.places import FileReader, LocalPlace, Place
 from finecap.sources.rows import Item, Part
 
 # Footers that are read at once (most of the time is waiting), and that a process keeps.
@@ -64,7 +64,11 @@ class ParquetReader(FileReader):
         # Not by the sizes of single columns: pyarrow ends the process where a footer's statistics are corrupt.
         size = footer.row_group(group).total_byte_size
         small = size <= AT_ONCE_BYTES or not any(_holds_bytes(self.schema.field(name).type) for name in columns)
-        opened = pq.ParquetFile(file, metadata=footer, pre_buffer=small, buffer_size=0 if small else READ_BUFFER)
+        # pyarrow's reading threads spare requests to far places, and abort a process that ends while they start.
+        far = not isinstance(self.place, LocalPlace)
+        opened = pq.ParquetFile(
+            file, metadata=footer, pre_buffer=small and far, buffer_size=0 if small else READ_BUFFER
+        )
         rows = max(part.rows or 1, 1)
         at_once = rows if small else max(1, min(READ_ROWS, READ_BYTES * rows // size))
         yield from opened.iter_batches(at_once, row_groups=[group], columns=list(columns), use_threads=False)

@@ -17,7 +17,8 @@ def test_captions_questions_and_regions_are_counted(nano_corpus):
     seen = look_at(source, 1000)
     rows = pq.read_table(nano_corpus / "data").to_pylist()
     assert (seen.rows, seen.total, seen.whole) == (48, 48, True)
-    assert seen.counts["captions"] == sum(row["global_caption"] is not None for row in rows)
+    captions = [[row["global_caption"], *row["captions"]] for row in rows]
+    assert seen.counts["captions"] == sum(one is not None for of_row in captions for one in of_row)
     assert seen.counts["questions"] == sum(len(row["qa"]) for row in rows)
     assert seen.counts["regions"] == sum(len(row["regions"]) for row in rows)
     assert seen.counts["boxes outside of their picture"] == 0
