@@ -20,7 +20,7 @@ class Size:
         page_sizes: width and height of the pages in pixels, 1:3 to 3:1 and all of about one area.
         steps: optimizer steps of the runs of each script, and of the two on pages ("pages").
         changes: script -> keys of its shipped recipe for nano that are others here; rows are those of all processes.
-        processes: most of a training on a CPU.
+        processes: most of a training on a CPU; where that is one, two trainings go on at once.
         questions: most questions of an evaluation.
         pool: pairs among which a retrieval searches.
         model: name of the size of what starts from scratch.
