@@ -168,6 +168,17 @@ def test_runs_that_are_compared_differ_in_what_the_claim_is_about_alone(tmp_path
     assert differing("pages_native", "pages_square") == {"data"}
 
 
+def test_questions_are_asked_in_the_fine_tuning_alone(tmp_path):
+    """A mixture without "qa" asks all of them; stage III would then learn what it is measured by."""
+    size = SIZES["nano"]
+    runs = arms(size)
+    for name in ("III", "III_frozen"):
+        assert recipe_of(runs[name], size, tmp_path, tmp_path, seed=0, steps=1)["mixture"]["qa"] == 0
+    first, last = recipe_of(runs["sft_III"], size, tmp_path, tmp_path, seed=0, steps=1)["mixture"]
+    assert first["mixture"]["qa"] == 0
+    assert last["mixture"].keys() >= set(QUESTIONS)
+
+
 def test_equal_flops_are_as_many_more_steps_as_the_other_run_cost():
     own = {"flops": 800.0, "steps": 80}
     assert more_steps(80, {"flops": 400.0}, own) == 120
