@@ -216,6 +216,7 @@ class FineViTDualModel(PreTrainedModel):
         image_grid_thw: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         return_loss: bool | None = None,
+        return_logits: bool = True,
         regions: Mapping[str, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | FineViTDualOutput:
@@ -225,6 +226,8 @@ class FineViTDualModel(PreTrainedModel):
             pixel_values, image_grid_thw: as for [`FineViTModel`].
             return_loss (`bool`, *optional*): whether image i belongs to text i and the sigmoid loss of these pairs is
                 wanted. Training takes the loss over all ranks: `modeling_finevit.pretraining.sigmoid_loss`.
+            return_logits (`bool`, defaults to `True`): whether the logits of all images with all texts are wanted,
+                whose memory grows with the product of their numbers.
             regions (`dict`, *optional*): `boxes`, `image_index` and `image_sizes` as for [`region_features`] and
                 `input_ids` of their captions; embeddings of both are wanted.
 
@@ -242,11 +245,11 @@ class FineViTDualModel(PreTrainedModel):
             of_regions = self._region_embeds(vision_outputs.last_hidden_state, image_grid_thw, **regions)
         # New tensors and not the parameters, of which FSDP leaves nothing behind the forward.
         scale, bias = self.logit_scale.float().exp(), self.logit_bias.float().clone()
-        logits_per_image = pair_logits(image_embeds, text_embeds, scale, bias)
+        logits_per_image = pair_logits(image_embeds, text_embeds, scale, bias) if return_logits else None
         return FineViTDualOutput(
             loss=sigmoid_loss(image_embeds, text_embeds, scale, bias) if return_loss else None,
             logits_per_image=logits_per_image,
-            logits_per_text=logits_per_image.T,
+            logits_per_text=None if logits_per_image is None else logits_per_image.T,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
             region_embeds=of_regions[0],

@@ -140,8 +140,8 @@ class PackedTrainer(Trainer):
         """The loss of a batch (as the loader gives it, on the device): the sum over its items divided by `num_items`.
 
         Args:
-            num_items: items of the whole optimizer step on all ranks; those of this batch if None. The mean of the
-                ranks' gradients is multiplied by their number elsewhere.
+            num_items: items of the whole optimizer step on all ranks; those of this batch if None. With it the loss is
+                multiplied by the number of ranks, because the mean of their gradients is taken.
         """
         raise NotImplementedError
 

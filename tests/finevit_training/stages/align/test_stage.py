@@ -14,7 +14,15 @@ from finevit_training.stages.mim import stage as mim
 from finevit_training.stages.running import prepare_run, train
 from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import FineViTVLConfig, FineViTVLForConditionalGeneration, FineViTVLProcessor, build_qwen_tokenizer
-from modeling_finevit import FineViTConfig, FineViTForMaskedImageModeling, FineViTImageProcessorPil, FineViTModel
+from modeling_finevit import (
+    FineViTConfig,
+    FineViTDualConfig,
+    FineViTDualModel,
+    FineViTDualProcessor,
+    FineViTForMaskedImageModeling,
+    FineViTImageProcessorPil,
+    FineViTModel,
+)
 from tests.support.mim_runs import mim_recipe
 
 LAYERS = {"num_hidden_layers": 2, "initializer_range": 0.06}
@@ -48,6 +56,18 @@ def save_vl(folder):
     model.save_pretrained(folder)
     FineViTVLProcessor.from_vision_text_pretrained(FineViTImageProcessorPil(), tokenizer).save_pretrained(folder)
     return model.model.vision_tower
+
+
+def save_dual(folder):
+    tokenizer = build_qwen_tokenizer(300)
+    small = {"num_hidden_layers": 1, "vocab_size": len(tokenizer), "max_position_embeddings": 8}
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+    model = FineViTDualModel(
+        FineViTDualConfig.from_size("nano", vision_config=LAYERS, text_config={**small, **special})
+    )
+    model.save_pretrained(folder)
+    FineViTDualProcessor(FineViTImageProcessorPil(), tokenizer, text_length=8).save_pretrained(folder)
+    return model.vision_model
 
 
 def same(one, other):
@@ -110,7 +130,7 @@ def test_a_frozen_language_model_is_left_alone_while_the_projector_learns(align_
     assert changed == {"vision_tower", "multi_modal_projector"}
 
 
-@pytest.mark.parametrize("save", [save_encoder, save_masked, save_vl])
+@pytest.mark.parametrize("save", [save_encoder, save_masked, save_dual, save_vl])
 def test_the_encoder_of_any_former_stage_is_taken(align_recipe, tmp_path, save):
     tower = save(tmp_path / "former")
     trainer = STAGE.build_trainer(align_recipe(vision=tmp_path / "former"))

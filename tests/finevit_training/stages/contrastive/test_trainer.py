@@ -5,6 +5,7 @@ import torch
 
 from finevit_training.stages.contrastive.stage import build_trainer
 from finevit_training.stages.contrastive.trainer import split_pairs
+from modeling_finevit.pretraining.sigmoid_loss import pair_logits
 from tests.support.contrastive_runs import dual_recipe
 from tests.support.dual_cases import plain_sigmoid_loss
 from tests.support.training_data import write_records
@@ -32,6 +33,29 @@ def test_the_loss_is_that_of_all_pairs_of_the_step(trainer_of):
     (images, texts), (scale, bias) = trainer.encode(trainer.model, batch)
     expected = plain_sigmoid_loss(images, texts, scale, bias, batch["caption_ids"])
     torch.testing.assert_close(trainer.stage_loss(trainer.model, batch, None), expected)
+
+
+def shapes_kept_by(action):
+    """Of the tensors that the backward pass keeps of it."""
+    shapes = []
+
+    def keep(tensor):
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        action()
+    return shapes
+
+
+def test_a_step_keeps_no_matrix_of_all_pairs(trainer_of):
+    trainer = trainer_of()
+    batch = next(iter(trainer.get_train_dataloader()))
+    matrix = (len(batch["ids"]),) * 2
+    assert matrix not in shapes_kept_by(lambda: trainer.stage_loss(trainer.model, batch, None))
+    # Negative control: logits, which zero-shot classification wants.
+    (images, texts), (scale, bias) = trainer.encode(trainer.model, batch)
+    assert matrix in shapes_kept_by(lambda: pair_logits(images, texts, scale, bias))
 
 
 def test_caching_gradients_gives_the_run_without(trainer_of):

@@ -69,6 +69,7 @@ class ContrastiveTrainer(PackedTrainer):
             pixel_values=self.processing_class.image_processor.from_bytes(batch["pixel_values"]),
             image_grid_thw=batch["image_grid_thw"],
             regions=_inputs_of(batch["regions"]),
+            return_logits=False,
         )
         embeds = [outputs.image_embeds, outputs.text_embeds]
         if batch["regions"] is not None:
