@@ -63,5 +63,6 @@ def test_the_smoke_ladder_trains_measures_and_judges_everything_and_goes_on_afte
 
     again = ladder(tmp_path)  # nothing is left to do
     _, told = again.communicate()
+    assert again.returncode == 0, told
     assert " is trained" not in told
     assert " is measured" not in told
