@@ -34,27 +34,35 @@ def cpu_processes() -> int:
     return 1 if torch.accelerator.is_available() else min(2, usable_cores())
 
 
-def launch(script: Path, flags: Sequence[str], processes: int, log: TextIO | None = None) -> None:
+def launch(script: Path, flags: Sequence[str], processes: int) -> None:
     """Runs a script of `training_scripts` to its end; it ends with this process, however that is killed.
-
-    Args:
-        log: where its output goes; ours without it.
 
     Raises:
         RuntimeError: it failed.
+    """
+    with ending_with_us() as group:
+        status = start(script, flags, processes, group).wait()
+    if status:
+        raise RuntimeError(f"training ended with status {status}: {script} {' '.join(flags)}")
+
+
+def start(
+    script: Path, flags: Sequence[str], processes: int, group: int, log: TextIO | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a script of `training_scripts`.
+
+    Args:
+        group: of processes, see `ending_with_us`.
+        log: where its output goes; ours without it.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else ()), str(script), *flags]
     # glibc would hand every activation back to the kernel and fetch it again: a fifth of a step on small models.
     settings = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
     settings["OMP_NUM_THREADS"] = str(usable_cores() // processes)
-    with ending_with_us() as group:
-        training = subprocess.Popen(
-            command, cwd=REPOSITORY, env=os.environ | settings, process_group=group, stdout=log, stderr=log
-        )
-        status = training.wait()
-    if status:
-        raise RuntimeError(f"training ended with status {status}: {' '.join(command)}")
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | settings, process_group=group, stdout=log, stderr=log
+    )
 
 
 @contextmanager

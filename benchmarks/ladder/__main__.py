@@ -19,10 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     ladders = [Ladder(args.size, seed, (args.out / args.size).absolute()) for seed in args.seeds]
     build_data(ladders[0])
     for ladder in ladders:
-        runs = ladder.runs
-        for name in with_needs(args.only or list(runs), runs):
-            train(ladder, runs[name])
-            measure(ladder, runs[name])
+        for run in train(ladder, with_needs(args.only or list(ladder.runs), ladder.runs)):
+            measure(ladder, run)
             write_report(args.report or args.out, args.size, ladders)
 
 

@@ -22,8 +22,12 @@ PARTS: dict[str, Parts] = {"mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS, "
 OWN = ("model", "vision", "size", "vision_config", "text_config", "vocab_size", "prompt_tokens")
 OWN += ("num_train_epochs", "max_minutes", "data", "output_dir")
 CORPUS, NATIVE_PAGES, SQUARE_PAGES = "corpus", "pages_native", "pages_square"
-# A language model from scratch learns to read from transcriptions, and what is asked from questions.
-MIXTURE = {"doc": 2, "chart": 2, "grounding": 2, "easyvqa": 2, "transcribe": 2, "caption_to_box": 1}
+# A language model from scratch learns to read and to point from dense tasks; questions come when it can.
+READ_AND_POINT = {"transcribe": 1, "caption_to_box": 1}
+CURRICULUM = [
+    {"until": 0.4, "mixture": {"qa": 0, **READ_AND_POINT}},
+    {"until": 1.0, "mixture": {"doc": 2, "chart": 2, "grounding": 2, "easyvqa": 2, **READ_AND_POINT}},
+]
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _third_stage(size: Size) -> list[Run]:
 
 
 def _fine_tunings(size: Size) -> list[Run]:
-    frozen = {"mixture": MIXTURE, "train_tower": False}
+    frozen = {"mixture": CURRICULUM, "train_tower": False}
     from_scratch = {**frozen, "size": size.model, **size.language_model}
     encoders = {"I": "I", "II_after_I": "II_after_I", "II": "II", "III_encoder": "III/encoder"}
     return [

@@ -20,7 +20,7 @@ class Size:
         page_sizes: width and height of the pages in pixels, 1:3 to 3:1 and all of about one area.
         steps: optimizer steps of the runs of each script, and of the two on pages ("pages").
         changes: script -> keys of its shipped recipe for nano that are others here; rows are those of all processes.
-        processes: most of a training on a CPU.
+        processes: most of a training on a CPU; where that is one, two trainings go on at once.
         questions: most questions of an evaluation.
         pool: pairs among which a retrieval searches.
         model: name of the size of what starts from scratch.
@@ -50,7 +50,7 @@ NANO: Mapping[str, Mapping[str, Any]] = {
     "mim": {"max_patches": 2048, "per_device_train_batch_size": 2},
     "contrastive": {"per_device_train_batch_size": 128, "text_length": 96},
     "align": {"per_device_train_batch_size": 4},
-    "vl_sft": {"per_device_train_batch_size": 6},
+    "vl_sft": {"per_device_train_batch_size": 4},
 }
 # What the nano recipes that ship say.
 NANO_MODELS: Mapping[str, Any] = {
@@ -92,7 +92,8 @@ SIZES = {
         rows=29_000,
         page_rows=6_000,
         page_sizes=NANO_PAGES,
-        steps={"mim": 650, "contrastive": 800, "align": 900, "vl_sft": 1100, "pages": 600},
+        # About 40,000 pictures, 102,400 pairs, 30,000, 40,000 and 20,000 pictures.
+        steps={"mim": 650, "contrastive": 800, "align": 800, "vl_sft": 950, "pages": 500},
         changes=NANO,
         processes=2,
         questions=1000,

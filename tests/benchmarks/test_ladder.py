@@ -1,6 +1,7 @@
 """The ladder before anything is trained: its rule, its claims, the graph of its runs, their recipes and its pages."""
 
 import io
+import json
 from collections import Counter
 
 import pytest
@@ -20,9 +21,10 @@ from benchmarks.ladder.claims import (
     judge,
     sides,
 )
+from benchmarks.ladder.drawing import draw_readings
 from benchmarks.ladder.measuring import QUESTIONS, RETRIEVAL
-from benchmarks.ladder.report import judged
-from benchmarks.ladder.running import Ladder, more_steps, read_steps, train
+from benchmarks.ladder.report import judged, page
+from benchmarks.ladder.running import Ladder, begin, finish, more_steps, read_steps
 from benchmarks.ladder.sizes import SAVES, SIZES
 from finevit_training.recipe import parse_recipe
 
@@ -78,6 +80,42 @@ def test_local_over_general_is_what_local_tasks_have_more():
     assert SCORES["local over general"](tasks) == pytest.approx(0.3)
 
 
+def made_up(base):
+    """A seed of a ladder in which every score grows from run to run."""
+    trained = {"steps": 800, "samples": 102_400, "flops": 8e13, "minutes": 9.0}
+    trained |= {"images_per_second": 210.0, "last_loss": 1.7}
+    figures = {}
+    for place, run in enumerate(arms(SIZES["nano"]).values()):
+        score = base + place / 100
+        tasks = {
+            task: {"score": score, "n": 1000} for task in (RETRIEVAL if run.script == "contrastive" else QUESTIONS)
+        }
+        readings = [
+            {"share": share, "samples": 102_400 * share, "flops": 8e13 * share, "loss": 5 - 3 * share, "tasks": tasks}
+            for share in (0.1, 0.25, 0.5, 1.0)
+        ]
+        scores = None if run.script in ("mim", "align") else {"tasks": tasks, "readings": readings}
+        figures[run.name] = {"trained": trained, "parameters": 900_000, "scores": scores}
+    return figures
+
+
+def test_the_table_sets_what_was_found_beside_the_paper(tmp_path):
+    seeds = {seed: made_up(seed / 1000) for seed in range(3)}
+    scored = [{name: run["scores"]["tasks"] for name, run in runs.items() if run["scores"]} for runs in seeds.values()]
+    found = [judged(claim, scored) for claim in CLAIMS]
+    text = page("nano", seeds, scored, found)
+    rows = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines() if " − " in line}
+    assert [cell.strip() for cell in rows["2"][3:9]] == [
+        *("sft_II_after_I − sft_I, general", "13.1 − 12.1", "+1.0 ± 0.0", "3", REPRODUCED),
+        "general 57.12 → 64.80 (Table 8)",
+    ]
+    assert rows["1a"][7].strip() == NOT_REPRODUCED  # "II" stands behind "II_after_I"
+    assert "| sft_III_encoder | 15.1 | 15.1 | 15.1 | 15.1 | 15.1 | 15.1 | 73.29 / 70.33 |" in text
+    assert "short text, dense queries 6.1; dense text, short queries 7.1" in text
+    draw_readings(list(seeds.values()), tmp_path / "readings.png")
+    assert Image.open(tmp_path / "readings.png").size[0] > 1000
+
+
 @ALL_SIZES
 def test_every_run_stands_behind_those_that_it_needs(size):
     runs = arms(size)
@@ -130,6 +168,17 @@ def test_runs_that_are_compared_differ_in_what_the_claim_is_about_alone(tmp_path
     assert differing("pages_native", "pages_square") == {"data"}
 
 
+def test_questions_are_asked_in_the_fine_tuning_alone(tmp_path):
+    """A mixture without "qa" asks all of them; stage III would then learn what it is measured by."""
+    size = SIZES["nano"]
+    runs = arms(size)
+    for name in ("III", "III_frozen"):
+        assert recipe_of(runs[name], size, tmp_path, tmp_path, seed=0, steps=1)["mixture"]["qa"] == 0
+    first, last = recipe_of(runs["sft_III"], size, tmp_path, tmp_path, seed=0, steps=1)["mixture"]
+    assert first["mixture"]["qa"] == 0
+    assert last["mixture"].keys() >= set(QUESTIONS)
+
+
 def test_equal_flops_are_as_many_more_steps_as_the_other_run_cost():
     own = {"flops": 800.0, "steps": 80}
     assert more_steps(80, {"flops": 400.0}, own) == 120
@@ -158,7 +207,17 @@ def test_a_folder_of_another_ladder_is_refused(tmp_path):
     (tmp_path / "seed-0").mkdir()
     (tmp_path / "seed-0" / "I.yaml").write_text("size: tiny\n")
     with pytest.raises(ValueError, match="the recipe of another ladder"):
-        train(ladder, ladder.runs["I"])
+        begin(ladder, ladder.runs["I"], group=0)
+
+
+@pytest.mark.parametrize(("steps", "loss"), [(3, 1.0), (4, float("nan")), (4, None)])
+def test_a_training_that_did_not_do_what_it_should_ends_the_ladder(tmp_path, steps, loss):
+    ladder = Ladder("smoke", 0, tmp_path)
+    (tmp_path / "seed-0" / "I").mkdir(parents=True)
+    receipt = {"trained": {"steps": steps, "flops": 1e9, "last_loss": loss}}
+    (tmp_path / "seed-0" / "I" / "receipt.json").write_text(json.dumps(receipt))
+    with pytest.raises(RuntimeError, match=rf"I ended after {steps} of 4 steps"):
+        finish(ladder, ladder.runs["I"], None)
 
 
 @pytest.fixture(scope="module")
