@@ -30,7 +30,7 @@ DEFAULT_MIXTURE: dict[str, float] = {
 }
 # The five formats of FineViT's third stage in the shares of FineCap-450M: global captions 12.2 %, captions of regions
 # 43.7 %, text in photographs 27.5 %, text of documents 16.6 %, both ways alike. One turn about the whole picture goes
-# with that many about regions.
+# with that many about regions. Questions are fine-tuning's.
 _PAPER_SHARES = {
     ("global_caption",): 12.2,
     ("box_to_caption", "caption_to_box"): 43.7,
@@ -38,7 +38,8 @@ _PAPER_SHARES = {
     ("box_to_document_text", "document_text_to_box"): 16.6,
 }
 NAMED_MIXTURES: dict[str, dict[str, float]] = {
-    "paper": {
+    "paper": {ALL_QUESTIONS: 0.0}
+    | {
         task: round(share / len(tasks) / _PAPER_SHARES["global_caption",], 3)
         for tasks, share in _PAPER_SHARES.items()
         for task in tasks

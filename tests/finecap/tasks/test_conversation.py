@@ -134,7 +134,7 @@ def test_the_mixture_of_the_paper_asks_in_its_shares_about_several_regions_a_con
     counts = Counter(
         turn.task
         for seed in range(rounds)
-        for turn in record_to_turns(record, str(seed), format_box, NAMED_MIXTURES["paper"] | {"qa": 0})
+        for turn in record_to_turns(record, str(seed), format_box, NAMED_MIXTURES["paper"])
     )
     total = counts.total()
     assert total / rounds > 8
