@@ -16,10 +16,17 @@ def test_a_loss_is_bad_if_it_is_no_number_or_leaps_above_the_median_of_the_last(
     for _ in range(REMEMBERED):
         assert guard.judge(1.0) is None
     assert guard.judge(2.9) is None
-    assert "3.1 times the median" in str(guard.judge(3.1))
+    assert guard.judge(3.1) == "is 3.1 and the median of the last 50 steps 1"
     assert guard.judge(float("nan")) == "is nan"
     assert guard.judge(1.0) is None
     assert LossGuard("skip").judge(float("inf")) == "is inf"
+
+
+def test_a_loss_after_losses_of_nothing_is_a_leap_and_no_bug():
+    guard = LossGuard("skip", spike_factor=3)
+    assert not any(guard.judge(0.0) for _ in range(REMEMBERED))
+    assert guard.judge(0.0) is None
+    assert "median" in str(guard.judge(0.1))
 
 
 def test_without_a_factor_no_number_is_too_large():

@@ -26,19 +26,19 @@ MOST_IN_A_ROW = 10  # steps that are left out before the run ends: weights that 
 
 def highest_of_all_ranks(values: Sequence[float], device: torch.device) -> list[float]:
     """The largest of each of the values over all processes, the same everywhere; a collective where there are many."""
-    if not torch.distributed.is_initialized():
-        return list(values)
-    shared = torch.tensor(values, device=device, dtype=torch.float32)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return shared.tolist()
+    return _of_all_ranks(values, device, torch.distributed.ReduceOp.MAX)
 
 
 def sum_of_all_ranks(values: Sequence[float], device: torch.device) -> list[float]:
     """The sum of each of the values over all processes, the same everywhere; a collective where there are many."""
+    return _of_all_ranks(values, device, torch.distributed.ReduceOp.SUM)
+
+
+def _of_all_ranks(values: Sequence[float], device: torch.device, operation: Any) -> list[float]:
     if not torch.distributed.is_initialized():
         return list(values)
     shared = torch.tensor(values, device=device, dtype=torch.float32)
-    torch.distributed.all_reduce(shared)
+    torch.distributed.all_reduce(shared, operation)
     return shared.tolist()
 
 
@@ -68,7 +68,7 @@ class LossGuard:
         elif self.spike_factor and len(self.recent) == REMEMBERED:
             usual = statistics.median(self.recent)
             if loss > self.spike_factor * usual:
-                wrong = f"is {loss:.4g}, {loss / usual:.1f} times the median of the last {REMEMBERED} steps"
+                wrong = f"is {loss:.4g} and the median of the last {REMEMBERED} steps {usual:.4g}"
         if wrong is None:
             self.recent.append(loss)
         self.in_a_row = self.in_a_row + 1 if wrong else 0
