@@ -46,11 +46,13 @@ class Size:
 NANO_PAGES = ((112, 336), (140, 280), (196, 196), (280, 140), (336, 112))
 # 243 to 256 tokens.
 SMALL_PAGES = ((252, 756), (336, 588), (448, 448), (588, 336), (756, 252))
+# One thread: two that share cores with other processes wait for each other most of the time.
+ONE_THREAD: Mapping[str, Any] = {"cpu_threads": 1}
 NANO: Mapping[str, Mapping[str, Any]] = {
-    "mim": {"max_patches": 2048, "per_device_train_batch_size": 2},
-    "contrastive": {"per_device_train_batch_size": 128, "text_length": 96},
-    "align": {"per_device_train_batch_size": 4},
-    "vl_sft": {"per_device_train_batch_size": 4},
+    "mim": {"max_patches": 2048, "per_device_train_batch_size": 2, **ONE_THREAD},
+    "contrastive": {"per_device_train_batch_size": 128, "text_length": 96, **ONE_THREAD},
+    "align": {"per_device_train_batch_size": 4, **ONE_THREAD},
+    "vl_sft": {"per_device_train_batch_size": 4, **ONE_THREAD},
 }
 # What the nano recipes that ship say.
 NANO_MODELS: Mapping[str, Any] = {
@@ -58,8 +60,7 @@ NANO_MODELS: Mapping[str, Any] = {
     "text_tower": {"vocab_size": 2048},
     "language_model": {"vocab_size": 1024, "prompt_tokens": True, "text_config": {"initializer_range": 0.06}},
 }
-# One thread: two that share cores with other processes wait for each other most of the time.
-SHORT: Mapping[str, Any] = {"logging_steps": 1, "cpu_threads": 1}
+SHORT: Mapping[str, Any] = {"logging_steps": 1, **ONE_THREAD}
 ON_GPU: Mapping[str, Any] = {
     "attn_implementation": {"vision_config": "torch_varlen", "text_config": "torch_varlen"},
     "compile_blocks": "auto",
@@ -92,10 +93,10 @@ SIZES = {
         rows=29_000,
         page_rows=6_000,
         page_sizes=NANO_PAGES,
-        # About 40,000 pictures, 102,400 pairs, 30,000, 40,000 and 20,000 pictures.
-        steps={"mim": 650, "contrastive": 800, "align": 800, "vl_sft": 950, "pages": 500},
+        # About 38,000 pictures, 76,800 pairs, 25,000, 33,000 and 14,000 pictures.
+        steps={"mim": 650, "contrastive": 600, "align": 600, "vl_sft": 700, "pages": 350},
         changes=NANO,
-        processes=2,
+        processes=1,  # two that wait for each other's gradients lose more than two runs beside each other
         questions=1000,
         pool=1200,
         model="nano",
