@@ -6,7 +6,7 @@ Everything here is computed once per forward on the host from `image_grid_thw` a
 Shape suffixes: B blocks of patches.
 """
 
-from dataclasses import dataclass, field, replace
+import copy
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -14,7 +14,6 @@ from torch.nn.attention.flex_attention import BlockMask
 from .patches import patch_positions
 
 
-@dataclass
 class AttentionLayout:
     """How a packed batch is cut into sequences for one kind of layer (full or windowed).
 
@@ -30,21 +29,31 @@ class AttentionLayout:
         rotation (`torch.FloatTensor` of shape `(sum_patches, 1, head_dim // 2, 2)`): cosine and sine of each rotary
             pair's angle, in the attention's order.
         block_mask (`BlockMask` or `None`): which blocks `flex_attention` computes; `None` for the others.
+
+    It is no dataclass: FSDP's mixed precision rounds every tensor that it finds in a layer's arguments to bfloat16,
+    those in dataclasses too, and a rotation so rounded is off by up to 0.004.
     """
 
-    order: torch.Tensor | None
-    inverse: torch.Tensor | None
-    cu_seqlens: torch.Tensor
-    max_seqlen: int
-    runs: list[tuple[int, int]]
-    ranks: list[int]
-    rotation: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    block_mask: BlockMask | None = None
+    def __init__(
+        self,
+        order: torch.Tensor | None,
+        inverse: torch.Tensor | None,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        runs: list[tuple[int, int]],
+        ranks: list[int],
+    ) -> None:
+        self.order, self.inverse = order, inverse
+        self.cu_seqlens, self.max_seqlen = cu_seqlens, max_seqlen
+        self.runs, self.ranks = runs, ranks
+        self.rotation = torch.empty(0)
+        self.block_mask: BlockMask | None = None
 
     def to(self, device: torch.device) -> "AttentionLayout":
         """The same layout with its tensors on `device`."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **moved)
+        moved = copy.copy(self)
+        vars(moved).update((name, value.to(device)) for name, value in vars(self).items() if torch.is_tensor(value))
+        return moved
 
 
 def image_layout(sizes: torch.Tensor, by_length: bool) -> AttentionLayout:

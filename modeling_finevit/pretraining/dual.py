@@ -88,7 +88,7 @@ class FineViTDualModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, FineViTAttentionPooling):
-            module.reset_queries()
+            module.reset_parameters()
         if module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
             init.constant_(self.logit_bias, self.config.logit_bias_init_value)

@@ -32,9 +32,11 @@ class FineViTAttentionPooling(nn.Module):
         self.norm = FineViTRMSNorm(width, config.rms_norm_eps)
         self.mlp = FineViTMLP(config)
 
-    def reset_queries(self) -> None:
-        """Xavier-uniform, as SigLIP's probe."""
-        init.xavier_uniform_(self.queries)
+    def reset_parameters(self) -> None:
+        """Xavier-uniform, as SigLIP's head: a fixed small spread keeps a narrow head at the mean of the patches."""
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                init.xavier_uniform_(parameter)
 
     def forward(self, hidden_states: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
         """One vector of each image.

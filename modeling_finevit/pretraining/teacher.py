@@ -20,6 +20,8 @@ from ..patches import patch_index, scale_patches
 EXPECTED = "expected a vision transformer with square patches, such as DINOv3, DINOv2, SigLIP 2, TIPSv2 or a FineViT"
 # In units of the merge size. Neither is square and they are not alike, so that only tokens of patches fit both.
 PROBED_GRIDS = ((2, 3), (3, 5))
+PAINTED = 16
+"""Most patches that are changed, each in a picture of its own, to see whose tokens they are."""
 
 
 class Teacher:
@@ -170,7 +172,29 @@ class Teacher:
                 f"{tuple(shape)} for {r}x{c} patches" for shape, (r, c) in zip(shapes, grids, strict=True)
             )
             raise self._without_patches(f"its last_hidden_state has shape {seen}")
-        return before.pop(), shapes[0][2], fixed_grid
+        self._check_order(*grids[-1], min(before))
+        return min(before), shapes[0][2], fixed_grid
+
+    @torch.no_grad()
+    def _check_order(self, rows: int, columns: int, before: int) -> None:
+        """Paints one patch of each of several pictures: of most, that patch's own token must change the most.
+
+        Tokens behind the patches, patches in another order and a batch that comes as one sequence would all be taken
+        for features of other patches.
+        """
+        count = rows * columns
+        painted = torch.arange(0, count, -(-count // PAINTED), device=self.model.device)
+        pixels = torch.zeros(len(painted) + 1, count, 3 * self.patch_size**2, device=self.model.device)
+        noise = torch.randn(pixels.shape[2], generator=torch.Generator().manual_seed(0))
+        pixels[torch.arange(len(painted)), painted] = noise.to(pixels.device)
+        tokens = self._tokens(pixels.to(self.model.dtype), rows, columns).float()
+        if len(tokens) != len(pixels):
+            raise self._without_patches(f"of {len(pixels)} pictures it makes a batch of {len(tokens)}")
+        moved = (tokens[:-1] - tokens[-1]).norm(dim=-1).argmax(dim=-1) - before
+        if (right := int((moved == painted).sum())) <= len(painted) / 2:
+            raise self._without_patches(
+                f"where a patch is changed, its own token changes the most in {right} of {len(painted)} pictures"
+            )
 
     @torch.no_grad()
     def _probe(self, rows: int, columns: int) -> torch.Size:

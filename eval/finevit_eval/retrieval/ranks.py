@@ -33,7 +33,12 @@ def rank_pairs(queries_ND: torch.Tensor, items_ND: torch.Tensor) -> Ranks:
 
     Args:
         queries_ND, items_ND: float32, each row of norm 1.
+
+    Raises:
+        ValueError: a row holds what is no number, which would be as similar to everything.
     """
+    if broken := int((~(queries_ND.isfinite() & items_ND.isfinite()).all(dim=1)).sum()):
+        raise ValueError(f"{broken} of {len(queries_ND)} pairs have embeddings that are no numbers")
     parts = [_rank_block(queries_ND, items_ND, start) for start in range(0, len(queries_ND), BLOCK)]
     return Ranks(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 

@@ -27,25 +27,28 @@ class Estimate(NamedTuple):
     Attributes:
         parameters, trained: of each part.
         samples_per_step, flops_per_sample: means over the micro-batches that were looked at.
+        flops_beside: of a sample, of models that are not trained, such as a teacher; without attention's scores.
         steps: None where the clock alone ends the run.
-        weights, gradients, optimizer, activations: bytes on one device; activations of one micro-batch without
-            activation checkpointing.
+        weights, gradients, optimizer, activations, beside: bytes on one device; activations of one micro-batch without
+            activation checkpointing; beside: of a teacher and of the average of the weights.
     """
 
     parameters: dict[str, int]
     trained: dict[str, int]
     samples_per_step: float
     flops_per_sample: float
+    flops_beside: float
     steps: int | None
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    beside: int
 
     @property
     def memory(self) -> int:
         """Bytes on one device when nothing is split over several."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations + self.beside
 
     @property
     def flops(self) -> float | None:
@@ -66,17 +69,29 @@ def estimate(trainer: PackedTrainer, devices: int, steps_are_asked: bool) -> Est
     work = [trainer.meter.counter(batch) for batch in batches]
     samples = sum(len(batch["ids"]) for batch in batches)
     args, learnt = trainer.args, sum(trained.values())
+    others = trainer.models_beside().values()
+    patches = sum(int(batch["image_grid_thw"].prod(-1).sum()) for batch in batches)
     return Estimate(
         parameters={part: sum(p.numel() for p in own.values()) for part, own in parts.items()},
         trained=trained,
         samples_per_step=samples / len(batches) * args.gradient_accumulation_steps * devices,
         flops_per_sample=sum(one.flops for one in work) / max(1, samples),
+        flops_beside=2 * sum(map(_elements, others)) * patches / max(1, samples),
         steps=None if args.max_minutes else math.ceil(args.max_steps / (1 if steps_are_asked else devices)),
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        weights=_bytes_of(model),
         gradients=4 * learnt,
         optimizer=ADAMW_BYTES * learnt,
         activations=_activations(trainer, mean(one.positions for one in work)),
+        beside=sum(map(_bytes_of, others)) + (4 * _elements(trainer.average.module) if trainer.average else 0),
     )
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _elements(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _loader(trainer: PackedTrainer, rows: int | None = None) -> Iterator[Any]:
@@ -146,17 +161,18 @@ def report(found: Estimate, hardware: str) -> str:
     count, name, device = parse_hardware(hardware)
     frozen = {part: "" if learnt else " (frozen)" for part, learnt in found.trained.items()}
     parts = ", ".join(f"{part} {size:,}{frozen[part]}" for part, size in found.parameters.items())
-    memory = ", ".join(
-        f"{what} {getattr(found, what) / 1e9:.2f}" for what in ("weights", "gradients", "optimizer", "activations")
-    )
+    held = ("weights", "gradients", "optimizer", "activations", "beside")
+    memory = ", ".join(f"{what} {getattr(found, what) / 1e9:.2f}" for what in held)
     lines = [
         f"parameters: {parts}; together {sum(found.parameters.values()):,}",
         f"a sample: {found.flops_per_sample / 1e12:.4g} TFLOP forward and backward (the mean of what was looked at)",
+        *_beside(found),
         f"a step on {count} x {name}: {found.samples_per_step:,.0f} samples",
         f"memory of a device, nothing split or recomputed: {found.memory / 1e9:.2f} of {device.memory / 1e9:.0f} GB "
         f"({memory})",
     ]
-    seconds = found.flops_per_sample * found.samples_per_step / (count * ASSUMED_MFU * device.flops_per_second)
+    of_sample = found.flops_per_sample + found.flops_beside
+    seconds = of_sample * found.samples_per_step / (count * ASSUMED_MFU * device.flops_per_second)
     if found.flops is None or found.steps is None:
         lines.append(
             f"the run: as many steps as its minutes allow, {found.samples_per_step / seconds:,.0f} samples a second "
@@ -170,3 +186,10 @@ def report(found: Estimate, hardware: str) -> str:
             f"{ASSUMED_MFU:.0%}"
         )
     return "\n".join(lines)
+
+
+def _beside(found: Estimate) -> list[str]:
+    if not found.flops_beside:
+        return []
+    share = found.flops_beside / (found.flops_beside + found.flops_per_sample)
+    return [f"the teacher: {found.flops_beside / 1e12:.4g} TFLOP a sample more, {share:.0%} of all"]

@@ -1,9 +1,11 @@
 """Ways of launching that a run cannot be finished or trained well with."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 
@@ -29,6 +31,18 @@ def refuse_setup(args: Any, lora: bool) -> None:
             "DeepSpeed ZeRO-3 splits the weights in a way that the finished folder is not gathered from; launch with "
             "FSDP2 (recipes/accelerate/fsdp2_8x.yaml), or with ZeRO stage 2"
         )
+
+
+def sum_gradients_in_float32(accelerator: Accelerator) -> None:
+    """Under FSDP2 and mixed precision: ranks add up gradients in float32, and the model's outputs stay as they are.
+
+    accelerate has both rounded to the dtype of the weights: the sum of many ranks loses small gradients, and a loss
+    of 1.480 becomes 1.477.
+    """
+    plugin = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    if plugin and plugin.fsdp_version == 2 and plugin.mixed_precision_policy:
+        policy = plugin.mixed_precision_policy
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
 
 
 def _zero_stage(args: Any) -> int:

@@ -26,6 +26,7 @@ from finevit_training.loop.printing import PrintCallback
 from finevit_training.loop.skips import SkippedCallback, skipped_of_all_ranks
 from finevit_training.loop.speed import SpeedMeter, Work, WorkCounter
 from finevit_training.loop.stops import LossGuard, StopCallback
+from finevit_training.loop.support import sum_gradients_in_float32
 
 
 class PackedTrainer(Trainer):
@@ -149,9 +150,21 @@ class PackedTrainer(Trainer):
         """Counts what a batch is made of and its arithmetic."""
         raise NotImplementedError
 
+    def settle_what_learns(self) -> None:
+        """Says by `requires_grad` what the step that comes trains, before its work is counted."""
+
+    def models_beside(self) -> Mapping[str, nn.Module]:
+        """Frozen models that see each batch too and are not part of what is trained."""
+        return {}
+
     def share_held_at_once(self) -> float:
         """Share of a micro-batch whose activations are held at the same time."""
         return 1.0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in the Trainer, with exact sums under FSDP."""
+        super().create_accelerator_and_postprocess()
+        sum_gradients_in_float32(self.accelerator)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
         """As in the Trainer; the average of the weights goes on as well."""
@@ -228,6 +241,7 @@ class PackedTrainer(Trainer):
         """As in the Trainer. The micro-batches of the step are counted here, where they lie on the host: on the device
         every count would wait for all that was started before.
         """
+        self.settle_what_learns()
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._counted = deque(self.meter.add(batch) for batch in batches)
         return batches, items

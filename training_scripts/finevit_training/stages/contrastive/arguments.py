@@ -46,7 +46,7 @@ class DualModelArguments:
         default=None,
         metadata={
             "help": "Largest picture area, or a list [{until, max_pixels}, ...] (JSON) over the training. Default: "
-            "336² for the first 80 %, then 448² [P]."
+            "336² for the first 80 percent, then 448² [P]."
         },
     )
     attn_implementation: dict | str | None = field(
@@ -162,7 +162,7 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
     )
     text_frozen_share: float = field(
         default=0.05,
-        metadata={"help": "Share of the training in which the text tower does not learn yet [P; D: 5 %]."},
+        metadata={"help": "Share of the training in which the text tower does not learn yet [P; D: 5 percent]."},
     )
     region_weight: float = field(
         default=0.0,

@@ -103,18 +103,23 @@ class ContrastiveTrainer(PackedTrainer):
         """
         captions = inputs["caption_ids"]
         self.repeated.append(1 - len(captions.unique()) / len(captions))
-        frozen = self.progress.fraction(self.state.global_step) < self.args.text_frozen_share
-        text = split_parameters(model, DUAL_PARTS)["text"].values()
-        if self.args.world_size == 1:  # else DDP and FSDP have settled what has a gradient; it is dropped below
-            for parameter in text:
-                parameter.requires_grad_(not frozen)
         cached = self.args.cache_pairs is not None and self.args.cache_pairs < len(inputs["ids"])
         step = self._cached_step if cached else super().training_step
         loss = step(model, inputs, num_items_in_batch)
-        if frozen:
-            for parameter in text:
+        if self.text_is_frozen():
+            for parameter in split_parameters(model, DUAL_PARTS)["text"].values():
                 parameter.grad = None
         return loss
+
+    def settle_what_learns(self) -> None:
+        """The text tower or not. DDP and FSDP settle at the start what has a gradient; there it is dropped later."""
+        if self.args.world_size == 1:
+            for parameter in split_parameters(self.model, DUAL_PARTS)["text"].values():
+                parameter.requires_grad_(not self.text_is_frozen())
+
+    def text_is_frozen(self) -> bool:
+        """Whether the text tower waits in this step."""
+        return self.progress.fraction(self.state.global_step) < self.args.text_frozen_share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the share of captions that came again within a step, which are no negatives there."""

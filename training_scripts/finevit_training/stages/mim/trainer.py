@@ -42,6 +42,10 @@ class MaskedTrainer(PackedTrainer):
         """Of the student alone; the teacher's share of the time is said beside it."""
         return MaskedWork(self.model)
 
+    def models_beside(self) -> dict[str, nn.Module]:
+        """The teacher."""
+        return {"teacher": self.teacher.teacher.model} if self.teacher else {}
+
     def stage_loss(
         self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
     ) -> torch.Tensor:

@@ -88,8 +88,6 @@ class FineViTSFTTrainer(PackedTrainer, SFTTrainer):
         clipping nor AdamW's moments know of one. A single process does not compute it either; under DDP and FSDP,
         which settle at the start what has a gradient, it is computed and dropped.
         """
-        if self.args.projector_warmup_steps:
-            self._let_projector_learn_alone(self.state.global_step < self.args.projector_warmup_steps)
         loss = super().training_step(model, *args, **kwargs)
         if self.state.global_step < self.args.projector_warmup_steps:
             for part, parameters in split_parameters(model).items():
@@ -97,9 +95,11 @@ class FineViTSFTTrainer(PackedTrainer, SFTTrainer):
                     parameter.grad = None
         return loss
 
-    def _let_projector_learn_alone(self, alone: bool) -> None:
-        if self.args.world_size > 1:
+    def settle_what_learns(self) -> None:
+        """The projector alone, or everything that is trained at all."""
+        if self.args.world_size > 1 or not self.args.projector_warmup_steps:
             return
+        alone = self.state.global_step < self.args.projector_warmup_steps
         for group in self.optimizer.param_groups:  # holds what is trained at all
             for parameter in group["params"] if group["name"] != "projector" else ():
                 parameter.requires_grad_(not alone)
