@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_stage_is_refused_when_a_run_goes_on(nano_corpus
         ({"model": "folder"}, "exactly one of `model`"),
         ({"size": None, "model": "folder"}, "vision_config would have no effect without `size`"),
         ({"teacher": "no/such/teacher"}, "the teacher 'no/such/teacher' cannot be loaded"),
-        ({"max_patches": 16}, "48 x its pictures do not fit"),
+        ({"max_patches": 63}, r"64 patches \(max_pixels 12544\) .* 63 \(max_patches\); give a smaller max_pixels"),
     ],
 )
 def test_a_recipe_that_makes_no_run_is_refused_in_one_line(nano_corpus, tmp_path, flags, message):

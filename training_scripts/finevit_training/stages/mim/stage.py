@@ -35,6 +35,7 @@ def build_trainer(recipe: Recipe) -> MaskedTrainer:
     args, asked = recipe.training, recipe.model
     refuse_setup(args, lora=False)
     image_processor = build_image_processor(asked.model, asked.min_pixels, asked.max_pixels)
+    refuse_small_rows(image_processor, args.max_patches)
     teacher = load_teacher(asked, image_processor.merge_size, torch.bfloat16 if args.bf16 else torch.float32)
     readers = [
         MaskedPictures(
@@ -61,6 +62,17 @@ def build_trainer(recipe: Recipe) -> MaskedTrainer:
         max_bad_share=recipe.data.max_bad_share,
         teacher=teacher,
     )
+
+
+def refuse_small_rows(image_processor: Any, max_patches: int) -> None:
+    """Raises ValueError if a row does not hold the largest picture, which would be left out."""
+    area = image_processor.size["longest_edge"]
+    patches = area // image_processor.patch_size**2
+    if patches > max_patches:
+        raise ValueError(
+            f"pictures have up to {patches} patches (max_pixels {area}) and a row holds {max_patches} (max_patches); "
+            "give a smaller max_pixels or a larger max_patches"
+        )
 
 
 def load_teacher(asked: MaskedModelArguments, merge_size: int, dtype: torch.dtype) -> TeacherFeatures | None:
