@@ -13,6 +13,7 @@ from finevit_training.loop.support import refuse_setup
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.encoder import build_image_processor
+from finevit_training.stages.folders import checked_model
 from finevit_training.stages.mim.arguments import MaskedModelArguments
 from finevit_training.stages.mim.drawing import Shown, draw_features, draw_pixels
 from finevit_training.stages.mim.teacher_features import FeatureCache, TeacherFeatures
@@ -83,7 +84,7 @@ def load_teacher(asked: MaskedModelArguments, merge_size: int, dtype: torch.dtyp
     """
     if not asked.teacher:
         return None
-    teacher = Teacher.from_pretrained(asked.teacher, merge_size, dtype=dtype)
+    teacher = Teacher.from_pretrained(checked_model(asked.teacher, "teacher"), merge_size, dtype=dtype)
     cache = FeatureCache(Path(asked.teacher_cache), teacher.fingerprint()) if asked.teacher_cache else None
     return TeacherFeatures(teacher, cache)
 
