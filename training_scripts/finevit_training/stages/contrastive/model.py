@@ -58,7 +58,7 @@ def build_model(args: DualModelArguments, processor: FineViTDualProcessor) -> Fi
     if args.model:
         model = FineViTDualModel.from_pretrained(args.model, dtype=torch.float32)
     else:
-        fields: dict[str, Any] = {"text_projection": args.text_projection}
+        fields: dict[str, Any] = {"text_projection": args.text_projection, "text_padding_mask": not args.text}
         if args.num_pooling_queries:
             fields["num_pooling_queries"] = args.num_pooling_queries
         vision = _vision(args)
