@@ -77,7 +77,7 @@ SIZES = {
         page_sizes=NANO_PAGES,
         steps={"mim": 4, "contrastive": 20, "align": 3, "vl_sft": 3, "pages": 2},
         changes={
-            "mim": {"max_patches": 512, "per_device_train_batch_size": 2, **SHORT},
+            "mim": {"max_patches": 576, "per_device_train_batch_size": 2, **SHORT},
             "contrastive": {"per_device_train_batch_size": 8, "text_length": 96, **SHORT},
             "align": {"per_device_train_batch_size": 2, **SHORT},
             "vl_sft": {"per_device_train_batch_size": 2, **SHORT},

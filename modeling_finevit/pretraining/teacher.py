@@ -79,8 +79,9 @@ class Teacher:
             model = AutoModel.from_pretrained(name_or_path, **kwargs)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"the teacher {name_or_path!r} cannot be loaded: {error} Give a folder or Hub id with a config, "
-                "weights and an image processor (its mean and standard deviation are what the teacher must see)."
+                f"the teacher {name_or_path!r} cannot be loaded: {str(error).rstrip('. ')}. Give a folder or Hub id "
+                "with a config, weights and an image processor (its mean and standard deviation are what the teacher "
+                "must see)."
             ) from error
         towers = (getattr(model, name, None) for name in ("vision_model", "vision_tower"))
         tower = next((one for one in towers if one is not None), model)

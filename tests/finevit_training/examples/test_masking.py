@@ -146,7 +146,7 @@ def test_rows_without_pictures_or_with_too_many_patches_are_left_out():
     made = pictures_of(max_patches=50)
     with pytest.raises(UnusableRecord, match="no picture in it"):
         made.draft(Row("text", [], messages=[]), KEY, 0.0)
-    with pytest.raises(UnusableRecord, match="do not fit: 60 patches, max_patches 50"):
+    with pytest.raises(UnusableRecord, match="do not fit: 60 patches, max_patches 50; give a smaller max_pixels"):
         made.draft(row_of([cells(4, 6, 14), cells(6, 6, 14)]), KEY, 0.0)
     broken = made.draft(row_of([cells(4, 6, 14)]), KEY, 0.0)
     with pytest.raises(UnusableRecord, match="picture cannot be used"):

@@ -87,7 +87,9 @@ class MaskedPictures:
         patches = sum(num_patches(self.image_processor, size) for size in row.sizes)
         if patches > self.max_patches:
             raise UnusableRecord(
-                f"its pictures do not fit: {patches} patches, max_patches {self.max_patches}", is_bad=False
+                f"its pictures do not fit: {patches} patches, max_patches {self.max_patches}; give a smaller "
+                "max_pixels or a larger max_patches",
+                is_bad=False,
             )
         return Draft(row.id, key.epoch, key.copy, row.sizes, patches, [])
 

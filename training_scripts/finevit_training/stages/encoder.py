@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 import modeling_finevit
-from finevit_vl.model_folder import check_model_folder
+from finevit_training.stages.folders import checked_kind
 from finevit_vl.processing_finevit_vl import set_pixel_budget
 
 
@@ -24,7 +24,7 @@ def build_image_processor(model: str | None, min_pixels: int | None, max_pixels:
     """
     image_processor = new_image_processor()
     if model:
-        check_encoder(model)
+        checked_kind(model, "model", ("finevit",))
         try:
             image_processor = AutoImageProcessor.from_pretrained(model)
         except (OSError, ValueError) as error:
@@ -34,17 +34,3 @@ def build_image_processor(model: str | None, min_pixels: int | None, max_pixels:
             ) from error
     set_pixel_budget(image_processor, min_pixels, max_pixels)
     return image_processor
-
-
-def check_encoder(model: str) -> None:
-    """Raises ValueError if `model` is no folder or Hub id of a FineViT, such as the checkpoint of another stage."""
-    try:
-        check_model_folder(model)
-        kind = AutoConfig.from_pretrained(model).model_type
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`model` is {model!r}: {error}") from error
-    if kind != "finevit":
-        raise ValueError(
-            f"`model` is {model!r}, a {kind}, and this stage goes on from a finevit: an encoder, or what this stage "
-            "has saved; give such a folder, or `size` to start from scratch"
-        )

@@ -114,7 +114,7 @@ def test_recipes_that_make_no_run_are_refused(flags, word):
         ({"vision": "vision", "text": "narrow"}, "32 wide, the encoder's 128: take towers of one width"),
         ({"vision": "text", "text": "text"}, "`vision` is .*, a siglip2; expected"),
         ({"vision": "vision", "text": "vision"}, "`text` is .*, a finevit; expected"),
-        ({"model": "vision", "text_length": None}, "`model` is .*, a finevit; expected .* finevit_dual"),
+        ({"model": "vision", "text_length": None}, "a finevit; expected a finevit_dual; give it as `vision`$"),
         ({"vision": "nowhere", "text": "text"}, "does not exist"),
         ({"vision": "vision", "text": "text", "text_length": 8}, "16 positions cannot become one of 8"),
     ],

@@ -5,7 +5,9 @@ import yaml
 
 from finecap.recipe_files import shipped_recipes
 from finevit_training.recipe import parse_recipe
+from finevit_training.stages.encoder import build_image_processor
 from finevit_training.stages.mim.arguments import MIM_PARTS
+from finevit_training.stages.mim.stage import refuse_small_rows
 
 RECIPES = {name: path for name, path in shipped_recipes("finevit_training").items() if name.startswith("mim/")}
 
@@ -15,6 +17,14 @@ def test_shipped_recipes_parse(name):
     recipe = parse_recipe(["--recipe", name, "--data", "pictures", "--bf16", "false"], MIM_PARTS)
     assert recipe.data.data == ["pictures"]
     assert recipe.training.row_capacity == recipe.training.max_patches
+
+
+@pytest.mark.parametrize("flags", [["--recipe", "mim/nano_cpu"], ["--size", "nano", "--max_steps", "1"]])
+def test_a_row_of_the_nano_recipe_and_one_of_the_defaults_hold_a_photograph(flags):
+    recipe = parse_recipe([*flags, "--data", "pictures"], MIM_PARTS)
+    image_processor = build_image_processor(None, recipe.model.min_pixels, recipe.model.max_pixels)
+    assert image_processor.get_number_of_image_patches(3000, 4000) <= recipe.training.max_patches
+    refuse_small_rows(image_processor, recipe.training.max_patches)
 
 
 def test_the_papers_recipe_has_the_papers_values():

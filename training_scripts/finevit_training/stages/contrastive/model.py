@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from tokenizers import processors
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -16,7 +15,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from finevit_training.stages.contrastive.arguments import DualModelArguments
 from finevit_training.stages.encoder import new_image_processor
-from finevit_training.stages.sft.model import checked_model
+from finevit_training.stages.folders import WITH_ENCODER, checked_kind
 from finevit_vl import build_qwen_tokenizer
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.processing_finevit_vl import set_pixel_budget
@@ -34,10 +33,9 @@ def build_processor(args: DualModelArguments) -> FineViTDualProcessor:
         ValueError: a folder is not there or of another kind, or holds no image processor or tokenizer.
     """
     if args.model:
-        kind = checked_kind(args.model, "model", ("finevit_dual",))
-        processor = AutoProcessor.from_pretrained(args.model)
+        processor = AutoProcessor.from_pretrained(checked_kind(args.model, "model", ("finevit_dual",), "vision"))
         if not isinstance(processor, FineViTDualProcessor):
-            raise ValueError(f"`model` is {args.model!r}, a {kind} without its processor; give the folder of a run")
+            raise ValueError(f"`model` is {args.model!r}, without its processor; give the folder of a run")
     else:
         image_processor = _loaded(args.vision, "vision", "image processor") if args.vision else new_image_processor()
         tokenizer = _loaded(args.text, "text", "tokenizer") if args.text else _new_tokenizer(args)
@@ -100,8 +98,7 @@ def _new_tokenizer(args: DualModelArguments) -> PreTrainedTokenizerBase:
 
 def _loaded(folder: str, option: str, what: str) -> Any:
     """The image processor of `vision`, or the tokenizer of `text`."""
-    kinds = ("finevit", "finevit_dual", "finevit_vl") if option == "vision" else ("siglip", "siglip2", *TEXT_MODELS)
-    checked_kind(folder, option, kinds)
+    checked_kind(folder, option, WITH_ENCODER if option == "vision" else ("siglip", "siglip2", *TEXT_MODELS))
     try:
         if option == "text":
             return AutoTokenizer.from_pretrained(folder)
@@ -110,17 +107,3 @@ def _loaded(folder: str, option: str, what: str) -> Any:
         raise ValueError(
             f"`{option}` is {folder!r}, which holds no {what}; put the one it was trained with there"
         ) from error
-
-
-def checked_kind(given: str, option: str, kinds: tuple[str, ...]) -> str:
-    """The kind of a model folder or Hub id.
-
-    Raises:
-        ValueError: it is none, or of another kind, such as the checkpoint of another stage.
-    """
-    kind = AutoConfig.from_pretrained(checked_model(given, option)).model_type
-    if kind not in kinds:
-        raise ValueError(
-            f"`{option}` is {given!r}, a {kind}; expected a folder or Hub id of one of {', '.join(kinds)}"
-        )
-    return kind

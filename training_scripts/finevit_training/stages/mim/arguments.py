@@ -80,7 +80,8 @@ class MaskedTrainingArguments(FineViTTrainingArguments):
     """
 
     max_patches: int = field(
-        default=4096, metadata={"help": "Patches of a row, which several pictures share; larger rows are left out."}
+        default=5184,  # a picture of 1008 x 1008, the image processor's largest
+        metadata={"help": "Patches of a row, which several pictures share; a sample that has more is left out."},
     )
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Rows of a micro-batch on one device."})
     output_dir: str = field(  # ty: ignore[incompatible-mutable-override]

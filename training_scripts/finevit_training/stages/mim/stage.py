@@ -13,6 +13,7 @@ from finevit_training.loop.support import refuse_setup
 from finevit_training.recipe import Recipe
 from finevit_training.stage import Stage
 from finevit_training.stages.encoder import build_image_processor
+from finevit_training.stages.folders import checked_model
 from finevit_training.stages.mim.arguments import MaskedModelArguments
 from finevit_training.stages.mim.drawing import Shown, draw_features, draw_pixels
 from finevit_training.stages.mim.teacher_features import FeatureCache, TeacherFeatures
@@ -35,6 +36,7 @@ def build_trainer(recipe: Recipe) -> MaskedTrainer:
     args, asked = recipe.training, recipe.model
     refuse_setup(args, lora=False)
     image_processor = build_image_processor(asked.model, asked.min_pixels, asked.max_pixels)
+    refuse_small_rows(image_processor, args.max_patches)
     teacher = load_teacher(asked, image_processor.merge_size, torch.bfloat16 if args.bf16 else torch.float32)
     readers = [
         MaskedPictures(
@@ -63,6 +65,17 @@ def build_trainer(recipe: Recipe) -> MaskedTrainer:
     )
 
 
+def refuse_small_rows(image_processor: Any, max_patches: int) -> None:
+    """Raises ValueError if a row does not hold the largest picture, which would be left out."""
+    area = image_processor.size["longest_edge"]
+    patches = area // image_processor.patch_size**2
+    if patches > max_patches:
+        raise ValueError(
+            f"pictures have up to {patches} patches (max_pixels {area}) and a row holds {max_patches} (max_patches); "
+            "give a smaller max_pixels or a larger max_patches"
+        )
+
+
 def load_teacher(asked: MaskedModelArguments, merge_size: int, dtype: torch.dtype) -> TeacherFeatures | None:
     """The teacher that the recipe names, with its cache, or None.
 
@@ -71,7 +84,7 @@ def load_teacher(asked: MaskedModelArguments, merge_size: int, dtype: torch.dtyp
     """
     if not asked.teacher:
         return None
-    teacher = Teacher.from_pretrained(asked.teacher, merge_size, dtype=dtype)
+    teacher = Teacher.from_pretrained(checked_model(asked.teacher, "teacher"), merge_size, dtype=dtype)
     cache = FeatureCache(Path(asked.teacher_cache), teacher.fingerprint()) if asked.teacher_cache else None
     return TeacherFeatures(teacher, cache)
 

@@ -1,6 +1,5 @@
 """The model and processor that a recipe asks for: a FineViT-VL, a tower and a language model, or from scratch."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers import (
 from finecap.tasks import wording as prompts
 from finevit_training.loop.parts import freeze, lora_config
 from finevit_training.stages.encoder import new_image_processor
+from finevit_training.stages.folders import checked_kind, checked_model
 from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import (
     FineViTVLConfig,
@@ -28,7 +28,6 @@ from finevit_vl import (
     generation_config_for,
 )
 from finevit_vl.configuration_finevit_vl import num_ranks
-from finevit_vl.model_folder import check_model_folder
 from finevit_vl.processing_finevit_vl import set_pixel_budget
 from modeling_finevit import FineViTConfig
 
@@ -40,7 +39,7 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
         ValueError: a model is not there, or the vision folder holds no FineViT or no image processor.
     """
     if args.model:
-        processor = AutoProcessor.from_pretrained(checked_model(args.model, "model"))
+        processor = AutoProcessor.from_pretrained(checked_kind(args.model, "model", ("finevit_vl",), "vision"))
     else:
         image_processor = _image_processor(checked_tower(args.vision)) if args.vision else new_image_processor()
         text = checked_model(args.llm, "llm") if args.llm else scratch_tokenizer(args)
@@ -136,22 +135,6 @@ def checked_tower(given: str) -> str:
             "training wrote"
         )
     return given
-
-
-def checked_model(given: str | None, option: str) -> str:
-    """`given`, which is a model folder or the id of a model on the Hub.
-
-    Raises:
-        ValueError: it is neither, or the Hub cannot be reached.
-    """
-    model = str(given)
-    try:
-        check_model_folder(model)
-        if not Path(model).is_dir():
-            AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`{option}` is {model!r}: {error}") from error
-    return model
 
 
 def _image_processor(vision: str) -> Any:
