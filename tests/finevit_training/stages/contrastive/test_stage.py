@@ -101,6 +101,13 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
         ({"cache_pairs": 0}, "expected a number of pairs"),
         ({"max_regions": 2}, "max_regions would have no effect with region_weight: 0"),
         ({"region_weight": -1}, "region_weight is -1.0; expected a finite number"),
+        ({"text_learning_rate": -1}, "text_learning_rate is -1.0; expected a finite number >= 0"),
+        ({"logit_learning_rate": float("nan")}, "logit_learning_rate is nan; expected a finite number >= 0"),
+        ({"text_learning_rate": float("inf")}, "text_learning_rate is inf"),
+        ({"text_frozen_share": 1, "text_learning_rate": 0.1}, "text_learning_rate would have no effect with"),
+        ({"num_pooling_queries": 0}, "num_pooling_queries is 0; expected a finite number >= 1"),
+        ({"text_length": 0}, "text_length is 0; expected a finite number >= 1"),
+        ({"text_length": -3}, "text_length is -3"),
     ],
 )
 def test_recipes_that_make_no_run_are_refused(flags, word):
