@@ -183,6 +183,8 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"logging_steps": 5, "logging_strategy": "no"}, "leave logging_strategy out"),
         ({"hub_model_id": "me/model"}, "push_to_hub: true"),
         ({"hub_token": "hf_secret"}, "push_to_hub: true"),
+        ({"attn_implementation": {"vision": "eager"}}, r"names \['vision'\]; expected vision_config, text_config"),
+        ({"fp16": True, "use_cpu": True}, "fp16: true would have no effect on a CPU"),
         ({"adam_beta1": -0.1}, "adam_beta1 is -0.1; expected a number from 0 to below 1"),
         ({"adam_beta2": 2}, "adam_beta2 is 2; expected a number from 0 to below 1"),
         ({"adam_beta2": float("nan")}, "adam_beta2 is nan"),
