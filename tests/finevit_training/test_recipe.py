@@ -183,6 +183,17 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"logging_steps": 5, "logging_strategy": "no"}, "leave logging_strategy out"),
         ({"hub_model_id": "me/model"}, "push_to_hub: true"),
         ({"hub_token": "hf_secret"}, "push_to_hub: true"),
+        ({"attn_implementation": {"vision": "eager"}}, r"names \['vision'\]; expected vision_config, text_config"),
+        ({"fp16": True, "use_cpu": True}, "fp16: true would have no effect on a CPU"),
+        ({"adam_beta1": -0.1}, "adam_beta1 is -0.1; expected a number from 0 to below 1"),
+        ({"adam_beta2": 2}, "adam_beta2 is 2; expected a number from 0 to below 1"),
+        ({"adam_beta2": float("nan")}, "adam_beta2 is nan"),
+        ({"adam_epsilon": -1}, "adam_epsilon is -1"),
+        ({"bf16_full_eval": True}, "bf16_full_eval: True would have no effect: .* use `bf16`"),
+        ({"fp16_full_eval": True}, "fp16_full_eval: True would have no effect"),
+        ({"average_tokens_across_devices": False}, "mean over the items of all devices"),
+        ({"optim_target_modules": "all-linear"}, "optim_target_modules: 'all-linear' would have no effect"),
+        ({"train_tower": False, "ema_decay": 0.9}, "ema_decay would have no effect with train_tower: False"),
     ],
 )
 def test_what_would_have_no_effect_or_another_one_is_refused(tmp_path, values, word):

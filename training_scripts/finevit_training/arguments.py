@@ -176,6 +176,8 @@ class LoopArguments:
         # The loss of a step that is left out must not end in the curve; otherwise it ends the run.
         trainers.logging_nan_inf_filter = self.on_bad_loss == "skip"
         trainers.use_cpu = trainers.use_cpu or not torch.accelerator.is_available()
+        if trainers.fp16 and trainers.use_cpu and self.dry_run is None:
+            raise ValueError("fp16: true would have no effect on a CPU, which computes in float32 then; use bf16")
         cast(Any, super()).__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -242,3 +244,17 @@ def parse_json(value: Any, name: str, plain_text: bool = False) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} must be JSON on the command line, got {value!r}: {error}") from error
+
+
+def parse_attention(value: Any) -> Any:
+    """`attn_implementation`: one name for both towers, or a mapping (or JSON) from their configurations to names.
+
+    Raises:
+        ValueError: it names other parts of the model.
+    """
+    parsed, towers = parse_json(value, "attn_implementation", plain_text=True), ("vision_config", "text_config")
+    if isinstance(parsed, Mapping) and (unknown := [name for name in parsed if name not in towers]):
+        raise ValueError(
+            f"attn_implementation names {unknown}; expected {', '.join(towers)}, or one name for both towers"
+        )
+    return parsed

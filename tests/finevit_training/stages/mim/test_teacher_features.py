@@ -73,6 +73,8 @@ def test_a_cache_of_another_teacher_is_refused(teacher, patches, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("something else")
     with pytest.raises(ValueError, match="holds something else"):
         cached(teacher, tmp_path / "mine")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        cached(teacher, tmp_path / "mine" / "notes.txt")
 
 
 def test_what_a_killed_process_left_is_computed_again_and_a_damaged_file_is_named(teacher, patches, tmp_path):

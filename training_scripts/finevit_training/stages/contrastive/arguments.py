@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from finecap.tasks.captions import DEFAULT_SHARES, check_shares
-from finevit_training.arguments import FineViTTrainingArguments, SourceArguments, parse_json
+from finevit_training.arguments import FineViTTrainingArguments, SourceArguments, parse_attention, parse_json
 from finevit_training.examples.pairs import Budget
 
 # [P]: 336² and then 448²; [D]: for the first 80 % of the training.
@@ -56,7 +56,7 @@ class DualModelArguments:
     def __post_init__(self) -> None:
         for name in ("vision_config", "text_config", "max_pixels"):
             setattr(self, name, parse_json(getattr(self, name), name))
-        self.attn_implementation = parse_json(self.attn_implementation, "attn_implementation", plain_text=True)
+        self.attn_implementation = parse_attention(self.attn_implementation)
         self._check_sources()
         self._check_effects()
         if self.position_stretch not in (None, *STRETCHES):
@@ -137,7 +137,7 @@ class PairArguments(SourceArguments):
     @property
     def shares(self) -> dict[str, float]:
         """Of the kinds of captions, see `choose_caption`."""
-        return cast(Any, self.captions) or dict(DEFAULT_SHARES)
+        return dict(DEFAULT_SHARES) if self.captions is None else cast(Any, self.captions)
 
 
 @dataclass

@@ -30,6 +30,8 @@ class FeatureCache:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"teacher_cache {folder} is a file; give a folder, which is made if it is not there")
         mine, described = {"teacher_sha256": fingerprint}, folder / TEACHER_FILE
         if not described.exists():
             if folder.exists() and any(folder.iterdir()):

@@ -7,7 +7,7 @@ from trl import SFTConfig
 
 from finecap.tasks.mixture import DEFAULT_MIXTURE, Stages, named_mixture
 from finecap.tasks.wording import ONE, load_wordings
-from finevit_training.arguments import LoopArguments, SourceArguments, parse_json
+from finevit_training.arguments import LoopArguments, SourceArguments, parse_attention, parse_json
 
 
 @dataclass
@@ -53,8 +53,9 @@ class ModelArguments:
     lora_tower: bool = field(default=False, metadata={"help": "LoRA on the vision tower's layers as well."})
 
     def __post_init__(self) -> None:
-        for name in ("vision_config", "text_config", "attn_implementation"):
-            setattr(self, name, parse_json(getattr(self, name), name, plain_text=name == "attn_implementation"))
+        for name in ("vision_config", "text_config"):
+            setattr(self, name, parse_json(getattr(self, name), name))
+        self.attn_implementation = parse_attention(self.attn_implementation)
         alone = sum(map(bool, (self.model, self.llm, self.size))) == 1
         if not alone or (self.llm and not self.vision) or (self.vision and self.model):
             raise ValueError(
