@@ -97,6 +97,13 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
         ({"gradient_accumulation_steps": 2}, "cache_pairs where they need too much memory"),
         ({"max_pixels": '[{"until": 0.5, "max_pixels": 9}]'}, "whose `until` grow to 1"),
         ({"captions": '{"dense": 0}'}, "give at least one of"),
+        ({"text_config": '{"max_position_embeddings": 10}'}, "the recipe's text_length decides it; leave it out"),
+        (
+            {"text_config": '{"num_layers": 1}'},
+            r"text_config: \['num_layers'\]; see Siglip2TextConfig; did you mean nu",
+        ),
+        ({"vision_config": '{"target_norm": "l2"}'}, "target_norm in vision_config would have no effect: stage I's"),
+        ({"vision_config": "[1]"}, r"vision_config is \[1\]; expected a mapping of fields of FineViTConfig"),
         ({"captions": "{}"}, "the captions are {}; give at least one of"),
         ({"captions": '["dense"]'}, r"the captions are \['dense'\]; expected a weight for some of global, short"),
         ({"attn_implementation": '{"vision": "eager"}'}, r"names \['vision'\]; expected vision_config, text_config"),
@@ -116,6 +123,13 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
 def test_recipes_that_make_no_run_are_refused(flags, word):
     with pytest.raises(ValueError, match=word):
         dual_recipe(data="x", **flags)
+
+
+def test_a_text_tower_with_fewer_tokens_than_the_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="vocab_size in text_config is 100, and the tokenizer has 538 tokens"):
+        built(text_config='{"vocab_size": 100}')
+    model, _ = built(text_config='{"vocab_size": 600, "num_hidden_layers": 1}')
+    assert model.config.text_config.vocab_size == 600
 
 
 @pytest.mark.parametrize(
