@@ -156,6 +156,7 @@ class FineViTModel(FineViTPreTrainedModel):
         r"^lm_head\.",
         r"^(text_model|pooling|text_projection)\.",
         r"^logit_(scale|bias)$",
+        r"^(mask_token|head\.(weight|bias))$",
     ]
 
     def __init__(self, config: FineViTConfig) -> None:

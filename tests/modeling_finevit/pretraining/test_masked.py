@@ -135,5 +135,13 @@ def test_the_encoder_loads_out_of_a_masked_image_modelling_checkpoint(tmp_path):
     loaded: Any = FineViTModel.from_pretrained(tmp_path, output_loading_info=True)
     encoder, info = loaded
     assert not info["missing_keys"]
+    assert not info["unexpected_keys"], "which transformers would warn of"
     for ours, theirs in zip(encoder.parameters(), model.vision_model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_what_is_neither_the_encoders_nor_of_stage_one_is_warned_of(tmp_path):
+    model, foreign = make_mim(), ("head.0.weight", "neck.weight")
+    model.save_pretrained(tmp_path, state_dict=model.state_dict() | {name: torch.ones(4) for name in foreign})
+    loaded: Any = FineViTModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(loaded[1]["unexpected_keys"]) == set(foreign)
