@@ -52,8 +52,10 @@ def check_shares(shares: Mapping[str, float]) -> None:
     """Check the names and weights of the kinds of captions.
 
     Raises:
-        ValueError: none is above 0, a name is no kind, or a weight is negative or no number.
+        ValueError: they are no mapping, none is above 0, a name is no kind, or a weight is negative or no number.
     """
+    if not isinstance(shares, Mapping):
+        raise ValueError(f"the captions are {shares!r}; expected a weight for some of {', '.join(_KINDS)}")
     for kind, share in shares.items():
         if kind not in _KINDS:
             raise ValueError(f"the captions name {kind!r}, which is no kind; expected some of {', '.join(_KINDS)}")

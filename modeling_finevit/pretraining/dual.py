@@ -193,8 +193,8 @@ class FineViTDualModel(PreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(num_texts, any)`): padded on either side, to any length or not at
                 all: they are brought (cut, too) to the fixed length here, so that no embedding depends on it.
-            attention_mask (`torch.LongTensor` of the same shape, *optional*): what is padding. The tower itself has no
-                mask, as SigLIP was trained.
+            attention_mask (`torch.LongTensor` of the same shape, *optional*): what is padding. Whether the tower sees
+                it is `text_padding_mask` of the config; SigLIP's do.
 
         Returns:
             `pooler_output` `(num_texts, hidden_size)`, one embedding of each text before it is brought to norm 1; the
@@ -204,7 +204,11 @@ class FineViTDualModel(PreTrainedModel):
         input_ids = to_fixed_length(
             input_ids, attention_mask, self.config.text_length, text.pad_token_id, text.eos_token_id
         )
-        outputs = self.text_model(input_ids=input_ids, **kwargs)
+        mask = None
+        if self.config.text_padding_mask:
+            mask = (input_ids != text.pad_token_id).long()
+            mask[:, 0] = 1  # an empty text is seen as one token of padding
+        outputs = self.text_model(input_ids=input_ids, attention_mask=mask, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
 

@@ -49,6 +49,7 @@ class FineViTDualProcessor(ProcessorMixin):
             "truncation": True,
             "padding_side": "right",
             "return_attention_mask": False,
+            "add_special_tokens": True,
         }
 
     @classmethod

@@ -8,6 +8,7 @@ Shape suffixes: T packed patches of all pictures, B pictures of one grid, L thei
 """
 
 import hashlib
+import json
 from inspect import signature
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..patches import patch_index, scale_patches
 EXPECTED = "expected a vision transformer with square patches, such as DINOv3, DINOv2, SigLIP 2, TIPSv2 or a FineViT"
 # In units of the merge size. Neither is square and they are not alike, so that only tokens of patches fit both.
 PROBED_GRIDS = ((2, 3), (3, 5))
+WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
 PAINTED = 16
 """Most patches that are changed, each in a picture of its own, to see whose tokens they are."""
 
@@ -93,8 +95,10 @@ class Teacher:
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, of their type and of how bytes are scaled: of all that decides the features."""
+        """SHA-256 of the weights, of the config and of how bytes are scaled: of all that decides the features."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name not in WITHOUT_EFFECT}
         digest = hashlib.sha256(f"{type(self.model).__name__} {self.scaling}".encode())
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

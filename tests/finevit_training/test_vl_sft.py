@@ -1,5 +1,6 @@
 """The script as a user runs it: refused with a clear word, and what a library's error shows."""
 
+import importlib
 import json
 import re
 import signal
@@ -134,3 +135,12 @@ def test_the_script_in_a_checkout_is_the_module():
     assert output.returncode == 1
     assert "exactly one of" in output.stderr
     assert "Traceback" not in output.stderr
+
+
+@pytest.mark.parametrize("stage", ["mim", "contrastive", "align", "vl_sft"])
+def test_every_stage_lists_its_flags(stage, capsys):
+    """A bare percent sign in a help text is a format to argparse."""
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"finevit_training.{stage}").main(["--help"])
+    assert not stop.value.code
+    assert "--output_dir" in capsys.readouterr().out

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
+from finecap.nearest import did_you_mean
 from finevit_training.compat import cpu_has_bf16
 from finevit_training.hardware import parse_hardware
 from finevit_training.loop.stops import REMEMBERED
@@ -176,6 +177,8 @@ class LoopArguments:
         # The loss of a step that is left out must not end in the curve; otherwise it ends the run.
         trainers.logging_nan_inf_filter = self.on_bad_loss == "skip"
         trainers.use_cpu = trainers.use_cpu or not torch.accelerator.is_available()
+        if trainers.fp16 and trainers.use_cpu and self.dry_run is None:
+            raise ValueError("fp16: true would have no effect on a CPU, which computes in float32 then; use bf16")
         cast(Any, super()).__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -242,3 +245,53 @@ def parse_json(value: Any, name: str, plain_text: bool = False) -> Any:
         return json.loads(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} must be JSON on the command line, got {value!r}: {error}") from error
+
+
+# Fields of a FineViTConfig -> what decides them.
+OF_STAGE_ONE = {
+    "loss_on": "stage I's key loss_on",
+    "target_norm": "stage I's key target_norm",
+    "teacher_hidden_size": "stage I's teacher",
+}
+
+
+def parse_config(
+    value: Any, name: str, kind: type[PreTrainedConfig], decided: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Fields of the configuration of a model from scratch, as a mapping or JSON.
+
+    Args:
+        kind: of configuration.
+        decided: fields that are not to be given here -> what decides them.
+
+    Raises:
+        ValueError: it is no mapping, or names a field that the configuration lacks or that would have no effect.
+    """
+    given = parse_json(value, name)
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} is {given!r}; expected a mapping of fields of {kind.__name__} to values")
+    for one in decided.keys() & given.keys():
+        raise ValueError(f"{one} in {name} would have no effect: {decided[one]} decides it; leave it out")
+    # Those of every configuration say how a folder is loaded or used, and nothing about a model from scratch.
+    known = {item.name for item in fields(kind)} - {item.name for item in fields(PreTrainedConfig)}
+    known |= set(kind.attribute_map)
+    own = ("model_type", kind.model_type)
+    if unknown := [str(one) for one in given if one not in known and (one, given[one]) != own]:
+        raise ValueError(f"unknown fields in {name}: {unknown}; see {kind.__name__}{did_you_mean(unknown, known)}")
+    return dict(given)
+
+
+def parse_attention(value: Any) -> Any:
+    """`attn_implementation`: one name for both towers, or a mapping (or JSON) from their configurations to names.
+
+    Raises:
+        ValueError: it names other parts of the model.
+    """
+    parsed, towers = parse_json(value, "attn_implementation", plain_text=True), ("vision_config", "text_config")
+    if isinstance(parsed, Mapping) and (unknown := [name for name in parsed if name not in towers]):
+        raise ValueError(
+            f"attn_implementation names {unknown}; expected {', '.join(towers)}, or one name for both towers"
+        )
+    return parsed

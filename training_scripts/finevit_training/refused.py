@@ -27,6 +27,8 @@ WITHOUT_EFFECT = {
     "eval_accumulation_steps": _OWN_EVALUATION,
     "eval_do_concat_batches": _OWN_EVALUATION,
     "eval_use_gather_object": _OWN_EVALUATION,
+    "bf16_full_eval": "the evaluation computes as the training does; use `bf16`",
+    "fp16_full_eval": "the evaluation computes as the training does; use `fp16`",
     "include_for_metrics": _OWN_EVALUATION,
     "batch_eval_metrics": _OWN_EVALUATION,
     "dataloader_drop_last": "every batch of the run is full",
@@ -52,6 +54,8 @@ WITHOUT_EFFECT = {
     "enable_jit_checkpoint": "SIGTERM saves a checkpoint in any case, on all ranks at the same step",
     "restore_callback_states_from_checkpoint": "the clock is restored in any case; other callbacks have no state",
     "logging_nan_inf_filter": "a loss that is no number ends the run",
+    "average_tokens_across_devices": "the loss is the mean over the items of all devices",
+    "optim_target_modules": "it is for GaLore's and APOLLO's kind, which cannot follow the learning rates of parts",
     "do_train": "the script trains",
     "do_eval": "`eval_strategy` evaluates",
     "do_predict": "`finevit eval` predicts",
@@ -63,6 +67,8 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "projector_warmup_steps": ("train_projector", (False,)),
     "lora_alpha": ("lora_rank", (None, 0)),
     "max_regions": ("region_weight", (0,)),
+    "text_learning_rate": ("text_frozen_share", (1,)),
+    "ema_decay": ("train_tower", (False,)),
     **dict.fromkeys(
         (
             *("eval_data", "eval_split", "eval_records", "eval_steps", "eval_delay", "eval_on_start"),
@@ -90,11 +96,14 @@ _LEAST: dict[str, int | None] = {
     **dict.fromkeys(("max_steps", "gradient_accumulation_steps", "max_length", "save_total_limit"), 1),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
     **dict.fromkeys(("vocab_size", "min_pixels", "max_pixels", "max_patches"), 1),
+    **dict.fromkeys(("text_length", "num_pooling_queries"), 1),
     **dict.fromkeys(("learning_rate", "vision_learning_rate", "projector_learning_rate"), 0),
+    **dict.fromkeys(("text_learning_rate", "logit_learning_rate", "adam_epsilon"), 0),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"), 0),
     "projector_warmup_steps": 0,
     **dict.fromkeys(("num_train_epochs", "save_steps", "eval_steps", "logging_steps", "lora_alpha"), None),
 }
+_BETAS = ("adam_beta1", "adam_beta2")
 _RATIOS = ("save_steps", "logging_steps", "eval_steps")
 _STRATEGIES = ("save_strategy", "logging_strategy", "eval_strategy")
 
@@ -110,6 +119,8 @@ def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
     for name, value in given.items():
         if name in _LEAST and isinstance(value, int | float):
             _check_number(name, value, _LEAST[name])
+        if name in _BETAS and not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}; expected a number from 0 to below 1, or leave it out")
         if name in WITHOUT_EFFECT:
             raise ValueError(f"{name}: {value!r} would have no effect: {WITHOUT_EFFECT[name]}; leave it out")
     for name in _STRATEGIES:

@@ -56,3 +56,12 @@ def test_no_more_than_a_block_of_similarities_is_held(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
     rank_pairs(unit(200, 8, 0), unit(200, 8, 1))
     assert largest == 16 * 16
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_embeddings_that_are_no_numbers_are_no_hits(side):
+    """A NaN is above nothing and below nothing, so it would be the first of all."""
+    pairs = [unit(8, 4, 0), unit(8, 4, 1)]
+    pairs[side][3, 0] = float("nan")
+    with pytest.raises(ValueError, match="1 of 8 pairs have embeddings that are no numbers"):
+        rank_pairs(*pairs)

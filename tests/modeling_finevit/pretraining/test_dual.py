@@ -172,3 +172,23 @@ def test_the_papers_towers_are_the_default():
     config = FineViTDualConfig()
     assert config.text_length == 256
     assert config.text_config.projection_size == config.vision_config.hidden_size == 1536
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_padding_in_the_middle_is_seen_unless_it_is_hidden(processor, hides):
+    model = make_dual(processor, text_padding_mask=hides)
+    texts = processor(text=["a red bus", ""], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = model.get_text_features(texts).pooler_output
+        model.text_model.embeddings.position_embedding.weight[10:-1] += 1.0  # behind the texts, before what is pooled
+        after = model.get_text_features(texts).pooler_output
+    assert after.isfinite().all()
+    assert after.equal(before) is hides
+
+
+def test_the_pooling_head_starts_as_wide_as_siglips():
+    """At 0.02, the encoder's spread, a head of width 128 looks at all patches alike."""
+    text = {"vocab_size": 64, "max_position_embeddings": 8, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    weight = FineViTDualModel(FineViTDualConfig.from_size("nano", text_config=text)).pooling.q_proj.weight.detach()
+    assert weight.std().item() == pytest.approx((2 / sum(weight.shape)) ** 0.5, rel=0.1)

@@ -37,6 +37,7 @@ def expected(processor, embed):
         {"padding": "max_length", "max_length": 64},
         {"padding_side": "left"},
         {"truncation": False},
+        {"add_special_tokens": False},
         {"text_kwargs": {"padding": "longest", "padding_side": "left"}},
     ],
 )

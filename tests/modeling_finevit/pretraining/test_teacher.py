@@ -30,6 +30,23 @@ def packed(pictures, teacher):
     return torch.cat(patches), torch.cat(grids)
 
 
+ODD_ORDERS = {
+    "ViTMAE": {"image_size": 32, "patch_size": 8, "mask_ratio": 0.0},  # it shuffles its patches
+    "Yolos": {"image_size": [32, 32], "patch_size": 8, "num_detection_tokens": 5},  # five tokens behind the patches
+    "PixtralVision": {"image_size": 32, "patch_size": 8, "head_dim": 16},  # a batch comes as one sequence
+}
+
+
+@pytest.mark.parametrize("family", ODD_ORDERS)
+def test_a_model_whose_tokens_are_not_those_of_the_patches_in_their_order_is_refused(family):
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{family}Config")(**fields, **ODD_ORDERS[family])
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(config)
+    with pytest.raises(ValueError, match="gives no patch tokens: "):
+        Teacher(model, scaling())
+
+
 def places(rows, columns):
     """Row and column of the patches in 2x2-merge order, counted by hand."""
     return [

@@ -26,6 +26,10 @@ def refuse_setup(args: Any, lora: bool) -> None:
         )
     if kind == DistributedType.FSDP and args.ema_decay is not None:
         raise ValueError("ema_decay averages whole weights, which FSDP splits; leave one of them out")
+    if lora and args.ema_decay is not None:
+        raise ValueError(
+            "ema_decay averages the encoder's own weights, which lora_rank freezes; leave one of them out"
+        )
     if _zero_stage(args) == 3:
         raise ValueError(
             "DeepSpeed ZeRO-3 splits the weights in a way that the finished folder is not gathered from; launch with "

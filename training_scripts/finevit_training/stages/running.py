@@ -197,7 +197,8 @@ def finish(run: Run) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     state = None
     if trainer.is_fsdp_enabled:
-        state = trainer.accelerator.get_state_dict(trainer.model)  # gathered from all ranks
+        gathered = trainer.accelerator.get_state_dict(trainer.model)  # from all ranks; empty on the others
+        state = {name: value for name, value in gathered.items() if name not in model.all_tied_weights_keys}
     elif isinstance(model, PeftModel):
         model = model.merge_and_unload()
     skipped = skipped_of_all_ranks(trainer.skipped)

@@ -98,15 +98,39 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
         ({"gradient_accumulation_steps": 2}, "cache_pairs where they need too much memory"),
         ({"max_pixels": '[{"until": 0.5, "max_pixels": 9}]'}, "whose `until` grow to 1"),
         ({"captions": '{"dense": 0}'}, "give at least one of"),
+        ({"text_config": '{"max_position_embeddings": 10}'}, "the recipe's text_length decides it; leave it out"),
+        (
+            {"text_config": '{"num_layers": 1}'},
+            r"text_config: \['num_layers'\]; see Siglip2TextConfig; did you mean nu",
+        ),
+        ({"vision_config": '{"target_norm": "l2"}'}, "target_norm in vision_config would have no effect: stage I's"),
+        ({"vision_config": "[1]"}, r"vision_config is \[1\]; expected a mapping of fields of FineViTConfig"),
+        ({"captions": "{}"}, "the captions are {}; give at least one of"),
+        ({"captions": '["dense"]'}, r"the captions are \['dense'\]; expected a weight for some of global, short"),
+        ({"attn_implementation": '{"vision": "eager"}'}, r"names \['vision'\]; expected vision_config, text_config"),
         ({"text_frozen_share": 2}, "expected a share of the"),
         ({"cache_pairs": 0}, "expected a number of pairs"),
         ({"max_regions": 2}, "max_regions would have no effect with region_weight: 0"),
         ({"region_weight": -1}, "region_weight is -1.0; expected a finite number"),
+        ({"text_learning_rate": -1}, "text_learning_rate is -1.0; expected a finite number >= 0"),
+        ({"logit_learning_rate": float("nan")}, "logit_learning_rate is nan; expected a finite number >= 0"),
+        ({"text_learning_rate": float("inf")}, "text_learning_rate is inf"),
+        ({"text_frozen_share": 1, "text_learning_rate": 0.1}, "text_learning_rate would have no effect with"),
+        ({"num_pooling_queries": 0}, "num_pooling_queries is 0; expected a finite number >= 1"),
+        ({"text_length": 0}, "text_length is 0; expected a finite number >= 1"),
+        ({"text_length": -3}, "text_length is -3"),
     ],
 )
 def test_recipes_that_make_no_run_are_refused(flags, word):
     with pytest.raises(ValueError, match=word):
         dual_recipe(data="x", **flags)
+
+
+def test_a_text_tower_with_fewer_tokens_than_the_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="vocab_size in text_config is 100, and the tokenizer has 538 tokens"):
+        built(text_config='{"vocab_size": 100}')
+    model, _ = built(text_config='{"vocab_size": 600, "num_hidden_layers": 1}')
+    assert model.config.text_config.vocab_size == 600
 
 
 @pytest.mark.parametrize(

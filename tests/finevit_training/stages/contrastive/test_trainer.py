@@ -154,3 +154,13 @@ def test_the_loss_of_an_evaluation_is_that_of_its_batches(trainer_of):
     counts = [len(batch["ids"]) for batch in batches]
     expected = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_work_of_a_step_knows_that_the_text_tower_waits_in_the_first_one_already(trainer_of):
+    trainer = trainer_of(max_steps=2, text_frozen_share=0.5)
+    trainer.train()
+    expected = []
+    for batch, learns in zip(trainer_of(max_steps=2).get_train_dataloader(), (False, True), strict=False):
+        trainer.model.text_model.requires_grad_(learns)
+        expected.append(int(trainer.work_counter()(batch).flops))
+    assert trainer.state.total_flos == sum(expected)

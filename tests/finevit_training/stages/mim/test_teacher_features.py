@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,7 @@ def test_a_cache_of_another_teacher_is_refused(teacher, patches, tmp_path):
     for other in (
         Teacher(tiny_teacher("dinov2"), scaling(do_normalize=False)),
         Teacher(tiny_teacher("clip"), scaling()),
+        Teacher(tiny_teacher("dinov2", layer_norm_eps=0.1), scaling()),  # the same weights
     ):
         with pytest.raises(ValueError, match=r"features of another teacher.*give a new folder"):
             cached(other, tmp_path / "cache")
@@ -73,6 +75,8 @@ def test_a_cache_of_another_teacher_is_refused(teacher, patches, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("something else")
     with pytest.raises(ValueError, match="holds something else"):
         cached(teacher, tmp_path / "mine")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        cached(teacher, tmp_path / "mine" / "notes.txt")
 
 
 def test_what_a_killed_process_left_is_computed_again_and_a_damaged_file_is_named(teacher, patches, tmp_path):
@@ -81,6 +85,9 @@ def test_what_a_killed_process_left_is_computed_again_and_a_damaged_file_is_name
     path = sorted((tmp_path / "cache").rglob("*.npy"))[0]
     shutil.move(path, path.with_name(f".{path.name}123.tmp"))  # killed before it was renamed
     assert torch.equal(cached(teacher, tmp_path / "cache")(patches, GRID), whole)
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(ValueError, match=r"is damaged \(it holds float16 .*expected float16"):
+        features(patches, GRID)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{path.name} in teacher_cache is damaged"):
         features(patches, GRID)

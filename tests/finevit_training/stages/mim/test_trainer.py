@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from finevit_training.loop.dry_run import estimate, report
 from finevit_training.stages.mim.stage import build_trainer
 from finevit_training.stages.mim.trainer import MaskedWork
 from tests.support.mim_runs import losses_of, mim_recipe, save_teacher
@@ -87,3 +88,18 @@ def test_an_empty_pack_reaches_every_weight_and_moves_none(nano_corpus, tmp_path
     trainer.stage_loss(trainer.model, batch, torch.tensor(100)).backward()
     gradients = [parameter.grad for parameter in trainer.model.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_a_plan_counts_the_teacher_that_sees_each_picture_and_the_average_that_is_kept(nano_corpus, tmp_path):
+    flags = {"teacher": save_teacher(tmp_path / "teacher")}
+    trainer = trainer_of(nano_corpus, tmp_path / "out", **flags, ema_decay=0.9)
+    alone = estimate(trainer_of(nano_corpus, tmp_path / "out"), 1, True)
+    found = estimate(trainer, 1, True)
+    teacher = sum(p.numel() for p in trainer.teacher.teacher.model.parameters())
+    encoder = sum(p.numel() for p in trainer.model.vision_model.parameters())
+    assert (alone.beside, alone.flops_beside) == (0, 0)
+    assert found.beside == 4 * teacher + 4 * encoder
+    patches = found.flops_beside / (2 * teacher)
+    assert 16 <= patches <= 112**2 / 14**2
+    assert "the teacher: " in report(found, "8xH100")
+    assert "the teacher: " not in report(alone, "8xH100")

@@ -64,6 +64,12 @@ def test_lora_trains_the_rows_of_the_tokens_that_the_language_model_lacked(visio
     assert lora.trainable_token_indices == {"embed_tokens": [new], "lm_head": [new]}
 
 
+def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused():
+    args = ModelArguments(size="nano", vocab_size=300, text_config={"vocab_size": 100})
+    with pytest.raises(ValueError, match="vocab_size in text_config is 100, and the tokenizer has 326 tokens"):
+        build_model(args, build_processor(args))
+
+
 def test_a_tower_without_image_processor_says_how_to_write_one(llm, tmp_path):
     FineViTModel(FineViTConfig.from_size("nano", num_hidden_layers=1)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"FineViTImageProcessor\(\)\.save_pretrained"):

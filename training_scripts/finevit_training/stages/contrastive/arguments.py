@@ -6,9 +6,19 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from transformers import Siglip2TextConfig
+
 from finecap.tasks.captions import DEFAULT_SHARES, check_shares
-from finevit_training.arguments import FineViTTrainingArguments, SourceArguments, parse_json
+from finevit_training.arguments import (
+    OF_STAGE_ONE,
+    FineViTTrainingArguments,
+    SourceArguments,
+    parse_attention,
+    parse_config,
+    parse_json,
+)
 from finevit_training.examples.pairs import Budget
+from modeling_finevit import FineViTConfig
 
 # [P]: 336² and then 448²; [D]: for the first 80 % of the training.
 PAPERS_BUDGETS = (Budget(0.8, 336 * 336), Budget(1.0, 448 * 448))
@@ -54,9 +64,11 @@ class DualModelArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("vision_config", "text_config", "max_pixels"):
-            setattr(self, name, parse_json(getattr(self, name), name))
-        self.attn_implementation = parse_json(self.attn_implementation, "attn_implementation", plain_text=True)
+        self.vision_config = parse_config(self.vision_config, "vision_config", FineViTConfig, OF_STAGE_ONE)
+        decided = {"max_position_embeddings": "the recipe's text_length"}
+        self.text_config = parse_config(self.text_config, "text_config", Siglip2TextConfig, decided)
+        self.max_pixels = parse_json(self.max_pixels, "max_pixels")
+        self.attn_implementation = parse_attention(self.attn_implementation)
         self._check_sources()
         self._check_effects()
         if self.position_stretch not in (None, *STRETCHES):
@@ -137,7 +149,7 @@ class PairArguments(SourceArguments):
     @property
     def shares(self) -> dict[str, float]:
         """Of the kinds of captions, see `choose_caption`."""
-        return cast(Any, self.captions) or dict(DEFAULT_SHARES)
+        return dict(DEFAULT_SHARES) if self.captions is None else cast(Any, self.captions)
 
 
 @dataclass

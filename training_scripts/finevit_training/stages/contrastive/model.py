@@ -16,6 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from finevit_training.stages.contrastive.arguments import DualModelArguments
 from finevit_training.stages.encoder import new_image_processor
 from finevit_training.stages.folders import WITH_ENCODER, checked_kind
+from finevit_training.stages.sft.model import check_vocabulary
 from finevit_vl import build_qwen_tokenizer
 from finevit_vl.configuration_finevit_vl import num_ranks
 from finevit_vl.processing_finevit_vl import set_pixel_budget
@@ -56,7 +57,7 @@ def build_model(args: DualModelArguments, processor: FineViTDualProcessor) -> Fi
     if args.model:
         model = FineViTDualModel.from_pretrained(args.model, dtype=torch.float32)
     else:
-        fields: dict[str, Any] = {"text_projection": args.text_projection}
+        fields: dict[str, Any] = {"text_projection": args.text_projection, "text_padding_mask": not args.text}
         if args.num_pooling_queries:
             fields["num_pooling_queries"] = args.num_pooling_queries
         vision = _vision(args)
@@ -78,6 +79,7 @@ def _text(args: DualModelArguments, processor: FineViTDualProcessor, vision: Fin
     if args.text:
         stretch: Any = args.position_stretch or "linear"
         return load_text_tower(args.text, processor.text_length, stretch, dtype=torch.float32)
+    check_vocabulary(args.text_config, processor.tokenizer)
     fields = text_fields(str(args.size), vision.config.hidden_size) | {
         "vocab_size": len(processor.tokenizer),
         "max_position_embeddings": processor.text_length,

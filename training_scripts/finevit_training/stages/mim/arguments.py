@@ -6,7 +6,8 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from finevit_training.arguments import FineViTTrainingArguments, SourceArguments, parse_json
+from finevit_training.arguments import OF_STAGE_ONE, FineViTTrainingArguments, SourceArguments, parse_config
+from modeling_finevit import FineViTConfig
 from modeling_finevit.pretraining.masks import MASKS
 
 LOSS_ON = ("masked", "all")
@@ -51,7 +52,7 @@ class MaskedModelArguments:
         return cast(dict, self.vision_config) or {}
 
     def __post_init__(self) -> None:
-        self.vision_config = parse_json(self.vision_config, "vision_config")
+        self.vision_config = parse_config(self.vision_config, "vision_config", FineViTConfig, OF_STAGE_ONE)
         if bool(self.model) == bool(self.size):
             raise ValueError(
                 f"give exactly one of `model` (a FineViT) and `size` (from scratch); got model {self.model}, "

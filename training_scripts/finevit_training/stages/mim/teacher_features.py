@@ -30,16 +30,18 @@ class FeatureCache:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"teacher_cache {folder} is a file; give a folder, which is made if it is not there")
         mine, described = {"teacher_sha256": fingerprint}, folder / TEACHER_FILE
         if not described.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise ValueError(f"teacher_cache {folder} holds something else (no {TEACHER_FILE}); give a new folder")
             with committed(described, tag=str(os.getpid())) as aside:
                 aside.write_text(json.dumps(mine))
-        if json.loads(described.read_text()) != mine:
+        if described.read_text() != json.dumps(mine):
             raise ValueError(
-                f"teacher_cache {folder} holds the features of another teacher (other weights, or another scaling of "
-                "its input); give a new folder, or delete this one"
+                f"teacher_cache {folder} holds the features of another teacher (other weights, another config, or "
+                "another scaling of its input); give a new folder, or delete this one"
             )
 
     def path(self, patches: torch.Tensor, rows: int, columns: int) -> Path:
@@ -49,18 +51,21 @@ class FeatureCache:
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.npy"
 
-    def read(self, path: Path) -> torch.Tensor | None:
+    def read(self, path: Path, patches: int) -> torch.Tensor | None:
         """Features (patches, D) float16; None if they are not there.
 
         Raises:
             ValueError: the file is damaged.
         """
         try:
-            return torch.from_numpy(np.load(path))
+            features = np.load(path)
+            if features.shape[:-1] != (patches,) or features.dtype != np.float16:
+                raise ValueError(f"it holds {features.dtype} {features.shape}, expected float16 of {patches} patches")
         except FileNotFoundError:
             return None
         except (ValueError, EOFError) as error:
             raise ValueError(f"{path} in teacher_cache is damaged ({error}); delete it and start again") from error
+        return torch.from_numpy(features)
 
     def write(self, path: Path, features: torch.Tensor) -> None:
         """Keeps features (patches, D) float16."""
@@ -88,7 +93,7 @@ class TeacherFeatures:
         assert cache is not None
         parts = patches.cpu().split(grid_thw.prod(-1).tolist())
         paths = [cache.path(part, r, c) for part, (_, r, c) in zip(parts, grid_thw.tolist(), strict=True)]
-        found = [cache.read(path) for path in paths]
+        found = [cache.read(path, len(part)) for path, part in zip(paths, parts, strict=True)]
         missing = [number for number, features in enumerate(found) if features is None]
         if missing:
             new = self.teacher(torch.cat([parts[number] for number in missing]).to(patches.device), grid_thw[missing])

@@ -3,11 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from transformers import CONFIG_MAPPING
 from trl import SFTConfig
 
+from finecap.nearest import did_you_mean
 from finecap.tasks.mixture import DEFAULT_MIXTURE, Stages, named_mixture
 from finecap.tasks.wording import ONE, load_wordings
-from finevit_training.arguments import LoopArguments, SourceArguments, parse_json
+from finevit_training.arguments import (
+    OF_STAGE_ONE,
+    LoopArguments,
+    SourceArguments,
+    parse_attention,
+    parse_config,
+    parse_json,
+)
+from modeling_finevit import FineViTConfig
 
 
 @dataclass
@@ -53,8 +63,13 @@ class ModelArguments:
     lora_tower: bool = field(default=False, metadata={"help": "LoRA on the vision tower's layers as well."})
 
     def __post_init__(self) -> None:
-        for name in ("vision_config", "text_config", "attn_implementation"):
-            setattr(self, name, parse_json(getattr(self, name), name, plain_text=name == "attn_implementation"))
+        self.vision_config = parse_config(self.vision_config, "vision_config", FineViTConfig, OF_STAGE_ONE)
+        self.text_config = parse_json(self.text_config, "text_config")
+        kind = self.text_config.get("model_type", "qwen3") if isinstance(self.text_config, dict) else "qwen3"
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(f"text_config is of an unknown model_type {kind!r}{did_you_mean(kind, CONFIG_MAPPING)}")
+        self.text_config = parse_config(self.text_config, "text_config", CONFIG_MAPPING[kind], {})
+        self.attn_implementation = parse_attention(self.attn_implementation)
         alone = sum(map(bool, (self.model, self.llm, self.size))) == 1
         if not alone or (self.llm and not self.vision) or (self.vision and self.model):
             raise ValueError(

@@ -91,13 +91,28 @@ def scratch_llm(args: ModelArguments, processor: FineViTVLProcessor) -> PreTrain
 
 
 def scratch_config(args: ModelArguments, processor: FineViTVLProcessor) -> FineViTVLConfig:
-    """The configuration of a model from scratch."""
+    """The configuration of a model from scratch.
+
+    Raises:
+        ValueError: its vocabulary is smaller than the tokenizer's.
+    """
+    check_vocabulary(args.text_config, processor.tokenizer)
     return FineViTVLConfig.from_size(
         str(args.size),
         tokenizer=processor.tokenizer,
         vision_config=args.vision_config or {},
         text_config=args.text_config or {},
     )
+
+
+def check_vocabulary(text_config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError if a recipe's `text_config` has fewer tokens than the tokenizer."""
+    size = (text_config or {}).get("vocab_size", len(tokenizer))
+    if size < len(tokenizer):
+        raise ValueError(
+            f"vocab_size in text_config is {size}, and the tokenizer has {len(tokenizer)} tokens; "
+            "leave it out of text_config: the recipe's own vocab_size makes tokenizer and model smaller"
+        )
 
 
 def build_lora(
