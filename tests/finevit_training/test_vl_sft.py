@@ -101,8 +101,8 @@ def flags_of(values):
 
 def test_an_error_of_a_library_during_training_keeps_its_traceback(nano_corpus, tmp_path):
     flags = {**SMALLEST, "data": nano_corpus, "output_dir": tmp_path, "max_steps": 1}
-    flags["adam_beta2"] = 2  # torch's AdamW is made when the training begins, and refuses it
-    with pytest.raises(ValueError, match="Invalid beta parameter"):
+    flags["lr_scheduler_type"] = "cosine_with_min_lr"  # made when the training begins; lacks min_lr
+    with pytest.raises(ValueError, match="min_lr"):
         main(flags_of(flags))
 
 
