@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from finecap.engine.recipe import load_recipe
 from finecap.recipe_files import find_recipe
@@ -33,8 +35,22 @@ def test_every_name_is_taken_by_the_command_it_is_listed_under(capsys):
     assert all(load_recipe(name) for name in captions)
     assert all(read_recipe(name) for name in trainings)
     assert [names for use, names in groups.items() if use.startswith("accelerate launch --config_file")] == [
-        ["accelerate/fsdp2_8x", "accelerate/fsdp2_encoder_8x"]
+        ["accelerate/fsdp2_8x", "accelerate/fsdp2_encoder_8x", "accelerate/hsdp_2x8", "accelerate/hsdp_encoder_2x8"]
     ]
+
+
+@pytest.mark.parametrize("name", ["fsdp2_8x", "fsdp2_encoder_8x", "hsdp_2x8", "hsdp_encoder_2x8"])
+def test_accelerates_launcher_makes_of_a_configuration_what_it_says(name):
+    """Of the environment that it gives to the processes of a node."""
+    path = find_recipe(f"accelerate/{name}", "finevit_training")
+    flags = ["--config_file", str(path), "--machine_rank", "1", "--main_process_ip", "localhost", "train.py"]
+    parsed, *_ = _validate_launch_command(launch_command_parser().parse_args(flags))
+    environment = prepare_multi_gpu_env(parsed)
+    assert (environment["ACCELERATE_USE_FSDP"], environment["FSDP_VERSION"]) == ("true", "2")
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    sizes = [environment.get(f"PARALLELISM_CONFIG_DP_{kind}_SIZE") for kind in ("REPLICATE", "SHARD")]
+    assert sizes == (["2", "8"] if name.startswith("hsdp") else [None, None])
+    assert (parsed.num_machines, parsed.num_processes) == ((2, 16) if name.startswith("hsdp") else (1, 8))
 
 
 def test_a_recipe_is_shown_as_it_is(capsys):

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
 from finecap.made_with import source_commit
 from finecap.recipe_files import without_folders
-from finevit_training.checkpoint import find_checkpoint
+from finevit_training.checkpoint import draw_curve, find_checkpoint
 from finevit_training.receipt import model_card
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.running import prepare_run, train
@@ -45,6 +46,31 @@ def test_resuming_where_there_is_no_checkpoint_is_an_error_unless_allowed(tmp_pa
     assert find_checkpoint(tmp_path, "last-or-start") is None
     with pytest.raises(ValueError, match="no whole checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-7"))
+
+
+@pytest.mark.parametrize("points", [0, 1, 2])
+def test_a_curve_of_one_point_shows_it(points, tmp_path):
+    draw_curve([{"samples_seen": step, "loss": 2.0} for step in range(points)], "nats", tmp_path / "curve.png")
+    middle = Image.open(tmp_path / "curve.png").convert("RGB").crop((200, 120, 640, 360))
+    is_blue = [blue > 150 > 100 > red for _, (red, _, blue) in middle.getcolors(2**20) or []]
+    assert any(is_blue) == bool(points)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"lora_rank": 3}, r"another model: r 2 \(here 3\)"),
+        ({"seed": 8}, "another seed, other files"),
+        ({"max_turns": 2}, "max_turns"),
+    ],
+)
+def test_a_run_that_would_not_go_on_as_it_began_is_refused_before_it_starts(recipe_for, changed, word):
+    begun = {"lora_rank": 2, "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    STAGE.build_trainer(recipe_for(**begun)).train()
+    again = begun | {"max_steps": 2, "resume_from_checkpoint": "last"}
+    prepare_run(STAGE, recipe_for(**again))
+    with pytest.raises(ValueError, match=word):
+        prepare_run(STAGE, recipe_for(**(again | changed)))
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,11 @@ def test_flags_win_over_the_file(tmp_path):
     assert recipe.data.stages == {"qa": 2}
 
 
+def test_a_recipe_of_another_stage_is_named_with_its_keys():
+    with pytest.raises(ValueError, match=r"unknown keys in the recipe mim/nano_cpu: .*'loss_on'.* keys of this stage"):
+        parse_recipe(["--recipe", "mim/nano_cpu"])
+
+
 @pytest.mark.parametrize("key", ["lerning_rate", "max_step", "pack"])
 def test_unknown_keys_are_refused_in_file_and_flags(tmp_path, key):
     with pytest.raises(ValueError, match=key):
@@ -85,6 +90,8 @@ def test_what_this_machine_made_of_a_recipe_is_kept_apart(tmp_path):
     assert recipe.training.bf16 is has_bf16() is resolved.get("bf16", False)
     assert recipe.training.use_cpu is not torch.accelerator.is_available()
     assert resolved["train_tower"] is True
+    assert resolved["weight_decay"] == recipe.training.weight_decay, "a default counts as well"
+    assert resolved["accelerator_config"]["even_batches"] is True
     assert "hf_secret" not in json.dumps([resolved, asked_recipe(recipe)])
 
 

@@ -71,11 +71,21 @@ def test_data_of_which_nothing_can_be_trained_says_so_in_one_line_and_lists_the_
     assert sorted(listed) == ["0.png", "1.png", "2.png"]
 
 
-def test_captions_are_trained_on_without_a_word_about_a_mixture(tmp_path):
+def test_rows_that_were_left_out_are_counted_at_the_end(tmp_path, capsys):
+    write_captioned_folder(tmp_path / "photos", 4)
+    for name in ("0.png", "2.png"):
+        (tmp_path / "photos" / name).write_bytes(b"broken")
+    flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
+    assert main(flags_of(flags)) == 0
+    assert f"\n2 rows were left out: {tmp_path / 'out/skipped_records.json'}\n" in capsys.readouterr().out
+
+
+def test_captions_are_trained_on_without_a_word_about_a_mixture(tmp_path, capsys):
     write_captioned_folder(tmp_path / "photos", 3)
     flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
     assert main(flags_of(flags)) == 0
     assert json.loads((tmp_path / "out/skipped_records.json").read_text()) == {}
+    assert "left out" not in capsys.readouterr().out
 
 
 def write_captioned_folder(folder, count):

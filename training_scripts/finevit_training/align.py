@@ -4,10 +4,12 @@ accelerate launch -m finevit_training.align --recipe align/nano_cpu --vision out
 accelerate launch -m finevit_training.align --recipe align/paper --data finecap  # one GPU that holds all of it
 accelerate launch --config_file training_scripts/finevit_training/recipes/accelerate/fsdp2_8x.yaml \
     -m finevit_training.align --recipe align/paper --data finecap
-Several nodes, here four of eight GPUs, on each of them (Slurm: `srun --ntasks-per-node 1`; SkyPilot: `num_nodes: 4`):
-accelerate launch --config_file fsdp2_8x.yaml --num_machines 4 --num_processes 32 --machine_rank $SLURM_NODEID \
-    --main_process_ip $FIRST_NODE -m finevit_training.align --recipe align/paper --data finecap \
-    --gradient_accumulation_steps 1
+Several nodes, here two of eight GPUs (HSDP: each holds all weights). Slurm: `srun --ntasks-per-node 1 bash FILE` with
+FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
+accelerate launch --config_file training_scripts/finevit_training/recipes/accelerate/hsdp_2x8.yaml \
+    --machine_rank $SLURM_NODEID --main_process_ip $FIRST_NODE -m finevit_training.align \
+    --recipe align/paper --data finecap --gradient_accumulation_steps 2
+SkyPilot, `num_nodes: 2`: FIRST_NODE=$(echo "$SKYPILOT_NODE_IPS" | head -n1) and `--machine_rank $SKYPILOT_NODE_RANK`.
 
 `vision` is the folder of any former stage. The whole is saved as a FineViT-VL, which `vl_sft` goes on from (`model`),
 and the encoder in the folder `encoder`. `--train_tower false` is the paper's ablation, `--train_llm false` leaves the

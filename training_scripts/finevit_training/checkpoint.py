@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
@@ -77,14 +78,37 @@ def find_checkpoint(out: Path, wanted: str | None) -> str | None:
 
 
 def refuse_other_model(checkpoint: Path, model: PreTrainedModel) -> None:
-    """Raises ValueError if a checkpoint is of another model, such as another stage's in the same output folder."""
-    described = checkpoint / "config.json"  # adapters have none
-    saved = json.loads(described.read_text()).get("architectures") if described.is_file() else None
-    if saved and type(model).__name__ not in saved:
+    """Raises ValueError if a checkpoint is of another model: another stage's in the same output folder, or one of
+    another size.
+    """
+    config: Any = model.peft_config["default"] if isinstance(model, PeftModel) else model.config
+    described = checkpoint / ("adapter_config.json" if isinstance(model, PeftModel) else "config.json")
+    if not described.is_file():
+        return
+    classes = json.loads(described.read_text()).get("architectures")
+    if classes and type(model).__name__ not in classes:
         raise ValueError(
-            f"the checkpoint {checkpoint} is of a {', '.join(saved)}, and this run trains a {type(model).__name__}; "
+            f"the checkpoint {checkpoint} is of a {', '.join(classes)}, and this run trains a {type(model).__name__}; "
             "give it an output_dir of its own, or a checkpoint of this stage"
         )
+    there, here = (_numbers(one.to_dict()) for one in (type(config).from_pretrained(checkpoint), config))
+    if others := [name for name, value in here.items() if there.get(name) != value]:
+        told = ", ".join(f"{name} {there.get(name)} (here {here[name]})" for name in others[:3])
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of another model: {told}; set the keys of the recipe as they were "
+            "(size, text_length and the like), or give the run an output_dir of its own"
+        )
+
+
+def _numbers(config: Mapping[str, Any]) -> dict[str, int]:
+    """The whole numbers of a configuration, which decide the shapes of weights; ids of tokens do not."""
+    found: dict[str, int] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": number for inner, number in _numbers(value).items()}
+        elif type(value) is int and not name.endswith("_id"):
+            found[name] = value
+    return found
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -179,7 +203,8 @@ def draw_curve(curve: list[dict[str, Any]], loss: str, path: Path) -> None:
     for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
         points = [(entry["samples_seen"], entry[key]) for entry in curve if key in entry]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if key == "eval_loss" else None)
+            marker = "o" if key == "eval_loss" or len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker)
     axes.set(xlabel="samples seen", ylabel=f"loss ({loss})")
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -72,7 +72,7 @@ def parse_recipe(argv: Sequence[str], parts: Parts = SFT_PARTS) -> Recipe:
         values = read_recipe(flags["recipe"])
         if unknown := sorted(set(values) - set(fields)):
             raise ValueError(
-                f"unknown keys in the recipe: {unknown}; see `--help` for the keys there are"
+                f"unknown keys in the recipe {flags['recipe']}: {unknown}; see `--help` for the keys of this stage"
                 f"{did_you_mean(unknown, fields)}"
             )
         _check_lists(values, parts)
@@ -137,17 +137,18 @@ def asked_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def resolved_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What this machine made of it, in values of JSON: every field of the recipe that is not at its default."""
+    """What this machine made of it, in values of JSON: every field of the recipe, because defaults change."""
     values: dict[str, Any] = {}
     for part in (recipe.model, recipe.data, recipe.training):
         for item in dataclasses.fields(part):
-            value = getattr(part, item.name)
-            if item.init and value != _default(item) and item.name not in NOT_IN_RECIPES:
-                values[item.name] = _plain(value)
+            if item.init and item.name not in NOT_IN_RECIPES:
+                values[item.name] = _plain(getattr(part, item.name))
     return values
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -4,6 +4,12 @@ accelerate launch -m finevit_training.vl_sft --recipe sft/nano_cpu --data output
 accelerate launch -m finevit_training.vl_sft --recipe sft/gpu_1x
 accelerate launch --config_file training_scripts/finevit_training/recipes/accelerate/fsdp2_8x.yaml \
     -m finevit_training.vl_sft --recipe sft/full_8x
+Several nodes, here two of eight GPUs (HSDP: each holds all weights). Slurm: `srun --ntasks-per-node 1 bash FILE` with
+FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
+accelerate launch --config_file training_scripts/finevit_training/recipes/accelerate/hsdp_2x8.yaml \
+    --machine_rank $SLURM_NODEID --main_process_ip $FIRST_NODE -m finevit_training.vl_sft \
+    --recipe sft/full_8x --gradient_accumulation_steps 2
+SkyPilot, `num_nodes: 2`: FIRST_NODE=$(echo "$SKYPILOT_NODE_IPS" | head -n1) and `--machine_rank $SKYPILOT_NODE_RANK`.
 
 In a checkout `training_scripts/vl_sft.py` in place of `-m finevit_training.vl_sft` does the same. Every key of a
 recipe is a flag and every flag a key; flags win. `--resume_from_checkpoint last` goes on after a crash.

@@ -200,7 +200,7 @@ def test_a_state_in_the_middle_of_a_step_is_the_end_of_the_step_before(reader):
     [
         ({"rows": 1}, "a step has 1 packs here and 2 in the saved run"),
         ({"rows": 2, "accumulation": 2}, "a step has 4 packs"),
-        ({"max_length": 800}, "a row has 800 tokens here and 700"),
+        ({"max_length": 800}, "a row holds 800 here and 700"),
         ({"seed": 4}, "another seed, other files or other weights"),
         ({"window_rows": 32}, "another seed, other files or other weights"),
         ({"mixture": {**MIXTURE, "qa": 1}}, "another mixture"),

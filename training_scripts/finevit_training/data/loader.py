@@ -150,6 +150,12 @@ class PackedLoader:
         Raises:
             ValueError: the packs of this run are not those of the saved one.
         """
+        self.refuse_other_packs(state)
+        self.position = Position(**{name: state[name] for name in Position._fields})
+        self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
+
+    def refuse_other_packs(self, state: dict[str, Any]) -> None:
+        """Raises ValueError if the packs of this run are not those of the saved one."""
         here = self._plan()
         if state["step"] != here["step"]:
             raise ValueError(
@@ -159,8 +165,9 @@ class PackedLoader:
             )
         if state["capacity"] != here["capacity"]:
             raise ValueError(
-                f"a row has {here['capacity']} tokens here and {state['capacity']} in the saved run, so its packs are "
-                f"others: set max_length to {state['capacity']}, or start again from the weights with `model`"
+                f"a row holds {here['capacity']} here and {state['capacity']} in the saved run, so its packs are "
+                f"others: set max_length (in stage I max_patches) to {state['capacity']}, or start again from the "
+                "weights with `model`"
             )
         if state["order"] != here["order"]:
             raise ValueError(
@@ -169,12 +176,10 @@ class PackedLoader:
             )
         if state.get("questions") != here["questions"]:
             raise ValueError(
-                "the saved run had another mixture, max_turns, isolate_turns, wordings, tokenizer, chat template or "
-                "picture size, so its samples had other lengths and a round would lose some or see them twice: set "
-                "them as they were, or start again from the weights with `model`"
+                "the saved run had another mixture, max_turns, isolate_turns, wordings, captions, tokenizer, chat "
+                "template or picture size, so its samples had other lengths and a round would lose some or see them "
+                "twice: set them as they were, or start again from the weights with `model`"
             )
-        self.position = Position(**{name: state[name] for name in Position._fields})
-        self._fractions = {RoundKey(epoch, number): value for epoch, number, value in state["fractions"]}
 
     def _plan(self) -> dict[str, int]:
         """What the packs of a run depend on."""
@@ -298,7 +303,7 @@ class PackedLoader:
             if barren > self.order.num_rounds(key.epoch):
                 raise UnusableData(
                     f"nothing in `data` can be trained on: every row was left out ({counted(self._left_out)}). Mend "
-                    "the data, or give a mixture whose tasks fit it: of captions global_caption makes turns"
+                    f"the data{self.reader.examples.remedy}"
                 )
             key, skip, before = following.key, 0, before + len(packs)
 

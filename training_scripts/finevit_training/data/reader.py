@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from finecap.sources.door import Source
 from finecap.sources.rows import BadRow, Part, Row
@@ -36,7 +36,13 @@ class Draft(Protocol):
 
 
 class Examples(Protocol):
-    """What a stage makes of rows."""
+    """What a stage makes of rows.
+
+    Attributes:
+        remedy: what may help, besides mending the data, where nothing can be made of any row; how a sentence goes on.
+    """
+
+    remedy: ClassVar[str]
 
     def draft(self, row: Row, key: RowKey, fraction: float) -> Any:
         """The sample that a row is, pictures aside; raises UnusableRecord."""

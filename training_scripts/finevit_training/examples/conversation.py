@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -87,6 +87,8 @@ class Conversations:
     Raises:
         ValueError: a wording holds one of the tokenizer's special tokens.
     """
+
+    remedy: ClassVar[str] = ", or give a mixture whose tasks fit it: of captions global_caption makes turns"
 
     processor: FineViTVLProcessor
     max_length: int

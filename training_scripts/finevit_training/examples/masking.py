@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class MaskedPictures:
         seed: the run's seed; the masks of a row follow from (seed, epoch, copy, id).
         teacher_patch_size: of a teacher, which sees each picture at a size that gives it the student's grid.
     """
+
+    remedy: ClassVar[str] = ": every row needs pictures that fit max_patches"
 
     image_processor: Any
     max_patches: int

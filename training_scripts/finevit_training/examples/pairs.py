@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -87,6 +87,8 @@ class Pairs:
             place, another pair of the batch is repeated. Ranks then have the same number of pairs in every step.
         max_regions: most regions of a picture, drawn from those with a caption or a text.
     """
+
+    remedy: ClassVar[str] = ": pairs need captions, of the kinds that `captions` weighs"
 
     processor: FineViTDualProcessor
     budgets: Sequence[Budget]

@@ -1,5 +1,7 @@
 """Where a run is in its data and in its curve, in checkpoints."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -7,6 +9,14 @@ from transformers.trainer_callback import ExportableState
 
 from finevit_training.compat import go_on_since_log, losses_since_log
 from finevit_training.data.loader import PackedLoader
+
+
+def refuse_other_packs(checkpoint: Path, loader: PackedLoader) -> None:
+    """Raises ValueError if a run whose checkpoint says where it was in its data made other packs of it."""
+    callbacks = json.loads((checkpoint / "trainer_state.json").read_text()).get("stateful_callbacks", {})
+    saved = callbacks.get("PositionCallback", {}).get("attributes", {})
+    if "position" in saved:
+        loader.refuse_other_packs(saved["position"])
 
 
 class PositionCallback(TrainerCallback, ExportableState):

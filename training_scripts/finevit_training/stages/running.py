@@ -17,7 +17,8 @@ from finevit_training.data.reader import Examples, Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.loading import loader_for
-from finevit_training.loop.skips import load_skipped, skipped_of_all_ranks, write_skipped
+from finevit_training.loop.position import refuse_other_packs
+from finevit_training.loop.skips import SKIPPED_FILE, load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.process import prepare_process
 from finevit_training.receipt import training_receipt
 from finevit_training.recipe import Recipe
@@ -50,6 +51,7 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     trainer = stage.build_trainer(recipe)
     if checkpoint:
         refuse_other_model(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
+        refuse_other_packs(Path(checkpoint), trainer.loader)
     return Run(stage, recipe, trainer, checkpoint)
 
 
@@ -219,6 +221,9 @@ def finish(run: Run) -> None:
         trainer.state.log_history, skipped, drawings,
         (trainer.encoder, trainer.average.state_dict()) if trainer.average else None,
     )  # fmt: skip
+    if skipped:
+        left_out = "1 row was" if len(skipped) == 1 else f"{len(skipped):,} rows were"
+        print(f"{left_out} left out: {Path(recipe.training.output_dir) / SKIPPED_FILE}", flush=True)
 
 
 def data_facts(specs: Sequence[Any], split: str, reader: Reader) -> dict[str, Any]:

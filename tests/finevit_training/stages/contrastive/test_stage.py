@@ -168,10 +168,27 @@ def test_the_checkpoint_of_supervised_fine_tuning_is_no_model_of_this_stage_but_
     assert model.config.vision_config.hidden_size == 128
 
 
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"text_length": 32}, r"text_config\.max_position_embeddings 24 \(here 32\); .*text_length"),
+        ({"vision_config": '{"num_hidden_layers": 2}'}, r"vision_config\.num_hidden_layers 1 \(here 2\)"),
+        ({"captions": '{"short": 1}'}, "another mixture, .* captions"),
+    ],
+)
+def test_a_checkpoint_of_another_size_or_of_other_captions_is_refused(nano_corpus, tmp_path, changed, word):
+    begun = {"data": nano_corpus, "output_dir": tmp_path, "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    build_trainer(dual_recipe(**begun)).train()
+    again = begun | {"max_steps": 2, "resume_from_checkpoint": "last"}
+    prepare_run(STAGE, dual_recipe(**again))
+    with pytest.raises(ValueError, match=word):
+        prepare_run(STAGE, dual_recipe(**(again | changed)))
+
+
 def test_data_without_any_caption_ends_with_one_clear_sentence(records, tmp_path):
     lacking = [{**record, "global_caption": None, "captions": []} for record in records[:8]]
     flags = {"data": write_records(lacking, tmp_path / "data"), "output_dir": tmp_path / "out", "max_steps": 1}
-    with pytest.raises(ValueError, match=r"nothing in `data` can be trained on.*8 x no caption"):
+    with pytest.raises(ValueError, match=r"8 x no caption.*Mend the data: pairs need captions, [^.]*$"):
         build_trainer(dual_recipe(**flags)).train()
 
 
