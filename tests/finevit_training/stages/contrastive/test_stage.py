@@ -1,12 +1,14 @@
 """Recipes of stage II: where the towers come from, and what is refused."""
 
+import json
+
 import pytest
 import torch
-from transformers import Siglip2Config, Siglip2Model
+from transformers import AutoConfig, AutoProcessor, Siglip2Config, Siglip2Model
 
 from finevit_training.stages.contrastive.model import build_model, build_processor
 from finevit_training.stages.contrastive.stage import STAGE, build_trainer, model_facts
-from finevit_training.stages.running import prepare_run
+from finevit_training.stages.running import prepare_run, train
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.pretraining.text_tower import stretch_positions
 from tests.support.contrastive_runs import dual_recipe
@@ -124,6 +126,15 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
 def test_recipes_that_make_no_run_are_refused(flags, word):
     with pytest.raises(ValueError, match=word):
         dual_recipe(data="x", **flags)
+
+
+@pytest.mark.parametrize("config", [{"spatial_merge_size": 1}, {"spatial_merge_size": 4}, {"patch_size": 16}])
+def test_a_processor_from_scratch_packs_as_the_encoder_reads(config, nano_corpus, tmp_path):
+    flags = {"vision_config": json.dumps({"num_hidden_layers": 1, **config}), "max_steps": 1}
+    out = train(prepare_run(STAGE, dual_recipe(data=nano_corpus, output_dir=tmp_path, **flags)))
+    images, vision = AutoProcessor.from_pretrained(out).image_processor, AutoConfig.from_pretrained(out).vision_config
+    assert (images.patch_size, images.merge_size) == (vision.patch_size, vision.spatial_merge_size)
+    assert config.items() <= vision.to_dict().items()
 
 
 def test_a_text_tower_with_fewer_tokens_than_the_tokenizer_is_refused():

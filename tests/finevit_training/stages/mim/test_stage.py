@@ -21,6 +21,7 @@ from finevit_training.stages.mim.arguments import MIM_PARTS
 from finevit_training.stages.mim.stage import STAGE, build_trainer
 from finevit_training.stages.running import prepare_run, train
 from modeling_finevit import FineViTModel
+from modeling_finevit.patches import pack_images
 from tests.support.mim_runs import SMALLEST_MIM, losses_of, mim_recipe, save_teacher
 from tests.support.paths import NANO
 from tests.support.tiny_teachers import scaling
@@ -142,6 +143,27 @@ def test_one_picture_is_enough(records, tmp_path):
     assert (out / "predictions.png").exists()
 
 
+@pytest.mark.parametrize(("patch_size", "merge_size"), [(14, 1), (14, 4), (16, 2)])
+def test_patches_and_their_order_are_those_of_the_configuration(nano_corpus, tmp_path, patch_size, merge_size):
+    """The encoder cuts a plain batch by its own configuration; what it is fed must be cut alike."""
+    config = {"num_hidden_layers": 1, "patch_size": patch_size, "spatial_merge_size": merge_size}
+    recipe = mim_recipe(
+        data=nano_corpus, output_dir=tmp_path, max_steps=1, vision_config=json.dumps(config), max_pixels=256**2
+    )
+    run = prepare_run(STAGE, recipe)
+    side = 8 * patch_size
+    picture = torch.arange(side * side).reshape(1, side, side).expand(3, -1, -1).to(torch.uint8)
+    made = run.trainer.processing_class.as_bytes([picture])
+    expected, _ = pack_images(picture[None], patch_size, merge_size)
+    assert torch.equal(made["pixel_values"], expected)
+    other, _ = pack_images(picture[None], patch_size, 4 if merge_size == 2 else 2)
+    assert not torch.equal(made["pixel_values"], other)
+    out = train(run)
+    processor, model = AutoImageProcessor.from_pretrained(out), AutoModel.from_pretrained(out)
+    assert (processor.patch_size, processor.merge_size) == (patch_size, merge_size)
+    assert (model.config.patch_size, model.config.spatial_merge_size) == (patch_size, merge_size)
+
+
 def test_an_empty_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no rows"):
         build_trainer(mim_recipe(data=write_records([], tmp_path / "data"), output_dir=tmp_path / "out", max_steps=2))
@@ -175,6 +197,7 @@ def test_a_checkpoint_of_another_stage_is_refused_when_a_run_goes_on(nano_corpus
         ({"mask": "cross"}, "mask is 'cross'; expected one of random, block"),
         ({"loss_on": "visible"}, "loss_on is 'visible'; expected one of masked, all"),
         ({"target_norm": "l1"}, "target_norm is 'l1'; expected one of none, layer_norm, l2"),
+        ({"vision_config": '{"num_channels": 1}'}, "num_channels in vision_config is 1; expected 3"),
         ({"vision_config": '{"loss_on": "all"}'}, "loss_on in vision_config would have no effect: stage I's key"),
         ({"vision_config": '{"teacher_hidden_size": 9}'}, "teacher_hidden_size in vision_config would have no effect"),
         ({"vision_config": '{"hiden_size": 64}'}, "see FineViTConfig; did you mean hidden_size?"),

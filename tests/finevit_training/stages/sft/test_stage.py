@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoProcessor
 
 from finevit_training.data.order import RoundKey
+from finevit_training.stages.running import prepare_run, train
+from finevit_training.stages.sft.stage import STAGE
 from tests.support.training_data import ids_of, write_records
 
 
@@ -14,6 +17,15 @@ def test_a_run_of_one_and_a_half_epochs_is_two_thirds_through_after_the_first(tr
     assert trainer.loader.fraction(RoundKey(0, 0), 0) == 0
     assert trainer.loader.fraction(RoundKey(1, 0), 0) == pytest.approx(2 / 3)
     assert trainer.loader.fraction(RoundKey(2, 0), 0) == 1
+
+
+@pytest.mark.parametrize("config", [{"spatial_merge_size": 1}, {"spatial_merge_size": 4}, {"patch_size": 16}])
+def test_a_processor_from_scratch_packs_as_the_tower_reads(recipe_for, config):
+    flags = {"vision_config": json.dumps({"num_hidden_layers": 1, **config}), "max_length": 2048, "max_pixels": 112**2}
+    out = train(prepare_run(STAGE, recipe_for(**flags, max_steps=1)))
+    images, vision = AutoProcessor.from_pretrained(out).image_processor, AutoConfig.from_pretrained(out).vision_config
+    assert (images.patch_size, images.merge_size) == (vision.patch_size, vision.spatial_merge_size)
+    assert config.items() <= vision.to_dict().items()
 
 
 def measured_on(trainer):

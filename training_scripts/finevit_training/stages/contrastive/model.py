@@ -1,6 +1,6 @@
 """The towers and the processor that a recipe of stage II asks for."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import processors
@@ -38,7 +38,10 @@ def build_processor(args: DualModelArguments) -> FineViTDualProcessor:
         if not isinstance(processor, FineViTDualProcessor):
             raise ValueError(f"`model` is {args.model!r}, without its processor; give the folder of a run")
     else:
-        image_processor = _loaded(args.vision, "vision", "image processor") if args.vision else new_image_processor()
+        if args.vision:
+            image_processor = _loaded(args.vision, "vision", "image processor")
+        else:
+            image_processor = new_image_processor(str(args.size), cast(Any, args.vision_config))
         tokenizer = _loaded(args.text, "text", "tokenizer") if args.text else _new_tokenizer(args)
         processor = FineViTDualProcessor(image_processor, tokenizer, args.text_length or PAPERS_TEXT_LENGTH)
     set_pixel_budget(processor.image_processor, args.min_pixels, args.budgets[-1].max_pixels)

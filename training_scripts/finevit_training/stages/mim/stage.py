@@ -35,7 +35,7 @@ def build_trainer(recipe: Recipe) -> MaskedTrainer:
     """
     args, asked = recipe.training, recipe.model
     refuse_setup(args, lora=False)
-    image_processor = build_image_processor(asked.model, asked.min_pixels, asked.max_pixels)
+    image_processor = build_image_processor(asked)
     refuse_small_rows(image_processor, args.max_patches)
     teacher = load_teacher(asked, image_processor.merge_size, torch.bfloat16 if args.bf16 else torch.float32)
     readers = [

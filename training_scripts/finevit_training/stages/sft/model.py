@@ -1,6 +1,6 @@
 """The model and processor that a recipe asks for: a FineViT-VL, a tower and a language model, or from scratch."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -41,7 +41,10 @@ def build_processor(args: ModelArguments) -> FineViTVLProcessor:
     if args.model:
         processor = AutoProcessor.from_pretrained(checked_kind(args.model, "model", ("finevit_vl",), "vision"))
     else:
-        image_processor = _image_processor(checked_tower(args.vision)) if args.vision else new_image_processor()
+        if args.vision:
+            image_processor = _image_processor(checked_tower(args.vision))
+        else:
+            image_processor = new_image_processor(str(args.size), cast(Any, args.vision_config))
         text = checked_model(args.llm, "llm") if args.llm else scratch_tokenizer(args)
         processor = FineViTVLProcessor.from_vision_text_pretrained(image_processor, text)
     set_pixel_budget(processor.image_processor, args.min_pixels, args.max_pixels)
