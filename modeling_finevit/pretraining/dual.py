@@ -22,7 +22,7 @@ from .configuration_dual import FineViTDualConfig
 from .pooling import FineViTAttentionPooling
 from .processing_dual import FineViTDualProcessor
 from .sigmoid_loss import pair_logits, sigmoid_loss
-from .text_tower import TEXT_MODELS, PositionStretch, TextTower, load_text_tower, to_fixed_length
+from .text_tower import TEXT_MODELS, PositionStretch, TextTower, load_text_tower, padding_mask, to_fixed_length
 
 
 @dataclass
@@ -206,8 +206,7 @@ class FineViTDualModel(PreTrainedModel):
         )
         mask = None
         if self.config.text_padding_mask:
-            mask = (input_ids != text.pad_token_id).long()
-            mask[:, 0] = 1  # an empty text is seen as one token of padding
+            mask = padding_mask(input_ids, text.pad_token_id, self.text_model.config._attn_implementation)
         outputs = self.text_model(input_ids=input_ids, attention_mask=mask, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs

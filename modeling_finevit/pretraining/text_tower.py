@@ -134,6 +134,28 @@ def to_fixed_length(
     return cut
 
 
+def padding_mask(input_ids: torch.Tensor, pad_token_id: int, attn_implementation: str | None) -> torch.Tensor:
+    """What hides padding from a tower's attention, in the form that its implementation takes.
+
+    transformers makes these forms of a plain mask as well, but asks the device whether anything is hidden at all.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): the padding is behind the text. The first token is
+            always seen, so that an empty text is one token of padding.
+
+    Returns:
+        `(batch, 1, 1, length)` for sdpa (`True` is seen) and eager (added to the scores), else `(batch, length)`.
+    """
+    seen = input_ids != pad_token_id
+    seen[:, 0] = True
+    if attn_implementation == "sdpa":
+        return seen[:, None, None]
+    if attn_implementation == "eager":
+        scores = torch.zeros(seen.shape, device=seen.device)
+        return scores.masked_fill(~seen, torch.finfo(torch.float32).min)[:, None, None]
+    return seen.long()
+
+
 def _embeddings(tower: nn.Module) -> Any:
     return next(module for module in tower.modules() if hasattr(module, "position_embedding"))
 
@@ -151,6 +173,7 @@ __all__ = [
     "TextTower",
     "check_text_tower",
     "load_text_tower",
+    "padding_mask",
     "stretch_positions",
     "to_fixed_length",
 ]

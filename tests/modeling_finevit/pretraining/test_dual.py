@@ -174,9 +174,10 @@ def test_the_papers_towers_are_the_default():
     assert config.text_config.projection_size == config.vision_config.hidden_size == 1536
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("hides", [True, False])
-def test_padding_in_the_middle_is_seen_unless_it_is_hidden(processor, hides):
-    model = make_dual(processor, text_padding_mask=hides)
+def test_padding_in_the_middle_is_seen_unless_it_is_hidden(processor, hides, attention):
+    model = make_dual(processor, attention, text_padding_mask=hides)
     texts = processor(text=["a red bus", ""], return_tensors="pt")["input_ids"]
     with torch.no_grad():
         before = model.get_text_features(texts).pooler_output

@@ -22,7 +22,7 @@ def test_shipped_recipes_parse(name):
 @pytest.mark.parametrize("flags", [["--recipe", "mim/nano_cpu"], ["--size", "nano", "--max_steps", "1"]])
 def test_a_row_of_the_nano_recipe_and_one_of_the_defaults_hold_a_photograph(flags):
     recipe = parse_recipe([*flags, "--data", "pictures"], MIM_PARTS)
-    image_processor = build_image_processor(None, recipe.model.min_pixels, recipe.model.max_pixels)
+    image_processor = build_image_processor(recipe.model)
     assert image_processor.get_number_of_image_patches(3000, 4000) <= recipe.training.max_patches
     refuse_small_rows(image_processor, recipe.training.max_patches)
 

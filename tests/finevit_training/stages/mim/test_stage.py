@@ -148,7 +148,12 @@ def test_patches_and_their_order_are_those_of_the_configuration(nano_corpus, tmp
     """The encoder cuts a plain batch by its own configuration; what it is fed must be cut alike."""
     config = {"num_hidden_layers": 1, "patch_size": patch_size, "spatial_merge_size": merge_size}
     recipe = mim_recipe(
-        data=nano_corpus, output_dir=tmp_path, max_steps=1, vision_config=json.dumps(config), max_pixels=256**2
+        data=nano_corpus,
+        output_dir=tmp_path,
+        max_steps=1,
+        vision_config=json.dumps(config),
+        max_pixels=256**2,
+        max_patches=400,
     )
     run = prepare_run(STAGE, recipe)
     side = 8 * patch_size
