@@ -21,7 +21,7 @@ from finevit.launching import REPOSITORY, cpu_processes, launch
 from finevit_eval.report.examples import pick_examples
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Settings, combine
-from finevit_eval.suite import evaluate
+from finevit_eval.run import evaluate
 
 BASE = REPOSITORY / "model_cards" / "finevit-vl-nano"
 SCRIPT = REPOSITORY / "training_scripts" / "vl_sft.py"

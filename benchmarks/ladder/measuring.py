@@ -10,7 +10,7 @@ from benchmarks.ladder.running import Ladder, read_steps
 from benchmarks.measuring import progress
 from finecap.files import write_json
 from finevit_eval.result import Settings
-from finevit_eval.suite import evaluate
+from finevit_eval.run import evaluate
 from finevit_training.checkpoint import CURVE_FILE
 
 QUESTIONS = ("doc", "chart", "grounding", "easyvqa")
@@ -66,7 +66,7 @@ def _tasks(ladder: Ladder, run: Run, model: Path, names: tuple[str, ...], limit:
     settings = Settings(limit=limit, batch_size=64, dtype="float32")
     out = ladder.own / "evaluations" / model.relative_to(ladder.own)
     results = evaluate(model, ladder.data / run.data, out, names, settings)
-    kept = ("n", "score", "interval", "shuffled")
+    kept = ("n", "score", "interval", "controls")
     return {name: {key: task[key] for key in kept if key in task} for name, task in results["tasks"].items()}
 
 

@@ -62,12 +62,16 @@ class Outcome:
         samples: One dict per question, with "id", "group" (the id of its picture) and "score", and whatever the report
             shows.
         others: Further scores by name.
+        controls: Scores that tell what the headline is worth, by name: "shuffled", "chance", ...
+        interval: Of the headline, where that is no mean of the samples' scores.
         facts: For the receipt: prompt, fingerprint of the questions, ...
     """
 
     score: float
     samples: list[dict[str, Any]]
     others: Mapping[str, float] = field(default_factory=dict)
+    controls: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,20 +92,30 @@ def score_entry(metric: str, outcome: Outcome) -> dict[str, Any]:
         RuntimeError: A score is not a number.
     """
     scores = {"score": outcome.score, **outcome.others}
-    if broken := [name for name, value in scores.items() if not math.isfinite(value)]:
+    controls = dict(outcome.controls)
+    if broken := [name for name, value in (scores | controls).items() if not math.isfinite(value)]:
         raise RuntimeError(f"{metric}: not a number: {', '.join(broken)}.")
     samples = outcome.samples
-    interval = score_interval([s["score"] for s in samples], [s["group"] for s in samples])
-    return {"metric": metric, "n": len(samples), **scores, "interval": list(interval)}
+    interval = outcome.interval or score_interval([s["score"] for s in samples], [s["group"] for s in samples])
+    return {"metric": metric, "n": len(samples), **scores, "interval": list(interval), "controls": controls}
 
 
 def write_results(
-    out: Path, entries: Mapping[str, Any], outcomes: Mapping[str, Outcome], receipt: Mapping[str, Any]
+    out: Path,
+    entries: Mapping[str, Any],
+    outcomes: Mapping[str, Outcome],
+    receipt: Mapping[str, Any],
+    failed: Mapping[str, str],
 ) -> Results:
-    """Write `samples_<name>.jsonl` for each evaluation and, last, `results.json`; returns what the latter holds."""
+    """Write `samples_<name>.jsonl` for each evaluation and, last, `results.json`; returns what the latter holds.
+
+    Args:
+        failed: What went wrong with those that gave no result, by their names.
+    """
     for name, outcome in outcomes.items():
         write_text(out / f"samples_{name}.jsonl", "".join(json.dumps(line) + "\n" for line in outcome.samples))
     results = {"tasks": dict(entries), "interval_method": METHOD, "receipt": dict(receipt)}
+    results |= {"failed": dict(failed)} if failed else {}
     write_json(out / RESULTS_FILE, results)
     return results
 

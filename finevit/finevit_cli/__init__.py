@@ -5,7 +5,6 @@ models, which commands such as `finevit caption status` do not need.
 """
 
 import argparse
-import json
 import linecache
 import os
 import sys
@@ -15,12 +14,11 @@ from pathlib import Path
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
 from finevit_cli.data import add_data
+from finevit_cli.measuring import add_measuring
 from finevit_cli.parser import CommandParser
 from finevit_cli.recipes import add_recipes
-from finevit_cli.values import positive
-from finevit_eval.suite import EVALUATIONS
+from finevit_cli.values import DEVICE, positive
 
-DEVICE = "for instance cpu or cuda:0; the GPU where there is one by default"
 OURS = ("finecap", "modeling_finevit", "finevit_vl", "finevit_training", "finevit_eval", "finevit", "finevit_cli")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -70,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_caption(commands)
     _add_detector(commands)
     add_recipes(commands)
-    _add_eval(commands)
-    _add_report(commands)
+    add_measuring(commands)
     _add_ask(commands)
     _add_ground(commands)
     serve = commands.add_parser(
@@ -128,37 +125,6 @@ def _add_detector(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (there is no key)")
     command.add_argument("--port", type=int, default=9000, help="9000 by default")
     command.set_defaults(run=_detector)
-
-
-def _add_eval(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("eval", help="measure a model on held-out questions, or by retrieval")
-    command.add_argument("model", help="model folder")
-    command.add_argument("--data", type=Path, required=True, help="folder that `finevit corpus build` wrote")
-    command.add_argument("--out", type=Path, required=True, help="for results.json and the samples")
-    command.add_argument("--tasks", nargs="+", choices=EVALUATIONS, default=[], help="default: what the model can do")
-    command.add_argument("--limit", type=positive, help="questions per task, drawn by seed")
-    command.add_argument("--batch-size", type=positive, default=16, help="questions at once; 16 by default")
-    command.add_argument("--max-pixels", type=positive, help="area budget of a picture; the processor's by default")
-    command.add_argument("--blind", action="store_true", help="show grey pictures: what is still right was guessed")
-    command.add_argument("--split", default="test", help="of the data; test by default")
-    command.add_argument("--seed", type=int, default=0, help="of the draw of --limit")
-    command.add_argument("--device", help=DEVICE)
-    command.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: as stored"
-    )
-    command.set_defaults(run=_eval)
-
-
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("report", help="write an HTML report from evaluations")
-    command.add_argument("run_dir", type=Path, help="--out of `finevit eval`")
-    command.add_argument("blind_dir", type=Path, nargs="?", help="--out of `finevit eval --blind` of the same model")
-    command.add_argument("--base", type=Path, help="--out of the evaluation of the checkpoint before tuning")
-    command.add_argument("--curve", type=Path, help="training curve (JSON) in the model folder")
-    command.add_argument("--examples", type=positive, default=12, help="questions shown with their pictures")
-    command.add_argument("--seed", type=int, default=0, help="of the draw of the examples")
-    command.add_argument("--out", type=Path, required=True, help="the HTML file")
-    command.set_defaults(run=_report)
 
 
 def _add_ask(commands: argparse._SubParsersAction) -> None:
@@ -244,54 +210,6 @@ def _detector(arguments: argparse.Namespace) -> None:
     from finecap.engine.detectors.server import serve
 
     serve(arguments.folder, arguments.host, arguments.port)
-
-
-def _eval(arguments: argparse.Namespace) -> None:
-    from finevit_eval.result import Settings
-    from finevit_eval.suite import evaluate
-
-    a = arguments
-    settings = Settings(
-        split=a.split,
-        limit=a.limit,
-        blind=a.blind,
-        max_pixels=a.max_pixels,
-        batch_size=a.batch_size,
-        seed=a.seed,
-        device=a.device,
-        dtype=a.dtype,
-    )
-    results = evaluate(a.model, a.data, a.out, a.tasks, settings)
-    for name, task in results["tasks"].items():
-        low, high = task["interval"]
-        print(f"{name:<10} {task['metric']:<17} n={task['n']:<6} {task['score']:.4f} (95 %: {low:.4f} to {high:.4f})")
-    for reason in results["receipt"]["skipped"]:
-        print(f"skipped {reason}", file=sys.stderr)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from finevit_eval.report.examples import pick_examples
-    from finevit_eval.report.report import write_report
-    from finevit_eval.result import combine, load_results
-
-    a = arguments
-    blind, base = (load_results(run) if run else None for run in (a.blind_dir, a.base))
-    results = combine(load_results(a.run_dir), blind, base)
-    curve = _read_curve(a.curve) if a.curve else []
-    write_report(results, curve, pick_examples(a.run_dir, a.blind_dir, a.examples, a.seed), a.out)
-    print(a.out)
-
-
-def _read_curve(path: Path) -> list[dict[str, float]]:
-    try:
-        curve = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(curve, list) and all(isinstance(step, dict) for step in curve):
-            return curve
-    except OSError as error:
-        raise ValueError(f"{path}: no such file; give the training curve (JSON) of a model folder.") from error
-    except ValueError:  # no JSON, or not UTF-8
-        pass
-    raise ValueError(f"{path} is not a training curve; give the training_curve.json of a model folder.")
 
 
 def _ask(arguments: argparse.Namespace) -> None:

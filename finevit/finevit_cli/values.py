@@ -2,6 +2,8 @@
 
 import argparse
 
+DEVICE = "for instance cpu or cuda:0; the GPU where there is one by default"
+
 
 def positive(text: str) -> int:
     """A whole number from 1 up. Raises ArgumentTypeError: it is none."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finevit_cli import _is_for_the_user, _read_curve, main
+from finevit_cli import _is_for_the_user, main
+from finevit_cli.measuring import _read_curve
 
 COMMANDS = [[], ["corpus", "build"], ["data", "look"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]]
 
@@ -35,7 +36,7 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("arguments", "usage", "meant"),
     [
         (["corpus", "build", "--out", "x", "--sized", "5"], "finevit corpus build", "--size"),
-        (["eval", "m", "--dta", "d", "--out", "o"], "finevit eval", "--data"),
+        (["eval", "--model", "m", "--dta", "d", "--out", "o"], "finevit eval", "--data"),
         (["ask", "m", "p.png", "Where?", "--devise", "cpu"], "finevit ask", "--device"),
         (["caption", "r", "--in", "i", "--ot", "o"], "finevit caption", "--out"),
         (["recipes", "copy", "r", "--ot=o"], "finevit recipes copy", "--out"),
@@ -87,9 +88,9 @@ def test_shares_of_kinds_must_be_numbers(tmp_path, capsys):
     [
         (["corpus", "build", "--out", "x", "--difficulty", "huge"], "choose from nano, small, base, full"),
         (["corpus", "build", "--out", "x", "--size", "0"], "0 is not a whole number from 1 up"),
-        (["eval", "m", "--data", "d", "--out", "o", "--limit", "0"], "0 is not a whole number from 1 up"),
-        (["eval", "m", "--data", "d", "--out", "o", "--tasks", "ocr"], "choose from doc, chart, grounding, easyvqa"),
-        (["eval", "m", "--data", "d", "--out", "o", "--dtype", "float33"], "choose from auto, float32"),
+        (["eval", "--model", "m", "--data", "d", "--out", "o", "--limit", "0"], "0 is not a whole number from 1 up"),
+        (["eval", "--model", "m", "--data", "d", "--out", "o", "--tasks", "ocr"], "unrecognized arguments: --tasks"),
+        (["eval", "--model", "m", "--data", "d", "--out", "o", "--dtype", "float33"], "choose from auto, float32"),
         (["recipes", "paint"], "choose from show, copy"),
     ],
 )

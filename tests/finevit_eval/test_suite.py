@@ -15,10 +15,12 @@ from lmms_eval.tasks.refcoco.utils_rec import compute_iou
 
 from finecap.made_with import weight_hashes
 from finevit_cli import main
+from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE, model_kind
 from finevit_eval.questions.kinds import KINDS
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Measured, Outcome, Settings, combine, load_results, score_entry
-from finevit_eval.suite import EVALUATIONS, VISION_LANGUAGE, Evaluation, evaluate
+from finevit_eval.run import choose, evaluate
+from finevit_eval.suite import EVALUATIONS, RECORDS, Evaluation
 
 
 def samples(folder, kind):
@@ -112,7 +114,7 @@ def test_an_untrained_model_runs_and_blind_answers_differ(model_dir, corpus, tmp
 
 def test_every_evaluation_of_the_list_is_a_kind_with_its_yaml():
     folder = files("finevit_eval.questions.tasks")
-    assert [name for name, item in EVALUATIONS.items() if item.needs == VISION_LANGUAGE] == list(KINDS)
+    assert [name for name, item in EVALUATIONS.items() if item.suite == "questions"] == list(KINDS)
     assert all(folder.joinpath(f"finevit_{kind}.yaml").is_file() for kind in KINDS)
 
 
@@ -129,7 +131,9 @@ def test_one_entry_and_one_runner_add_an_evaluation(model_dir, tmp_path, monkeyp
         found = [{"id": str(i), "group": str(i), "score": score} for i, score in enumerate(scores)]
         return Measured({name: Outcome(2 / 3, found, facts={"fingerprint": "f"}) for name in names}, {"dtype": "none"})
 
-    monkeypatch.setitem(EVALUATIONS, "files", Evaluation(VISION_LANGUAGE, "share", "Files", count_files))
+    monkeypatch.setitem(
+        EVALUATIONS, "files", Evaluation("files", (VISION_LANGUAGE,), RECORDS, "share", "Files", count_files)
+    )
     results = evaluate(model_dir, tmp_path, tmp_path / "out", ["files"])
     entry = results["tasks"]["files"]
     assert (entry["metric"], entry["n"], entry["score"]) == ("share", 3, 2 / 3)
@@ -140,16 +144,65 @@ def test_one_entry_and_one_runner_add_an_evaluation(model_dir, tmp_path, monkeyp
     assert ">Files<" in (tmp_path / "report.html").read_text()
 
 
-def test_an_unknown_evaluation_and_an_encoder_are_refused(model_dir, corpus, tmp_path):
-    with pytest.raises(ValueError, match="expected some of doc, chart"):
-        evaluate(model_dir, corpus, tmp_path / "out", ["ocr"])
-    (tmp_path / "config.json").write_text('{"model_type": "finevit"}')
-    with pytest.raises(ValueError, match="needs a vision-language model"):
-        evaluate(tmp_path, corpus, tmp_path / "out", ["doc"])
-    with pytest.raises(ValueError, match="no evaluation measures other ones"):
-        evaluate(tmp_path, corpus, tmp_path / "out")
+def test_an_unknown_evaluation_and_a_model_of_another_kind_are_refused(model_dir, corpus, tmp_path):
+    with pytest.raises(ValueError, match="no evaluation 'dock'; did you mean doc"):
+        evaluate(model_dir, corpus, tmp_path / "out", ["dock"])
     with pytest.raises(ValueError, match="t2i_short needs a model of pictures and texts"):
         evaluate(model_dir, corpus, tmp_path / "out", ["t2i_short"])
+    with pytest.raises(ValueError, match="It can be measured by doc, chart"):
+        evaluate(model_dir, corpus, tmp_path / "out", ["retrieval"])
+    (tmp_path / "config.json").write_text('{"model_type": "finevit", "patch_size": 14}')
+    with pytest.raises(ValueError, match=r"needs a vision-language model; .* holds an encoder"):
+        evaluate(tmp_path, corpus, tmp_path / "out", ["doc"])
+
+
+def test_a_suite_stands_for_what_the_model_can_do_of_it():
+    assert choose(["questions"], "m", VISION_LANGUAGE, with_data=True) == list(KINDS)
+    assert choose(["chart", "questions"], "m", VISION_LANGUAGE, with_data=True)[0] == "chart"
+    assert all("t2i" in name or "i2t" in name for name in choose([], "m", DUAL, with_data=True))
+
+
+def test_data_are_asked_for_where_they_are_needed_and_refused_where_not(monkeypatch):
+    none = replace(EVALUATIONS["doc"], data=None)
+    monkeypatch.setitem(EVALUATIONS, "embedded", none)
+    with pytest.raises(ValueError, match="doc needs --data: FineCap records"):
+        choose(["doc"], "m", VISION_LANGUAGE, with_data=False)
+    with pytest.raises(ValueError, match="embedded brings its data along"):
+        choose(["embedded"], "m", VISION_LANGUAGE, with_data=True)
+    with pytest.raises(ValueError, match="embedded takes no data; measure them in separate runs"):
+        choose(["doc", "embedded"], "m", VISION_LANGUAGE, with_data=True)
+    assert choose([], "m", VISION_LANGUAGE, with_data=False) == ["embedded"]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"patch_size": 14}, ENCODER),
+        ({"text_config": {}, "vision_config": {}}, DUAL),
+        ({"text_config": {}, "vision_config": {}, "image_token_id": 3}, VISION_LANGUAGE),
+        ({"vocab_size": 9}, None),
+    ],
+)
+def test_the_kind_of_a_model_is_told_from_its_configuration(config, kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert model_kind(tmp_path) == kind
+
+
+def test_a_failing_evaluation_leaves_the_results_of_the_others(oracle, model_dir, corpus, tmp_path, monkeypatch):
+    def broken(names, model, data, out, settings):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setitem(EVALUATIONS, "broken", replace(EVALUATIONS["doc"], suite="broken", runner=broken))
+    with pytest.raises(RuntimeError, match="no luck") as caught:
+        evaluate(model_dir, corpus, tmp_path, ["broken", "doc"], Settings(limit=2))
+    assert "the results of doc are in" in caught.value.__notes__[0]
+    results = load_results(tmp_path)
+    assert (list(results["tasks"]), results["failed"]) == (["doc"], {"broken": "RuntimeError: no luck"})
+
+
+def test_a_folder_without_data_says_what_the_model_can_do(model_dir, capsys):
+    assert main(["eval", "--model", str(model_dir)]) == 0
+    assert "doc, chart, grounding, easyvqa (--data: FineCap records)" in capsys.readouterr().out
 
 
 def test_a_score_that_is_no_number_is_no_result():
@@ -174,7 +227,18 @@ def test_a_failing_evaluation_ends_with_a_non_zero_exit_and_no_results(model_dir
     out = tmp_path / "out"
     out.mkdir()
     (out / "results.json").write_text('{"tasks": {"doc": {"score": 1.0}}}')
-    command = [sys.executable, "-m", "finevit_cli", "eval", str(broken), "--data", str(corpus), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "finevit_cli",
+        "eval",
+        "--model",
+        str(broken),
+        "--data",
+        str(corpus),
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode > 0, done.stdout + done.stderr
@@ -183,7 +247,7 @@ def test_a_failing_evaluation_ends_with_a_non_zero_exit_and_no_results(model_dir
 
 
 def test_a_mistake_of_the_user_ends_with_2_and_one_line(model_dir, tmp_path, capsys):
-    assert main(["eval", str(model_dir), "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["eval", "--model", str(model_dir), "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "finevit corpus build" in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -40,7 +40,7 @@ def test_corpus_training_evaluation_report_and_questions(folder):
     del recipe["max_minutes"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run(folder, *launch, "--recipe", "recipe.yaml", "--model", NANO, "--data", "outputs/corpus", "--max_steps", 3)
-    evaluate = ["finevit", "eval", "outputs/nano", "--data", "outputs/corpus", "--limit", 4, "--tasks", "doc", "chart"]
+    evaluate = ["finevit", "eval", "doc", "chart", "--model", "outputs/nano", "--data", "outputs/corpus", "--limit", 4]
     run(folder, *evaluate, "--out", "outputs/eval")
     run(folder, *evaluate, "--out", "outputs/blind", "--blind")
     run(folder, "finevit", "report", "outputs/eval", "outputs/blind", "--out", "outputs/report.html")

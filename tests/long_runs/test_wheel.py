@@ -131,8 +131,8 @@ def test_a_shipped_caption_recipe_is_priced(finevit, corpus):
 
 
 def test_a_model_is_evaluated(finevit, corpus, tmp_path):
-    options = ("--out", str(tmp_path), "--limit", "1", "--tasks", "easyvqa", "--split", "train")
-    assert "easyvqa" in finevit("eval", str(NANO), "--data", str(corpus), *options)
+    options = ("--out", str(tmp_path), "--limit", "1", "--split", "train")
+    assert "easyvqa" in finevit("eval", "easyvqa", "--model", str(NANO), "--data", str(corpus), *options)
     receipt = json.loads((tmp_path / "results.json").read_text())["receipt"]
     assert receipt["commit"] is None
     assert receipt["weights"]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from finecap.pictures import BadPicture, open_rgb
+from finevit_eval.embedder import Embedder
 from finevit_eval.result import GREY, Measured, Outcome, Settings
-from finevit_eval.retrieval.embed import Embedder
 from finevit_eval.retrieval.pool import Pair, Place, choose_pairs, fingerprint, read_pictures
 from finevit_eval.retrieval.ranks import rank_pairs
 
@@ -96,7 +96,7 @@ def _embed_pool(embedder: Embedder, pool: Sequence[Pair], pictures: _Pictures, s
     captions = [pair.caption for pair in pairs]
     size = settings.batch_size
     texts = [embedder.texts(captions[first : first + size]) for first in range(0, len(captions), size)]
-    facts = {"fingerprint": fingerprint(pairs, pictures.digests), "chance": 1 / len(pairs)}
+    facts = {"fingerprint": fingerprint(pairs, pictures.digests)}
     return _Pool(pairs, torch.stack([pictures.embeddings[pair.place] for pair in pairs]), torch.cat(texts), facts)
 
 
@@ -124,5 +124,5 @@ def _outcome(name: str, pool: _Pool) -> Outcome:
     ]
     others = {f"r@{k}": float(ranks.hits(k).mean()) for k in (5, 10)}
     shuffled = rank_pairs(queries_ND, items_ND.roll(len(pairs) // 2, dims=0))
-    others["shuffled"] = float(shuffled.hits(1).mean())
-    return Outcome(float(ranks.hits(1).mean()), samples, others, facts)
+    controls = {"shuffled": float(shuffled.hits(1).mean()), "chance": 1 / len(pairs)}
+    return Outcome(float(ranks.hits(1).mean()), samples, others, controls, facts=facts)

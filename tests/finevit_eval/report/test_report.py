@@ -11,7 +11,7 @@ from finevit_eval.report.curve import curve_svg
 from finevit_eval.report.examples import pick_examples
 from finevit_eval.report.report import write_report
 from finevit_eval.result import Settings, combine
-from finevit_eval.suite import evaluate
+from finevit_eval.run import evaluate
 
 CURVE = [{"step": step, "loss": 4.0 / step**0.5} for step in range(1, 200)]
 ALONE = {"metric": "anls", "n": 300, "score": 0.75, "interval": [0.69, 0.801]}

@@ -11,9 +11,9 @@ from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, Siglip
 
 from finecap.features import FINECAP_FEATURES
 from finevit_cli import main
+from finevit_eval.embedder import Embedder
 from finevit_eval.result import Settings, combine
-from finevit_eval.retrieval.embed import Embedder
-from finevit_eval.suite import evaluate
+from finevit_eval.run import evaluate
 from finevit_vl.tokenizer import build_qwen_tokenizer
 
 SIZE = 30
@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_whole_matrix_by_hand(siglip, pool, tmp_path):
         assert (entry["r@5"], entry["r@10"]) == pytest.approx([sum(hits[k]) / len(shades) for k in (5, 10)])
     receipt = results["receipt"]
     assert [one.partition(":")[0] for one in receipt["skipped"]] == ["r04"]
-    assert receipt["tasks"]["t2i_short"]["chance"] == pytest.approx(1 / 29)
+    assert results["tasks"]["t2i_short"]["controls"]["chance"] == pytest.approx(1 / 29)
     assert receipt["tasks"]["t2i_short"]["fingerprint"] != receipt["tasks"]["t2i_dense"]["fingerprint"]
 
 
@@ -98,7 +98,7 @@ def oracle(monkeypatch):
 def test_an_oracle_finds_everything_and_nothing_when_shuffled_or_blind(oracle, siglip, pool, tmp_path):
     settings = Settings(batch_size=8)
     seeing = evaluate(siglip, pool, tmp_path / "seeing", settings=settings)
-    assert all(task["score"] == 1.0 and task["shuffled"] == 0.0 for task in seeing["tasks"].values())
+    assert all(task["score"] == 1.0 and task["controls"]["shuffled"] == 0.0 for task in seeing["tasks"].values())
     blind = evaluate(siglip, pool, tmp_path / "blind", settings=Settings(batch_size=8, blind=True))
     both = combine(seeing, blind)["tasks"]["t2i_short"]
     assert both["blind_score"] == pytest.approx(1 / 29)
@@ -107,10 +107,10 @@ def test_an_oracle_finds_everything_and_nothing_when_shuffled_or_blind(oracle, s
 
 
 def test_the_command_measures_what_the_model_can_do(oracle, siglip, pool, tmp_path, capsys):
-    assert main(["eval", siglip, "--data", str(pool), "--out", str(tmp_path), "--limit", "10"]) == 0
+    assert main(["eval", "--model", siglip, "--data", str(pool), "--out", str(tmp_path), "--limit", "10"]) == 0
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines() if "n=" in line] == TASKS
-    assert main(["eval", siglip, "--data", str(pool), "--out", str(tmp_path), "--tasks", "doc"]) == 2
+    assert main(["eval", "doc", "--model", siglip, "--data", str(pool), "--out", str(tmp_path)]) == 2
     assert "doc needs a vision-language model" in capsys.readouterr().err
 
 

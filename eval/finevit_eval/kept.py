@@ -1,0 +1,52 @@
+"""What an evaluation found out so far, on disk: an interrupted run goes on at the sample where it stopped."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+KEPT_FILE = "kept.sqlite"
+"""One folder's, removed when its results are written: who measures again measures anew."""
+
+
+class Kept:
+    """Bytes by their keys in one file; what was put there survives a kill at any moment.
+
+    Use it as a context manager. What was kept under other conditions is dropped when it is opened.
+
+    Args:
+        path: The file; made where there is none.
+        conditions: All that the results depend on besides what a key names: hash of the weights, settings, versions.
+            JSON values.
+    """
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path)
+        digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode()).hexdigest()
+        with self._database as database:
+            database.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB, digest TEXT)")
+            database.execute("DELETE FROM kept WHERE digest != ?", (digest,))
+        self._digest = digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def get(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """What is kept of some keys."""
+        asked = (self._database.execute("SELECT key, value FROM kept WHERE key = ?", (key,)) for key in keys)
+        return {key: value for rows in asked for key, value in rows}
+
+    def put(self, found: Mapping[str, bytes]) -> None:
+        """Keeps all of these or, where the process dies meanwhile, none."""
+        rows = [(key, value, self._digest) for key, value in found.items()]
+        with self._database as database:
+            database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)

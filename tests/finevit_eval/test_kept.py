@@ -1,0 +1,41 @@
+"""What was found stays after a kill, and counts only under the conditions that it was found under."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from finevit_eval.kept import Kept
+
+HERE = {"weights": "abc", "batch_size": 4}
+
+
+def test_what_was_put_is_there_when_it_is_opened_again(tmp_path):
+    with Kept(tmp_path / "new" / "k", HERE) as kept:
+        kept.put({"a": b"1", "b": b"2"})
+        kept.put({"b": b"3"})
+    with Kept(tmp_path / "new" / "k", HERE) as kept:
+        assert kept.get(["a", "b", "c"]) == {"a": b"1", "b": b"3"}
+
+
+def test_other_conditions_begin_anew(tmp_path):
+    with Kept(tmp_path / "k", HERE) as kept:
+        kept.put({"a": b"1"})
+    with Kept(tmp_path / "k", {**HERE, "weights": "abd"}) as kept:
+        assert kept.get(["a"]) == {}
+    with Kept(tmp_path / "k", HERE) as kept:
+        assert kept.get(["a"]) == {}, "what another model found must not come back later either"
+
+
+def test_a_kill_leaves_what_was_put_before(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from finevit_eval.kept import Kept\n"
+        "kept = Kept(Path(sys.argv[1]), {'weights': 'abc', 'batch_size': 4})\n"
+        "kept.put({'a': b'1'})\n"
+        "kept._database.execute(\"INSERT INTO kept VALUES ('b', x'02', 'd')\")\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "k")], env={**os.environ}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with Kept(tmp_path / "k", HERE) as kept:
+        assert kept.get(["a", "b"]) == {"a": b"1"}
