@@ -1,7 +1,7 @@
 """Embeddings of pictures and texts by any model of Transformers that gives both: FineViT-Dual, SigLIP, CLIP, ..."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,10 +50,19 @@ class Embedder:
             set_pixel_budget(processor.image_processor, max_pixels=max_pixels)
         return cls(model, processor)
 
-    @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Embeddings of RGB pictures of any sizes: `(num_images, width)`, float32, norm 1, on the model's device."""
-        inputs = self.processor(images=list(images), return_tensors="pt").to(self.model.device)
+        return self.encode(self.prepare(images))
+
+    def prepare(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """What the model takes for RGB pictures, on the CPU; several threads may do so at once. What was prepared of
+        single pictures, one behind the other, is what is prepared of all of them.
+        """
+        return self.processor(images=list(images), return_tensors="pt")
+
+    @torch.inference_mode()
+    def encode(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of what `prepare` gave, as `images` gives them."""
         return _unit(self.model.get_image_features(**self._taken(self.model.get_image_features, inputs)))
 
     @torch.inference_mode()
@@ -65,14 +74,14 @@ class Embedder:
             max_length=self.text_length,
             truncation=True,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
         return _unit(self.model.get_text_features(**self._taken(self.model.get_text_features, inputs)))
 
-    def _taken(self, function: Any, inputs: Any) -> dict[str, Any]:
-        """What the function takes by name, pictures in the model's own dtype."""
+    def _taken(self, function: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the function takes by name, on the model's device, pictures in its own dtype."""
         known = inspect.signature(function).parameters
         return {
-            name: value.to(self.model.dtype) if value.is_floating_point() else value
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
             if name in known
         }
