@@ -4,7 +4,7 @@ Shape suffixes: T patches of a picture, C channels of the encoder.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,14 +77,24 @@ class Embedder:
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
-    @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Embeddings of RGB pictures of any sizes: `(num_images, width)`, float32, norm 1, on the model's device.
 
         Raises:
             ValueError: the model gives no vector of a picture.
         """
-        outputs = self._see(self._prepared(images))
+        return self.encode(self.prepare(images))
+
+    def prepare(self, images: Sequence[Image.Image]) -> Mapping[str, torch.Tensor]:
+        """What the model takes for RGB pictures, on the CPU; several threads may do so at once. What was prepared of
+        single pictures, one behind the other, is what is prepared of all of them.
+        """
+        return self.image_processor(images=list(images), return_tensors="pt")
+
+    @torch.inference_mode()
+    def encode(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Embeddings of what `prepare` gave, as `images` gives them."""
+        outputs = self._see(inputs)
         pooled = getattr(outputs, "pooler_output", outputs)
         if not isinstance(pooled, torch.Tensor):
             raise ValueError(f"{type(self.model).__name__} gives no vector of a picture (pooler_output).")
@@ -98,16 +108,16 @@ class Embedder:
         Raises:
             ValueError: the model gives none.
         """
-        inputs = self._prepared(images)
+        inputs = self.prepare(images)
         hidden = getattr(self._see(inputs), "last_hidden_state", None)
         if hidden is None:
             raise ValueError(f"{type(self.model).__name__} gives no features of patches (last_hidden_state).")
         if "image_grid_thw" in inputs:
             return list(hidden.split(inputs["image_grid_thw"].prod(-1).tolist()))
         mask = inputs.get("pixel_attention_mask")
-        return (
-            list(hidden) if mask is None else [rows_TC[own.bool()] for rows_TC, own in zip(hidden, mask, strict=True)]
-        )
+        if mask is None:
+            return list(hidden)
+        return [rows_TC[own.bool()] for rows_TC, own in zip(hidden, mask.to(hidden.device), strict=True)]
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -124,22 +134,19 @@ class Embedder:
             max_length=self.text_length,
             truncation=True,
             return_tensors="pt",
-        ).to(self.model.device)
+        )
         outputs = self.model.get_text_features(**self._taken(self.model.get_text_features, inputs))
         return normalize(getattr(outputs, "pooler_output", outputs).float(), dim=-1)
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Any:
-        return self.image_processor(images=list(images), return_tensors="pt").to(self.model.device)
-
-    def _see(self, inputs: Any) -> Any:
+    def _see(self, inputs: Mapping[str, torch.Tensor]) -> Any:
         function = self.model.get_image_features if self.reads_text else self.model.forward
         return function(**self._taken(function, inputs))
 
-    def _taken(self, function: Any, inputs: Any) -> dict[str, Any]:
-        """What the function takes by name, pictures in the model's own dtype."""
+    def _taken(self, function: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the function takes by name, on the model's device, pictures in its own dtype."""
         known = inspect.signature(function).parameters
         return {
-            name: value.to(self.model.dtype) if value.is_floating_point() else value
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
             if name in known
         }
