@@ -29,7 +29,7 @@ READERS = 4
 """Threads that decode and resize."""
 AHEAD = 4 * READERS
 """Pictures that are ready or under way before the model takes them."""
-PICTURE_FACTS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
+PICTURE_FACTS = ("do_resize", "size", "max_num_patches", "resample", "crop_size", "image_mean", "image_std")
 PACKAGES = ("torch", "torchvision", "transformers", "pillow")
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -166,26 +166,13 @@ def kept_conditions(model: str, embedder: Embedder, settings: Settings) -> dict[
     }
 
 
-def model_facts(embedder: Embedder) -> dict[str, Any]:
-    """The model as it was loaded, for the receipt: `max_pixels`, `device`, `dtype`, and `preparation`."""
-    size = dict(_image_processor(embedder).size)
-    return {
-        "max_pixels": size.get("longest_edge", str(size)),
-        "device": str(embedder.model.device),
-        "dtype": str(embedder.model.dtype).removeprefix("torch."),
-        "preparation": preparation(embedder),
-    }
-
-
 def preparation(embedder: Embedder) -> dict[str, Any]:
-    """How pictures and texts are made ready; the way of resizing alone is worth two points of R@1 (mteb's PR 5067)."""
-    processor = json.loads(_image_processor(embedder).to_json_string())
+    """How pictures and texts are made ready, for the receipt: the way of resizing alone is worth two points of R@1
+    (mteb's PR 5067).
+    """
+    processor = json.loads(embedder.image_processor.to_json_string())
     pictures = {name: processor[name] for name in PICTURE_FACTS if processor.get(name) is not None}
     return {"pictures": pictures, "texts": {"lower_case": True, "length": embedder.text_length}}
-
-
-def _image_processor(embedder: Embedder) -> Any:
-    return getattr(embedder.processor, "image_processor", embedder.processor)
 
 
 def _joined(parts: Sequence[Prepared]) -> dict[str, torch.Tensor]:

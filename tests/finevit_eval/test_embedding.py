@@ -10,7 +10,7 @@ from PIL import Image
 
 from finevit_eval import embedding
 from finevit_eval.embedder import Embedder
-from finevit_eval.embedding import embed_pictures, embed_texts, kept_conditions, made_ahead, model_facts, packs
+from finevit_eval.embedding import embed_pictures, embed_texts, kept_conditions, made_ahead, packs, preparation
 from finevit_eval.kept import Kept
 from finevit_eval.result import Settings
 from tests.support.picture_text_models import save_dual, save_siglip
@@ -183,8 +183,8 @@ def test_conditions_tell_weights_settings_and_preparation(models, tmp_path):
 
 
 def test_the_receipt_says_how_pictures_and_texts_were_prepared(models):
-    dual, siglip = (model_facts(models[name][1])["preparation"] for name in ("dual", "siglip"))
-    assert dual["pictures"]["size"]["longest_edge"] == model_facts(models["dual"][1])["max_pixels"] == 1008**2
+    dual, siglip = (preparation(models[name][1]) for name in ("dual", "siglip"))
+    assert dual["pictures"]["size"] == {"shortest_edge": 56 * 56, "longest_edge": 1008 * 1008}
     assert siglip["pictures"]["size"] == {"height": 28, "width": 28}
     assert all(len(facts["pictures"]["image_mean"]) == 3 for facts in (dual, siglip))
     assert dual["texts"] == siglip["texts"] == {"lower_case": True, "length": 24}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finevit_eval.embedder import Embedder
-from finevit_eval.embedding import EmbeddedPictures, embed_pictures, embed_texts, kept_conditions, model_facts
+from finevit_eval.embedding import EmbeddedPictures, embed_pictures, embed_texts, kept_conditions, preparation
 from finevit_eval.kept import KEPT_FILE, Kept
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.outcome import EmbeddedPool, find_pictures, find_texts
@@ -43,7 +43,7 @@ def retrieve(names: Sequence[str], model: str, data: Path, out: Path, settings: 
         way, _, style = name.partition("_")
         outcomes[name] = (find_pictures if way == "t2i" else find_texts)(embedded[style])
     skipped = [f"{by_place[at].id}: {why}" for at in sorted(by_place) if (why := pictures.problem(at))]
-    return Measured(outcomes, {**model_facts(embedder), "skipped": skipped})
+    return Measured(outcomes, {**embedder.facts, "preparation": preparation(embedder), "skipped": skipped})
 
 
 def _embed_pool(
