@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from modeling_finevit.pretraining.pooling import softmax_by_image
 
-EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 40, 64, 3e-3, 1e-2
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 40, 32, 1e-2, 1e-2
 
 
 class AttentiveHead(nn.Module):
