@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE
 from finevit_eval.result import Measured, Settings
+from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
@@ -63,6 +64,12 @@ def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, sett
     return probe(names, model, given(data), out, settings)
 
 
+def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.retrieval.published import retrieve_published
+
+    return retrieve_published(names, model, given(data), out, settings)
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -85,4 +92,9 @@ EVALUATIONS = {
     "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
     "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
     "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
+    **{
+        f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
+        for name, one in PROTOCOLS.items()
+        for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
+    },
 }

@@ -11,8 +11,8 @@ from finecap.pictures import MAX_PIXELS, open_rgb
 from finevit_eval.embedder import Embedder
 from finevit_eval.embedding import EmbeddedPictures, embed_pictures, kept_conditions, preparation
 from finevit_eval.kept import KEPT_FILE, Kept
-from finevit_eval.labelled.layouts import LabelledPicture, LabelledSplit, read_labelled
-from finevit_eval.labelled.outcome import accuracy, class_ranks
+from finevit_eval.labelled.accuracy import accuracy, class_ranks
+from finevit_eval.labelled.pictures_by_class import LabelledPicture, LabelledSplit, read_labelled
 from finevit_eval.probes import attentive, pooled
 from finevit_eval.result import GREY, Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint

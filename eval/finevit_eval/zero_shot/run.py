@@ -12,9 +12,9 @@ import torch
 from finevit_eval.embedder import Embedder
 from finevit_eval.embedding import embed_pictures, kept_conditions, preparation
 from finevit_eval.kept import KEPT_FILE, Kept
-from finevit_eval.labelled.layouts import LabelledPicture, read_labelled
-from finevit_eval.labelled.names import class_names, real_labels
-from finevit_eval.labelled.outcome import accuracy, class_ranks
+from finevit_eval.labelled.accuracy import accuracy, class_ranks
+from finevit_eval.labelled.class_names import class_names, real_labels
+from finevit_eval.labelled.pictures_by_class import LabelledPicture, read_labelled
 from finevit_eval.result import Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
 from finevit_eval.retrieval.ranks import TIE

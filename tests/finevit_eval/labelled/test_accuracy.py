@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from finevit_eval.labelled.layouts import LabelledPicture
-from finevit_eval.labelled.outcome import accuracy, class_ranks, mean_per_class
+from finevit_eval.labelled.accuracy import accuracy, class_ranks, mean_per_class
+from finevit_eval.labelled.pictures_by_class import LabelledPicture
 
 
 def test_the_right_class_among_equals_counts_by_chance():

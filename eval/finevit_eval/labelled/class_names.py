@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from finevit_eval.labelled.layouts import LabelledPicture, LabelledSplit
+from finevit_eval.labelled.pictures_by_class import LabelledPicture, LabelledSplit
 
 NAMES_FILES = ("classes.json", "classnames.txt")
 REAL_FILE = "real.json"

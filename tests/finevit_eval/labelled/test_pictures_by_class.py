@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from finevit_eval.labelled.layouts import read_labelled
+from finevit_eval.labelled.pictures_by_class import read_labelled
 from tests.support.labelled_pictures import plain_picture, write_dataset, write_image_folder, write_objectnet
 
 BLUE, GREEN = plain_picture((0, 0, 255)), plain_picture((0, 255, 0))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from finevit_eval.labelled.layouts import LabelledPicture
+from finevit_eval.labelled.pictures_by_class import LabelledPicture
 from finevit_eval.result import Outcome
 
 TOP = 5

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from finevit_eval.labelled.layouts import LabelledPicture, LabelledSplit
-from finevit_eval.labelled.names import class_names, real_labels
+from finevit_eval.labelled.class_names import class_names, real_labels
+from finevit_eval.labelled.pictures_by_class import LabelledPicture, LabelledSplit
 
 WORDNET = ["n01440764", "n01443537", "n01484850"]
 FISH = ["tench", "goldfish", "great white shark"]
