@@ -18,7 +18,7 @@ from finevit_eval.labelled.pictures_by_class import LabelledPicture, read_labell
 from finevit_eval.result import Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
 from finevit_eval.retrieval.ranks import TIE
-from finevit_eval.zero_shot.prompts import PROMPTS
+from finevit_eval.zero_shot.class_prompts import PROMPTS
 from finevit_eval.zero_shot.text_weights import class_weights, text_conditions, weights_file
 
 

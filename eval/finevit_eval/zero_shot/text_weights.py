@@ -18,7 +18,7 @@ from finecap.made_with import package_versions, weight_hashes
 from finevit_eval.embedder import Embedder
 from finevit_eval.kept import KEPT_FILE, Kept
 from finevit_eval.receipts import local_folder
-from finevit_eval.zero_shot.prompts import filled
+from finevit_eval.zero_shot.class_prompts import filled
 
 PACKAGES = ("torch", "transformers", "tokenizers")
 

@@ -25,7 +25,7 @@ from transformers import (
 from finevit_eval.embedder import Embedder
 from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
-from finevit_eval.zero_shot.prompts import PROMPTS
+from finevit_eval.zero_shot.class_prompts import PROMPTS
 from finevit_eval.zero_shot.run import real_accuracy
 from tests.finevit_eval.zero_shot.conftest import CLASSES, shades
 from tests.support.labelled_pictures import write_dataset

@@ -1,6 +1,6 @@
 """The ensemble is OpenAI's: 80 different prompts, each with one place for a name."""
 
-from finevit_eval.zero_shot.prompts import OPENAI_80, PLAIN, filled
+from finevit_eval.zero_shot.class_prompts import OPENAI_80, PLAIN, filled
 
 
 def test_each_of_the_eighty_has_one_place_for_a_name():
