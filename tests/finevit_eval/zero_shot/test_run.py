@@ -96,8 +96,11 @@ def test_scores_are_those_of_brute_force(save, animals, tmp_path):
         assert entry["mean_per_class"] == pytest.approx(entry["score"]), "classes are of one size"
         assert entry["controls"]["chance"] == pytest.approx(1 / 6)
         lines = (tmp_path / "out" / f"samples_{name}.jsonl").read_text().splitlines()
-        best = [CLASSES[number] for number in cosines.argmax(dim=1).tolist()]
-        assert [json.loads(line)["prediction"] for line in lines] == best
+        samples = [json.loads(line) for line in lines]
+        assert [one["prediction"] for one in samples] == [CLASSES[best] for best in cosines.argmax(dim=1).tolist()]
+        above = (cosines > cosines.gather(1, labels[:, None])).sum(dim=1)
+        assert [one["rank"] for one in samples] == (above + 1).tolist()
+        assert len(set(above.tolist())) > 3, "a model to which all names are alike would prove nothing"
         assert len(results["receipt"]["tasks"][name]["prompts"]) == len(PROMPTS[name])
     assert [one.partition(":")[0] for one in results["receipt"]["skipped"]] == ["test/ant/999.png"]
 
@@ -172,3 +175,18 @@ def test_an_encoder_has_no_words_for_classes(animals, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "finevit", "patch_size": 14}')
     with pytest.raises(ValueError, match="zero_shot needs a model of pictures and texts"):
         evaluate(tmp_path, animals, tmp_path / "out", ["zero_shot"])
+
+
+def test_pictures_that_an_interrupted_run_saw_are_not_looked_at_again(oracle, siglip, animals, tmp_path, monkeypatch):
+    def killed(self, texts):
+        raise RuntimeError("killed")
+
+    def looked(self, inputs):
+        raise AssertionError("looked at a picture again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "texts", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            evaluate(siglip, animals, tmp_path, ["zero_shot"])
+    monkeypatch.setattr(Embedder, "encode", looked)
+    assert evaluate(siglip, animals, tmp_path, ["zero_shot"])["tasks"]["zero_shot"]["score"] == 1.0
