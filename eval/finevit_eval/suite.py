@@ -7,6 +7,7 @@ command line can name the evaluations at once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE
@@ -59,6 +60,8 @@ def _zero_shot(names: Sequence[str], model: str, data: Path | None, out: Path, s
 
 
 def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    if find_spec("sklearn") is None:
+        raise ValueError("Probes need scikit-learn; install the extra: pip install 'finevit[retrieval]'.")
     from finevit_eval.probes.run import probe
 
     return probe(names, model, given(data), out, settings)

@@ -3,6 +3,8 @@
 import io
 
 import pytest
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from finevit_eval.labelled.pictures_by_class import read_labelled
@@ -51,6 +53,14 @@ def test_of_a_dataset_the_finest_label_counts_and_pictures_without_one_do_not(tm
     assert split.named
     assert pairs(split) == [("test/0", "eel"), ("test/1", "cat"), ("test/3", "dog")]
     assert [opened(picture).getpixel((0, 0)) for picture in split.pictures] == [(0, 0, 255), (0, 255, 0), (0, 255, 0)]
+
+
+def test_labels_of_a_dataset_may_be_plain_numbers(tmp_path):
+    rows = Dataset.from_dict({"image": [BLUE, GREEN], "label": [2, 0]})
+    rows.cast_column("image", ImageFeature()).to_parquet(tmp_path / "test.parquet")
+    split = read_labelled(tmp_path, "test")
+    assert (split.classes, split.named) == (["0", "1", "2"], False)
+    assert [picture.label for picture in split.pictures] == [2, 0]
 
 
 def test_the_draw_keeps_order_and_classes_and_is_the_seeds(tmp_path):

@@ -28,7 +28,7 @@ from finevit_eval.run import evaluate
 from finevit_eval.zero_shot.class_prompts import PROMPTS
 from finevit_eval.zero_shot.run import real_accuracy
 from tests.finevit_eval.zero_shot.conftest import CLASSES, shades
-from tests.support.labelled_pictures import write_dataset
+from tests.support.labelled_pictures import plain_picture, write_dataset
 from tests.support.picture_text_models import SMALL, save_siglip
 
 LENGTH = 48
@@ -169,6 +169,33 @@ def test_a_dataset_gives_the_score_of_the_folder_and_other_data_another_fingerpr
 def test_by_reassessed_labels_any_right_class_counts_and_pictures_without_one_do_not():
     cosines = torch.tensor([[0.9, 0.1, 0.0], [0.5, 0.5, 0.1], [0.1, 0.2, 0.3], [0.9, 0.0, 0.0]])
     assert real_accuracy(cosines, [{0, 2}, {1}, {0, 1}, set()]) == pytest.approx((1 + 1 / 2 + 0) / 3)
+
+
+def test_imagenets_validation_set_is_scored_by_its_reassessed_labels_too(siglip, tmp_path, monkeypatch):
+    """A model that knows every class by its colour; of four pictures the labels take two as they are, leave one out
+    and give one to the next class.
+    """
+    for number in range(1000):
+        folder = tmp_path / "val" / f"n{10_000_000 + number}"
+        folder.mkdir(parents=True)
+        picture = folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG"
+        plain_picture((number // 256, number % 256, 0), (1, 1)).save(picture, "PNG")
+    right = [[[number], [], [number], [(number + 1) % 1000]][number % 4] for number in range(1000)]
+    (tmp_path / "real.json").write_text(json.dumps(right))
+    (tmp_path / "classes.json").write_text(json.dumps([f"class_{number}" for number in range(1000)]))
+
+    def numbers(self, images):
+        red, green, _ = images[0].getpixel((0, 0))
+        return {"number": torch.tensor([256 * red + green])}
+
+    def named(self, texts):
+        return torch.eye(1000)[[int(text.removesuffix(".").split()[-1]) for text in texts]]
+
+    monkeypatch.setattr(Embedder, "prepare", numbers)
+    monkeypatch.setattr(Embedder, "encode", lambda self, inputs: torch.eye(1000)[inputs["number"]])
+    monkeypatch.setattr(Embedder, "texts", named)
+    task = evaluate(siglip, tmp_path, tmp_path / "out", ["zero_shot"], Settings(split="val"))["tasks"]["zero_shot"]
+    assert (task["n"], task["score"], task["real"]) == (1000, 1.0, pytest.approx(2 / 3))
 
 
 def test_an_encoder_has_no_words_for_classes(animals, tmp_path):
