@@ -17,6 +17,7 @@ from finevit_eval.embedding import embed_texts
 from finevit_eval.kept import Kept
 from finevit_eval.regions.choosing import right_share
 from finevit_eval.regions.layout_names import COCO
+from finevit_eval.regions.mixing import another_of_each
 from finevit_eval.regions.region_vectors import Region, RegionVectors, embed_regions
 from finevit_eval.result import Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -56,7 +57,7 @@ def measure_box_classes(embedder: Embedder, data: Path, settings: Settings, kept
     cosines_NC = regions_ND @ texts_CD.T
     right_N = torch.tensor([columns[boxes.annotations[one]["category_id"]] for one in ids])
     scores_N = right_share(cosines_NC, right_N)
-    shuffled_N = right_share(cosines_NC.roll(len(ids) // 2, dims=0), right_N)
+    shuffled_N = right_share(cosines_NC[another_of_each(len(ids))], right_N)
     best = cosines_NC.max(dim=1)
     samples = [
         _sample(boxes.regions[one], found, names[right], names[column], cosine, score)

@@ -15,6 +15,7 @@ from finevit_eval.embedding import embed_texts
 from finevit_eval.kept import Kept
 from finevit_eval.regions.choosing import right_share
 from finevit_eval.regions.layout_names import FG_OVD
+from finevit_eval.regions.mixing import another_of_each
 from finevit_eval.regions.region_vectors import Region, RegionVectors, embed_regions
 from finevit_eval.result import Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -57,7 +58,7 @@ def measure_fgovd(
     cosines_NC = _cosines(regions_ND, rows, vectors, places)
     own = torch.zeros(len(rows), dtype=torch.int64)
     scores = right_share(cosines_NC, own).tolist()
-    shuffled = right_share(_cosines(regions_ND.roll(len(rows) // 2, dims=0), rows, vectors, places), own)
+    shuffled = right_share(_cosines(regions_ND[another_of_each(len(rows))], rows, vectors, places), own)
     samples = [
         _sample(row, found, row.texts[best], score)
         for row, best, score in zip(rows, cosines_NC.argmax(dim=1).tolist(), scores, strict=True)

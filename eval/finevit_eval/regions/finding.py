@@ -13,6 +13,7 @@ import numpy as np
 from finecap.boxes import box_ious
 from finevit_eval.questions.boxes import pixel_boxes
 from finevit_eval.regions.asking import Answered, Question
+from finevit_eval.regions.mixing import another_of_each
 from finevit_eval.result import Outcome
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -41,7 +42,8 @@ def judge_boxes(questions: Sequence[Question], answers: Sequence[Answered]) -> O
     boxes = [first_box(answer) for answer in answers]
     truths = [question.truth for question in questions]
     ious = np.asarray([overlap(truth, box) for truth, box in zip(truths, boxes, strict=True)])
-    others = np.asarray([overlap(truth, box) for truth, box in zip(truths, _rolled(boxes), strict=True)])
+    mixed = another_of_each(len(boxes))
+    others = np.asarray([overlap(truth, boxes[at]) for truth, at in zip(truths, mixed, strict=True)])
     whole = [
         overlap(truth, (0, 0, answer.width, answer.height)) for truth, answer in zip(truths, answers, strict=True)
     ]
@@ -91,8 +93,3 @@ def accuracy(ious: np.ndarray, threshold: float) -> float:
 def _side(box: Sequence[float]) -> float:
     x1, y1, x2, y2 = box
     return math.sqrt((x2 - x1) * (y2 - y1))
-
-
-def _rolled(items: list[list[float] | None]) -> list[list[float] | None]:
-    half = len(items) // 2
-    return [*items[half:], *items[:half]]

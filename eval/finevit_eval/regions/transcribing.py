@@ -7,6 +7,7 @@ from typing import Any
 import jiwer
 
 from finevit_eval.regions.asking import Answered, Question
+from finevit_eval.regions.mixing import another_of_each
 from finevit_eval.result import Outcome
 
 
@@ -26,7 +27,7 @@ def judge_reading(questions: Sequence[Question], answers: Sequence[Answered]) ->
         for question, answer, truth, prediction in zip(questions, answers, truths, read, strict=True)
     ]
     controls = {
-        "shuffled": _share(truths, _rolled(read)),
+        "shuffled": _share(truths, _mixed(read)),
         "most_common": Counter(truths).most_common(1)[0][1] / len(truths),
     }
     rates = {"cer": float(jiwer.cer(truths, read)), "wer": float(jiwer.wer(truths, read))}
@@ -45,7 +46,7 @@ def judge_counting(questions: Sequence[Question], answers: Sequence[Answered]) -
         _sample(question, answer, list(question.truth), answer.text, prediction in truth)
         for question, answer, truth, prediction in zip(questions, answers, truths, counted, strict=True)
     ]
-    shuffled = [number in truth for number, truth in zip(_rolled(counted), truths, strict=True)]
+    shuffled = [number in truth for number, truth in zip(_mixed(counted), truths, strict=True)]
     controls = {
         "shuffled": sum(shuffled) / len(shuffled),
         "most_common": Counter(truth[0] for truth in truths).most_common(1)[0][1] / len(truths),
@@ -76,6 +77,5 @@ def _share(truths: Sequence[str], read: Sequence[str]) -> float:
     return sum(truth == prediction for truth, prediction in zip(truths, read, strict=True)) / len(truths)
 
 
-def _rolled(items: Sequence[str]) -> list[str]:
-    half = len(items) // 2
-    return [*items[half:], *items[:half]]
+def _mixed(items: Sequence[str]) -> list[str]:
+    return [items[place] for place in another_of_each(len(items))]

@@ -141,7 +141,8 @@ def text_records(tmp_path_factory, make_record):
     rows = []
     for number in range(6):
         words = [f"Total {number},50 EUR", "twice" if number == 5 else f"word{number}"]
-        boxes = [(5 + number, 10, 60 + number, 22), (8, 30 + number, 44 + 5 * number, 50 + number)]
+        left = 4 + 14 * number
+        boxes = [(left, 10, left + 26, 22), (left, 30, left + 20, 50)]
         texts = [region(box, "document_text", "line", text=text) for box, text in zip(boxes, words, strict=True)]
         texts += [region((2, 70, 80, 80), "document_text", "line", text="Twice")] if number == 5 else []
         answers = [str(number % 3), ("none", "one", "two")[number % 3]]
