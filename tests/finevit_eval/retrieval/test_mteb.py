@@ -105,7 +105,7 @@ def test_a_model_that_was_trained_anew_never_gets_an_old_score(coco, tmp_path):
     trained = MtebEmbedder.from_pretrained(str(folder))
     assert trained.mteb_model_meta.name == again.mteb_model_meta.name == "local/model"
     anew = run(trained, published_task(task, coco), cache)
-    assert anew["mrr_at_1000"] != pytest.approx(first["mrr_at_1000"], abs=1e-3)
+    assert anew["mrr_at_1000"] != pytest.approx(first["mrr_at_1000"], abs=1e-4)
     assert anew["mrr_at_1000"] == run(trained, published_task(task, coco))["mrr_at_1000"]
 
 
