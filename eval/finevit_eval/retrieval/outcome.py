@@ -70,7 +70,7 @@ def find_texts(pool: EmbeddedPool) -> Outcome:
             "id": pool.ids[picture],
             "group": pool.ids[picture],
             "question": pool.ids[picture],
-            "truth": "\n".join(truths[picture]),
+            "truth": truths[picture] if len(truths[picture]) > 1 else truths[picture][0],
             "prediction": pool.texts[best],
         }
         for picture, best in zip(asked_Q.tolist(), ranks.best.tolist(), strict=True)
