@@ -19,12 +19,16 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "eval",
         help="measure a model; without a name, all that it can do; without --data, what that is",
-        usage="finevit eval [NAME ...] --model FOLDER --data FOLDER --out DIR [options]",
+        usage="finevit eval [NAME ...] --model FOLDER --data FOLDER --out DIR [options]\n"
+        "       finevit eval compare RUN RUN",
     )
     command.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of an evaluation or a suite: {', '.join(_names())}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of an evaluation or a suite: {', '.join(_names())}; or the word compare, and two folders of results",
     )
-    command.add_argument("--model", required=True, help="folder of model and processor, or a Hub id")
+    command.add_argument("--model", help="folder of model and processor, or a Hub id")
     command.add_argument("--data", help="folder in the layout that the evaluations take, or a dataset's Hub id")
     command.add_argument("--out", type=Path, help="for results.json and the samples")
     command.add_argument("--limit", type=positive, help="samples per evaluation, drawn by seed")
@@ -45,13 +49,18 @@ def _names() -> list[str]:
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("report", help="write an HTML report from evaluations")
-    command.add_argument("run_dir", type=Path, help="--out of `finevit eval`")
-    command.add_argument("blind_dir", type=Path, nargs="?", help="--out of `finevit eval --blind` of the same model")
+    command = commands.add_parser("report", help="write an HTML report, and JSON and CSV beside it, from evaluations")
+    command.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="--out of `finevit eval`, of any suites and models; a blind one goes beside its model's",
+    )
     command.add_argument("--base", type=Path, help="--out of the evaluation of the checkpoint before tuning")
     command.add_argument("--curve", type=Path, help="training curve (JSON) in the model folder")
-    command.add_argument("--examples", type=positive, default=12, help="questions shown with their pictures")
-    command.add_argument("--seed", type=int, default=0, help="of the draw of the examples")
+    command.add_argument("--pictures", type=Path, help="folder of pictures to show, such as `finevit features` writes")
+    command.add_argument("--examples", type=positive, default=12, help="samples shown, and failures; 12 by default")
     command.add_argument("--out", type=Path, required=True, help="the HTML file")
     command.set_defaults(run=_report)
 
@@ -63,6 +72,11 @@ def _eval(arguments: argparse.Namespace) -> None:
     from finevit_vl.model_folder import check_model_folder
 
     a = arguments
+    if a.names[:1] == ["compare"]:
+        _compare(a)
+        return
+    if a.model is None:
+        raise ValueError("give the model's folder, or its Hub id, with --model")
     if not a.names and a.data is None:
         check_model_folder(a.model)
         print(what_it_can_do(model_kind(a.model)))
@@ -89,16 +103,24 @@ def _eval(arguments: argparse.Namespace) -> None:
         print(f"skipped {reason}", file=sys.stderr)
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from finevit_eval.compare import as_text, compare
+
+    a = arguments
+    if len(a.names) != 3 or a.model or a.data or a.out:
+        raise ValueError("compare takes two folders of results and nothing else: finevit eval compare RUN RUN")
+    print(as_text(compare(Path(a.names[1]), Path(a.names[2]))))
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from finevit_eval.report.examples import pick_examples
     from finevit_eval.report.report import write_report
-    from finevit_eval.result import combine, load_results
+    from finevit_eval.report.runs import gather
 
     a = arguments
-    blind, base = (load_results(run) if run else None for run in (a.blind_dir, a.base))
-    results = combine(load_results(a.run_dir), blind, base)
+    runs = gather(a.runs, a.base)
     curve = _read_curve(a.curve) if a.curve else []
-    write_report(results, curve, pick_examples(a.run_dir, a.blind_dir, a.examples, a.seed), a.out)
+    write_report(runs, pick_examples(runs, a.examples), a.out, curve, a.pictures)
     print(a.out)
 
 

@@ -50,8 +50,8 @@ def test_a_run_alone_has_no_blind_score():
         (run(), run(blind=True, max_pixels=2000), None, "has max_pixels 2000"),
         (run(), None, run(weights="w0", dtype="bfloat16"), "base run has dtype bfloat16"),
         (run(), None, run(weights="w0", max_pixels=2000), "base run has max_pixels 2000"),
-        (run(), run(blind=True, tasks={"doc": {"fingerprint": "q2"}}), None, "asked other doc questions"),
-        (run(), run(blind=True, tasks={}), None, "asked other doc questions"),
+        (run(), run(blind=True, tasks={"doc": {"fingerprint": "q2"}}), None, "measured doc with other data"),
+        (run(), run(blind=True, tasks={}), None, "measured doc with other data"),
     ],
 )
 def test_what_does_not_compare_is_refused(sighted, blind, base, reason):

@@ -11,7 +11,7 @@ from PIL import Image
 from finecap.pictures import BadPicture, open_rgb
 from finevit_eval.embedder import Embedder
 from finevit_eval.result import GREY, Measured, Outcome, Settings
-from finevit_eval.retrieval.pool import Pair, Place, choose_pairs, fingerprint, read_pictures
+from finevit_eval.retrieval.pool import Pair, Place, choose_pairs, fingerprint, pictures_of, read_pictures
 from finevit_eval.retrieval.ranks import rank_pairs
 
 MAX_PIXELS = 200_000_000
@@ -119,10 +119,12 @@ def _outcome(name: str, pool: _Pool) -> Outcome:
             "rank": int(ranks.above[row]) + 1,
             "equal": int(ranks.equal[row]),
             "score": scores[row],
+            **({"confused": [ids[int(ranks.best[row])]]} if by_text and scores[row] < 1 else {}),
         }
         for row in range(len(pairs))
     ]
     others = {f"r@{k}": float(ranks.hits(k).mean()) for k in (5, 10)}
     shuffled = rank_pairs(queries_ND, items_ND.roll(len(pairs) // 2, dims=0))
     controls = {"shuffled": float(shuffled.hits(1).mean()), "chance": 1 / len(pairs)}
-    return Outcome(float(ranks.hits(1).mean()), samples, others, controls, facts=facts)
+    hits = float(ranks.hits(1).mean())
+    return Outcome(hits, samples, others, controls, facts=facts, pictures=lambda wanted: pictures_of(pairs, wanted))
