@@ -23,7 +23,7 @@ def card(example: Example) -> dict[str, Any]:
     return {
         "task": example.title,
         "model": example.model,
-        "question": sample.get("question") if sample.get("question") != sample["group"] else None,
+        "question": _words(sample, "question"),
         "correct": is_right(sample),
         "score": _score(example),
         "lines": list(_lines(example)),
@@ -61,20 +61,24 @@ def _score(example: Example) -> str:
 
 
 def _lines(example: Example) -> Iterator[tuple[str, str, str]]:
-    """Name, text and CSS class of each line. Ids of pictures that are shown say nothing to a reader."""
-    sample = example.sample
-    if "confused" not in sample and "prediction" in sample:
-        yield ("Answer" if "question" in sample else "Predicted"), _text(sample, "prediction"), "answer"
-    if "truth" in sample and sample["truth"] != sample["group"]:
-        yield "Truth", _text(sample, "truth"), "truth-text"
-    if example.blind is not None and "confused" not in example.blind and "prediction" in example.blind:
-        yield "Blind", _text(example.blind, "prediction"), "blind-text"
+    """Name, text and CSS class of each line."""
+    sample, blind = example.sample, example.blind or {}
+    if (words := _words(sample, "prediction")) is not None:
+        yield ("Answer" if _words(sample, "question") else "Predicted"), words, "answer"
+    if (words := _words(sample, "truth")) is not None:
+        yield "Truth", words, "truth-text"
+    if (words := _words(blind, "prediction")) is not None:
+        yield "Blind", words, "blind-text"
     if "confidence" in sample:
         yield "Confidence", f"{sample['confidence']:.3g}", "confidence"
 
 
-def _text(sample: Mapping[str, Any], key: str) -> str:
-    """A truth or a prediction as a reader wants it: alternatives joined, boxes as whole pixels."""
+def _words(sample: Mapping[str, Any], key: str) -> str | None:
+    """A text of a sample as a reader wants it: alternatives joined, boxes as whole pixels. None where there is none,
+    or the id of a picture, which says nothing to a reader.
+    """
+    if key not in sample or sample[key] in (sample["group"], *sample.get("confused", ())):
+        return None
     value = sample[key]
     if value is None:
         return "no box" if "iou" in sample else "none"

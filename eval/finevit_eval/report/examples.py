@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finevit_eval.report.runs import Run
-from finevit_eval.report.tables import title_of
+from finevit_eval.report.scores import title_of
 from finevit_eval.result import load_samples
 from finevit_eval.shown import KeptPicture, Sample, drawn, failures, is_right, kept_pictures, pictures_file
 

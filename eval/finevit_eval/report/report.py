@@ -14,7 +14,7 @@ from finevit_eval.report.curve import curve_svg
 from finevit_eval.report.examples import Examples, num_right
 from finevit_eval.report.runs import Run
 from finevit_eval.report.score_charts import score_charts
-from finevit_eval.report.tables import suite_tables, write_tables
+from finevit_eval.report.scores import suite_tables, write_tables
 from finevit_eval.shown import MOST_SIDE, encoded
 
 CAPTIONS_FILE = "captions.json"

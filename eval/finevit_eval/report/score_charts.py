@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from finevit_eval.report.axes import Axes, linear_ticks, path, short_number
 from finevit_eval.report.runs import Run
-from finevit_eval.report.tables import floor_of, title_of
+from finevit_eval.report.scores import floor_of, title_of
 
 AXES = Axes(360, 220, left=44, right=18, top=14, bottom=52)
 
