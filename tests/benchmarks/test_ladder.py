@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from benchmarks.ladder.claims import (
 )
 from benchmarks.ladder.drawing import draw_readings
 from benchmarks.ladder.measuring import QUESTIONS, RETRIEVAL
-from benchmarks.ladder.report import judged, page
+from benchmarks.ladder.report import judged, page, write_report
 from benchmarks.ladder.running import Ladder, begin, finish, more_steps, read_steps
 from benchmarks.ladder.sizes import SAVES, SIZES
 from finevit_training.recipe import parse_recipe
@@ -114,6 +115,20 @@ def test_the_table_sets_what_was_found_beside_the_paper(tmp_path):
     assert "short text, dense queries 6.1; dense text, short queries 7.1" in text
     draw_readings(list(seeds.values()), tmp_path / "readings.png")
     assert Image.open(tmp_path / "readings.png").size[0] > 1000
+
+
+def test_seeds_of_an_earlier_report_stay_if_its_recipes_are_these(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: made_up(ladder.seed / 1000))
+    write_report(tmp_path, "nano", [Ladder("nano", seed, tmp_path / "one") for seed in (2, 0)])
+    write_report(tmp_path, "nano", [Ladder("nano", 1, tmp_path / "another machine")])
+    written = json.loads((tmp_path / "nano.json").read_text())
+    assert list(written["runs"]) == ["0", "1", "2"]
+    assert written["runs"]["2"] == made_up(0.002)
+    assert [len(claim["scores"]["more"]) for claim in written["claims"]] == [3] * len(CLAIMS)
+    changed = replace(SIZES["nano"], pool=1100)
+    monkeypatch.setitem(SIZES, "nano", changed)
+    with pytest.raises(ValueError, match="the report of other recipes"):
+        write_report(tmp_path, "nano", [Ladder("nano", 3, tmp_path / "one")])
 
 
 @ALL_SIZES
