@@ -1,4 +1,4 @@
-"""`finevit eval` and `finevit report`: measure a model, and show what was measured."""
+"""`finevit eval`, `finevit report` and `finevit card`: measure a model, and show what was measured."""
 
 import argparse
 import json
@@ -10,9 +10,10 @@ from finevit_eval.suite import EVALUATIONS
 
 
 def add_measuring(commands: argparse._SubParsersAction) -> None:
-    """Adds both commands."""
+    """Adds the three commands."""
     _add_eval(commands)
     _add_report(commands)
+    _add_card(commands)
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -63,6 +64,16 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--examples", type=positive, default=12, help="samples shown, and failures; 12 by default")
     command.add_argument("--out", type=Path, required=True, help="the HTML file")
     command.set_defaults(run=_report)
+
+
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("card", help="write what was measured into the README.md of a model folder")
+    command.add_argument("folder", type=Path, help="of the model; a card that is there keeps its other sections")
+    command.add_argument(
+        "--results", nargs="+", type=Path, default=[], metavar="RUN", help="--out of `finevit eval` on this model"
+    )
+    command.add_argument("--license", metavar="ID", help="of the Hub, for instance apache-2.0")
+    command.set_defaults(run=_card)
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -122,6 +133,12 @@ def _report(arguments: argparse.Namespace) -> None:
     curve = _read_curve(a.curve) if a.curve else []
     write_report(runs, pick_examples(runs, a.examples), a.out, curve, a.pictures)
     print(a.out)
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from finevit.card import write_card
+
+    print(write_card(arguments.folder, arguments.results, arguments.license))
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:

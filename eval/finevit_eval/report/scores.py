@@ -48,8 +48,8 @@ def suite_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for suite in dict.fromkeys(map(suite_of, names)):
         mine = [name for name in names if suite_of(name) == suite]
         entries = [run.results["tasks"][name] for name in mine for run in runs if name in run.results["tasks"]]
-        others = [set(_others(entry)) for entry in entries]
-        shared = [name for name in _others(entries[0]) if all(name in one for one in others)] if entries else []
+        others = [set(others_of(entry)) for entry in entries]
+        shared = [name for name in others_of(entries[0]) if all(name in one for one in others)] if entries else []
         tables.append(
             {
                 "suite": suite,
@@ -64,7 +64,8 @@ def suite_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return tables
 
 
-def _others(entry: Mapping[str, Any]) -> dict[str, float]:
+def others_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Further scores of an entry of the results, besides its headline."""
     return {name: value for name, value in entry.items() if name not in ENTRY}
 
 
@@ -76,7 +77,7 @@ def _rows(name: str, run: Run, shared: Sequence[str]) -> Iterator[dict[str, Any]
     if name not in run.results["tasks"]:
         return
     task = run.results["tasks"][name]
-    others = _others(task)
+    others = others_of(task)
     row |= {"metric": task["metric"], "n": f"{task['n']:,}", "score": f"{task['score']:.3f}"}
     row["interval"] = "–".join(f"{end:.3f}" for end in task["interval"])
     low, high = task["interval"]
@@ -120,5 +121,5 @@ def _lines(name: str, run: Run) -> Iterator[dict[str, Any]]:
         if f"{key}score" in task:
             low, high = task[f"{key}interval"]
             yield same | {"name": kind, "value": task[f"{key}score"], "low": low, "high": high}
-    for other, value in (_others(task) | task.get("controls", {})).items():
+    for other, value in (others_of(task) | task.get("controls", {})).items():
         yield same | {"name": other, "value": value}
