@@ -74,8 +74,8 @@ def write_page(page: Path, shown: Sequence[Shown], keys: Sequence[Key], facts: M
 
 def _key(key: Key) -> dict[str, Any]:
     """A bar of colours for maps of one value a patch."""
-    bar = {"low": f"{key.colours[0]:.2f}", "high": f"{key.colours[1]:.2f}"} if key.colours.ndim == 1 else {}
-    return {"title": key.title, "note": key.note, **bar}
+    ends = [f"{end:.2f}".replace("-", "−") for end in key.colours] if key.colours.ndim == 1 else []
+    return {"title": key.title, "note": key.note, "ends": ends}
 
 
 def _picture(one: Shown) -> dict[str, Any]:
