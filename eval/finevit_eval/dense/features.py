@@ -142,7 +142,8 @@ def _of_any_aspect(embedder: Embedder, teacher: Teacher) -> FineViTImageProcesso
     elif "max_num_patches" in size:
         area = size["max_num_patches"] * patch_size**2
     else:
-        area = size.get("height", size.get("shortest_edge")) * size.get("width", size.get("shortest_edge"))
+        side = size.get("shortest_edge") or size.get("longest_edge")
+        area = size.get("height", side) * size.get("width", side)
     return FineViTImageProcessorPil(
         patch_size=patch_size,
         merge_size=1,

@@ -99,7 +99,7 @@ def _write(target: Path, features: torch.Tensor, facts: Mapping[str, Any]) -> No
             metadata = {name: json.dumps(value) for name, value in facts.items()}
             save_file({"features": features.contiguous()}, aside, metadata=metadata)
             return
-        arrays = {name: np.array(value) for name, value in facts.items() if name != "prepared"}
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in facts.items() if name != "prepared"}
         values = features.float() if features.dtype == torch.bfloat16 else features
         with aside.open("wb") as file:
             np.savez(file, features=values.numpy(), prepared=json.dumps(facts["prepared"]), **arrays)

@@ -24,14 +24,12 @@ def test_each_value_is_where_its_patch_is():
 
 
 def test_the_outermost_patches_go_on_to_the_border():
-    """No fading, no frame: the border has the value of the patches there."""
+    """No fading, no frame: the border is as light as the patches there, but for a step or two of the cubic's."""
     values = torch.zeros(4, 8)
     values[0], values[:, -1] = 1, 1
-    drawn = np.asarray(coloured(values, GREYS, (320, 160)))
-    lightest = drawn.reshape(-1, 3).sum(1).max()
-    assert (drawn[0].astype(int).sum(1) == lightest).all()
-    assert (drawn[:, -1].astype(int).sum(1) == lightest).all()
-    assert drawn[-1, 0].astype(int).sum() < 40
+    light = luminance(coloured(values, GREYS, (320, 160)))
+    assert min(light[0].min(), light[:, -1].min()) > light.max() - 5
+    assert light[-1, 0] < light.min() + 5
 
 
 def test_between_patches_colours_change_in_small_steps():
