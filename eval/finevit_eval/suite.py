@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
+from finevit_eval.regions.layout_names import COCO, DENSE_RECORDS, FG_OVD, REF_L4, REFCOCO
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
@@ -57,6 +58,18 @@ def _published(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve_published(names, model, given(data), out, settings)
 
 
+def _region_answers(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_answers import ask_about_regions
+
+    return ask_about_regions(names, model, given(data), out, settings)
+
+
+def _region_features(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_features import compare_regions
+
+    return compare_regions(names, model, given(data), out, settings)
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -78,4 +91,14 @@ EVALUATIONS = {
         for name, one in PROTOCOLS.items()
         for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
     },
+    **{
+        f"fgovd_{level}": Evaluation("fgovd", _DUAL, FG_OVD, "accuracy", f"FG-OVD, {level}", _region_features)
+        for level in ("hard", "medium", "easy", "trivial")
+    },
+    "box_classes": Evaluation("box_classes", _DUAL, COCO, "acc@1", "Classes of boxes", _region_features),
+    "box_to_ocr": Evaluation("reading", _VL, DENSE_RECORDS, "read_exactly", "Text of a box", _region_answers),
+    "ocr_to_box": Evaluation("reading", _VL, DENSE_RECORDS, "acc@0.5", "Box of a text", _region_answers),
+    "counting": Evaluation("counting", _VL, DENSE_RECORDS, "accuracy", "Counting", _region_answers),
+    "refcoco": Evaluation("refcoco", _VL, REFCOCO, "acc@0.5", "Referring expressions", _region_answers),
+    "ref_l4": Evaluation("ref_l4", _VL, REF_L4, "acc@0.5", "Long referring expressions", _region_answers),
 }
