@@ -62,7 +62,7 @@ def write_page(page: Path, shown: Sequence[Shown], keys: Sequence[Key], facts: M
         facts: of the model and of how pictures were prepared, at the foot of the page.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = files("finevit_eval.dense").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    source = files("finevit_eval.dense").joinpath("multiples.html.jinja").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
         model=facts["model"],
         keys=[_key(key) for key in keys],
