@@ -72,7 +72,8 @@ def measure_box_classes(embedder: Embedder, data: Path, settings: Settings, kept
         "most_common": Counter(right_N.tolist()).most_common(1)[0][1] / len(ids),
         "chance": 1 / len(names),
     }
-    return Outcome(float(scores_N.mean()), samples, others, controls, facts=_facts(boxes, ids, found)), found.skipped
+    facts, score = _facts(boxes, ids, found), float(scores_N.mean())
+    return Outcome(score, samples, others, controls, facts=facts, pictures=found.pictures), found.skipped
 
 
 def _sample(

@@ -70,7 +70,9 @@ def measure_fgovd(
         )
     }
     controls = {"shuffled": float(shuffled.mean()), "chance": chance}
-    return Outcome(sum(scores) / len(scores), samples, controls=controls, facts=facts), found.skipped
+    return Outcome(
+        sum(scores) / len(scores), samples, controls=controls, facts=facts, pictures=found.pictures
+    ), found.skipped
 
 
 def _sample(row: _Row, found: RegionVectors, prediction: str, score: float) -> dict[str, Any]:

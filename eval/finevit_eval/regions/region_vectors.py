@@ -45,6 +45,10 @@ class RegionVectors:
     digests: Mapping[Path, str]
     skipped: list[str]
 
+    def pictures(self, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+        """Pictures by their digests, for the report."""
+        return ((digest, path.read_bytes()) for path, digest in self.digests.items() if digest in wanted)
+
 
 def way_of_regions(embedder: Embedder) -> str:
     """How a model's regions are embedded, for the receipt."""
