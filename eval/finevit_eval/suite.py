@@ -14,6 +14,8 @@ from finevit_eval.result import Measured, Settings
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
+HUB_FOLDERS = "a folder with datasets in folders named as on the Hub (lmms-lab-encoder/DocVQA)"
+"""As lmms-eval's own tasks name them; what is not there is fetched."""
 Runner = Callable[[Sequence[str], str, Path | None, Path, Settings], Measured]
 
 
@@ -44,6 +46,18 @@ def _questions(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return ask_questions(names, model, given(data), out, settings)
 
 
+def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.questions.run import ask_published
+
+    return ask_published(names, model, given(data), out, settings)
+
+
+def _easyvqa(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.questions.run import ask_easyvqa
+
+    return ask_easyvqa(names, model, out, settings)
+
+
 def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
     from finevit_eval.retrieval.run import retrieve
 
@@ -62,6 +76,22 @@ EVALUATIONS = {
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
     "grounding": Evaluation("questions", _VL, RECORDS, "acc@0.5", "Grounding", _questions),
     "easyvqa": Evaluation("questions", _VL, RECORDS, "accuracy", "easy-vqa", _questions),
+    "docvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "DocVQA", _published),
+    "infovqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "InfographicVQA", _published),
+    "chartqa": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "relaxed_accuracy", "ChartQA", _published),
+    "textvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "vqa_accuracy", "TextVQA", _published),
+    "ocrbench": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "accuracy", "OCRBench", _published),
+    "refcoco_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO val", _published),
+    "refcoco_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO test", _published),
+    "refcoco_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testA", _published),
+    "refcoco_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testB", _published),
+    "refcoco+_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ val", _published),
+    "refcoco+_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testA", _published),
+    "refcoco+_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testB", _published),
+    "refcocog_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg val", _published),
+    "refcocog_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg test", _published),
+    "screenspot_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "ScreenSpot", _published),
+    "easyvqa_all": Evaluation("offline", _VL, None, "accuracy", "easy-vqa, whole", _easyvqa),
     "t2i_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by short captions", _retrieval),
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
