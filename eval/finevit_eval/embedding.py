@@ -55,7 +55,13 @@ class EmbeddedPictures:
         return self.bad.get(self.digests[key])
 
     def stacked(self, keys: Iterable[Hashable]) -> torch.Tensor:
-        """Embeddings of pictures that could be read: `(num_keys, width)` float32 on the CPU."""
+        """Embeddings of pictures that could be read: `(num_keys, width)` float32 on the CPU.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self.vectors:
+            raise ValueError(f"none of {len(self.digests)} pictures can be read: {next(iter(self.bad.values()), '')}")
         return torch.from_numpy(np.stack([self.vectors[self.digests[key]] for key in keys]))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
 from finevit_eval.result import Measured, Settings
+from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
@@ -64,6 +65,12 @@ def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve(names, model, given(data), out, settings)
 
 
+def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.retrieval.published import retrieve_published
+
+    return retrieve_published(names, model, given(data), out, settings)
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -96,4 +103,9 @@ EVALUATIONS = {
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
     "i2t_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Dense captions by pictures", _retrieval),
+    **{
+        f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
+        for name, one in PROTOCOLS.items()
+        for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
+    },
 }

@@ -55,7 +55,8 @@ def _pairs(shards: Sequence[Path], style: str) -> Iterator[Pair]:
     for shard in shards:
         table = pq.read_table(shard, columns=["id", "captions"])
         for row, record in enumerate(table.to_pylist()):
-            texts = ((item["text"] or "").strip() for item in record["captions"] or [] if item["style"] == style)
+            captions = (item for item in record["captions"] or [] if item and item["style"] == style)
+            texts = ((item["text"] or "").strip() for item in captions)
             if text := next(filter(None, texts), None):
                 yield Pair(record["id"], text, (shard, row))
 

@@ -9,11 +9,15 @@ from finevit_eval.retrieval.pool import choose_pairs, fingerprint, read_pictures
 
 @pytest.fixture
 def write(make_record, tmp_path):
-    """Texts of short captions -> a folder of one test shard; ids are in the order of the texts."""
+    """Texts of short captions -> a folder of one test shard; ids are in the order of the texts.
 
-    def write(texts, name="data", flip=False):
+    Args:
+        before: captions that stand before it in each record.
+    """
+
+    def write(texts, name="data", flip=False, before=()):
         rows = [
-            {**make_record(number), "captions": [{"style": "short", "text": text, "captioner": "me"}]}
+            {**make_record(number), "captions": [*before, {"style": "short", "text": text, "captioner": "me"}]}
             for number, text in enumerate(texts)
         ]
         folder = tmp_path / name
@@ -32,6 +36,11 @@ def chosen(folder, limit=None, seed=0):
 def test_of_captions_that_are_the_same_the_first_id_stays(write):
     pairs = chosen(write(["a cat", "A Cat", " ", None, "a dog"]))
     assert [(pair.id, pair.caption) for pair in pairs] == [("record-0", "a cat"), ("record-4", "a dog")]
+
+
+def test_an_item_of_captions_that_is_null_is_passed_over(write):
+    pairs = chosen(write(["a cat", "a dog"], before=[None]))
+    assert [pair.caption for pair in pairs] == ["a cat", "a dog"]
 
 
 def test_the_order_of_the_rows_changes_nothing(write):
