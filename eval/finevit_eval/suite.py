@@ -47,7 +47,7 @@ def _questions(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return ask_questions(names, model, given(data), out, settings)
 
 
-def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+def _lmms_eval(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
     from finevit_eval.questions.run import ask_published
 
     return ask_published(names, model, given(data), out, settings)
@@ -83,21 +83,21 @@ EVALUATIONS = {
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
     "grounding": Evaluation("questions", _VL, RECORDS, "acc@0.5", "Grounding", _questions),
     "easyvqa": Evaluation("questions", _VL, RECORDS, "accuracy", "easy-vqa", _questions),
-    "docvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "DocVQA", _published),
-    "infovqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "InfographicVQA", _published),
-    "chartqa": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "relaxed_accuracy", "ChartQA", _published),
-    "textvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "vqa_accuracy", "TextVQA", _published),
-    "ocrbench": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "accuracy", "OCRBench", _published),
-    "refcoco_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO val", _published),
-    "refcoco_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO test", _published),
-    "refcoco_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testA", _published),
-    "refcoco_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testB", _published),
-    "refcoco+_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ val", _published),
-    "refcoco+_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testA", _published),
-    "refcoco+_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testB", _published),
-    "refcocog_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg val", _published),
-    "refcocog_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg test", _published),
-    "screenspot_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "ScreenSpot", _published),
+    "docvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "DocVQA", _lmms_eval),
+    "infovqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "InfographicVQA", _lmms_eval),
+    "chartqa": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "relaxed_accuracy", "ChartQA", _lmms_eval),
+    "textvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "vqa_accuracy", "TextVQA", _lmms_eval),
+    "ocrbench": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "accuracy", "OCRBench", _lmms_eval),
+    "refcoco_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO val", _lmms_eval),
+    "refcoco_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO test", _lmms_eval),
+    "refcoco_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testA", _lmms_eval),
+    "refcoco_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testB", _lmms_eval),
+    "refcoco+_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ val", _lmms_eval),
+    "refcoco+_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testA", _lmms_eval),
+    "refcoco+_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testB", _lmms_eval),
+    "refcocog_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg val", _lmms_eval),
+    "refcocog_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg test", _lmms_eval),
+    "screenspot_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "ScreenSpot", _lmms_eval),
     "easyvqa_all": Evaluation("offline", _VL, None, "accuracy", "easy-vqa, whole", _easyvqa),
     "t2i_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by short captions", _retrieval),
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),

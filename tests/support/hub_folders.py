@@ -48,7 +48,7 @@ def write_hub_folders(folder: Path) -> Path:
     """Write all of them; returns the folder."""
     splits = {
         "lmms-lab-encoder/DocVQA": {
-            "DocVQA": {"validation": (_docvqa(), DOCVQA)},
+            "DocVQA": {"validation": (docvqa_rows(), DOCVQA)},
             "InfographicVQA": {"validation": (_infovqa(), INFOVQA)},
         },
         "lmms-lab-encoder/ChartQA": {"default": {"test": (_chartqa(), CHARTQA)}},
@@ -100,7 +100,8 @@ DOCVQA = Features(
 )
 
 
-def _docvqa() -> list[dict[str, Any]]:
+def docvqa_rows() -> list[dict[str, Any]]:
+    """As the validation split has them."""
     return _each(
         lambda row, pick: {
             "questionId": str(49153 + row),
