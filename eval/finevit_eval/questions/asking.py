@@ -126,13 +126,14 @@ def _outcome(name: str, asked: Asked, raw: Mapping[str, Any], lm: FineViTVL) -> 
 
 def _sample(asked: Asked, sample: Mapping[str, Any], lm: FineViTVL, rows: Dataset) -> Fields:
     """One line of the samples."""
-    scoring, place = asked.scoring, asked.places[sample["doc_id"]]
-    doc, answer = sample["doc"], lm.answers[(asked.task.config.task, sample["doc_id"])]
+    scoring, index = asked.scoring, sample["doc_id"]
+    answer = lm.answers[(asked.task.config.task, index)]
+    doc = asked.task.eval_docs_no_media[index]  # sample["doc"] is what `process_results` made of it
     shown = {"truth": doc.get("answers", sample["target"]), "prediction": sample["filtered_resps"][0]}
     if scoring.boxes:
-        shown = box_fields(sample[scoring.key], answer.marked_text, rows[sample["doc_id"]]["image"].size)
+        shown = box_fields(sample[scoring.key], answer.marked_text, rows[index]["image"].size)
     return {
-        **place._asdict(),
+        **asked.places[index]._asdict(),
         "question": doc[scoring.question],
         "text": answer.marked_text,
         **shown,
