@@ -58,6 +58,6 @@ def hub(model, tmp_path_factory):
 def test_two_processes_give_the_scores_of_one(model, hub, tmp_path):
     scores, answers = lmms_eval(model, hub, tmp_path / "one", 1)
     assert scores["docvqa_val"]["anls,none"] == pytest.approx(0.5)
-    assert len({str(answer) for answer in answers["docvqa_val"].values()}) > 3
+    assert len({str(answer) for answer in answers["docvqa_val"].values()}) > 2
     assert [len(answers[task]) for task in TASKS] == [6, 7]
     assert lmms_eval(model, hub, tmp_path / "two", 2) == (scores, answers)

@@ -135,8 +135,8 @@ def _sample(asked: Asked, sample: Mapping[str, Any], lm: FineViTVL, rows: Datase
     return {
         **asked.places[index]._asdict(),
         "question": doc[scoring.question],
-        "text": answer.marked_text,
         **shown,
+        "text": answer.marked_text,
         "score": scoring.of_one(sample[scoring.key]),
     }
 
