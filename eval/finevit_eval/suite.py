@@ -7,9 +7,11 @@ command line can name the evaluations at once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
+from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE
+from finevit_eval.regions.layout_names import COCO, DENSE_RECORDS, FG_OVD, REF_L4, REFCOCO
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
@@ -17,6 +19,7 @@ RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
 HUB_FOLDERS = "a folder with datasets in folders named as on the Hub (lmms-lab-encoder/DocVQA)"
 """As lmms-eval's own tasks name them; what is not there is fetched."""
+LABELLED = "pictures by class: an image folder (<split>/<class>/), ObjectNet, or a dataset with image and label"
 Runner = Callable[[Sequence[str], str, Path | None, Path, Settings], Measured]
 
 
@@ -65,10 +68,36 @@ def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve(names, model, given(data), out, settings)
 
 
+def _zero_shot(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.zero_shot.run import classify
+
+    return classify(names, model, given(data), out, settings)
+
+
+def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    if find_spec("sklearn") is None:
+        raise ValueError("Probes need scikit-learn; install the extra: pip install 'finevit[retrieval]'.")
+    from finevit_eval.probes.run import probe
+
+    return probe(names, model, given(data), out, settings)
+
+
 def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
     from finevit_eval.retrieval.published import retrieve_published
 
     return retrieve_published(names, model, given(data), out, settings)
+
+
+def _region_answers(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_answers import ask_about_regions
+
+    return ask_about_regions(names, model, given(data), out, settings)
+
+
+def _region_features(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_features import compare_regions
+
+    return compare_regions(names, model, given(data), out, settings)
 
 
 def given(data: Path | None) -> Path:
@@ -78,6 +107,7 @@ def given(data: Path | None) -> Path:
 
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
+_SEEING = (ENCODER, DUAL, VISION_LANGUAGE)
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -103,9 +133,24 @@ EVALUATIONS = {
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
     "i2t_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Dense captions by pictures", _retrieval),
+    "zero_shot": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, one prompt", _zero_shot),
+    "zero_shot_80": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, 80 prompts", _zero_shot),
+    "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
+    "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
+    "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
     **{
         f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
         for name, one in PROTOCOLS.items()
         for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
     },
+    **{
+        f"fgovd_{level}": Evaluation("fgovd", _DUAL, FG_OVD, "accuracy", f"FG-OVD, {level}", _region_features)
+        for level in ("hard", "medium", "easy", "trivial")
+    },
+    "box_classes": Evaluation("box_classes", _DUAL, COCO, "acc@1", "Classes of boxes", _region_features),
+    "box_to_ocr": Evaluation("reading", _VL, DENSE_RECORDS, "read_exactly", "Text of a box", _region_answers),
+    "ocr_to_box": Evaluation("reading", _VL, DENSE_RECORDS, "acc@0.5", "Box of a text", _region_answers),
+    "counting": Evaluation("counting", _VL, DENSE_RECORDS, "accuracy", "Counting", _region_answers),
+    "refcoco": Evaluation("refcoco", _VL, REFCOCO, "acc@0.5", "Referring expressions", _region_answers),
+    "ref_l4": Evaluation("ref_l4", _VL, REF_L4, "acc@0.5", "Long referring expressions", _region_answers),
 }

@@ -4,14 +4,14 @@ In process because lmms-eval's command line exits 0 whatever fails, and scans 1,
 failure raises.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
@@ -45,6 +45,12 @@ class Asked:
 def asked_rows(task: ConfigurableTask) -> Dataset:
     """The questions of a task with their pictures, in the order in which they are asked."""
     return task.dataset[task.config.test_split]
+
+
+def picture_bytes(rows: Dataset) -> Iterator[bytes]:
+    """The picture of each row, as a file holds it."""
+    for picture in rows.cast_column("image", Image(decode=False))["image"]:
+        yield picture["bytes"] or Path(picture["path"]).read_bytes()
 
 
 @contextmanager
@@ -121,7 +127,14 @@ def _outcome(name: str, asked: Asked, raw: Mapping[str, Any], lm: FineViTVL) -> 
             "generation_kwargs": {key: value for key, value in generation.items() if value is not None},
             "fingerprint": rows_fingerprint(rows),
         },
+        pictures=lambda ids: _pictures(asked, ids),
     )
+
+
+def _pictures(asked: Asked, ids: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Pictures by their ids."""
+    rows = {place.group: index for index, place in enumerate(asked.places) if place.group in ids}
+    return zip(rows, picture_bytes(asked_rows(asked.task).select(list(rows.values()))), strict=True)
 
 
 def _sample(asked: Asked, sample: Mapping[str, Any], lm: FineViTVL, rows: Dataset) -> Fields:

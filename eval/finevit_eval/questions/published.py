@@ -13,12 +13,12 @@ from operator import itemgetter
 from pathlib import Path
 
 import lmms_eval.tasks
-from datasets import Dataset, DatasetDict, Image
+from datasets import Dataset, DatasetDict
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
 
-from finevit_eval.questions.asking import Asked, Place, asked_rows
+from finevit_eval.questions.asking import Asked, Place, asked_rows, picture_bytes
 from finevit_eval.questions.scoring import Scoring, box_scoring
 from finevit_eval.result import Settings
 
@@ -97,6 +97,4 @@ def _draw(task: ConfigurableTask, settings: Settings) -> list[int]:
 
 def _picture_ids(rows: Dataset) -> Iterator[str]:
     """SHA-256 of the picture of each row: not every schema names its pictures, and some name one picture twice."""
-    for picture in rows.cast_column("image", Image(decode=False))["image"]:
-        data = picture["bytes"] or Path(picture["path"]).read_bytes()
-        yield hashlib.sha256(data).hexdigest()
+    return (hashlib.sha256(data).hexdigest() for data in picture_bytes(rows))
