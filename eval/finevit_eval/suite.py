@@ -17,6 +17,8 @@ from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
+HUB_FOLDERS = "a folder with datasets in folders named as on the Hub (lmms-lab-encoder/DocVQA)"
+"""As lmms-eval's own tasks name them; what is not there is fetched."""
 LABELLED = "pictures by class: an image folder (<split>/<class>/), ObjectNet, or a dataset with image and label"
 Runner = Callable[[Sequence[str], str, Path | None, Path, Settings], Measured]
 
@@ -46,6 +48,18 @@ def _questions(names: Sequence[str], model: str, data: Path | None, out: Path, s
     from finevit_eval.questions.run import ask_questions
 
     return ask_questions(names, model, given(data), out, settings)
+
+
+def _lmms_eval(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.questions.run import ask_published
+
+    return ask_published(names, model, given(data), out, settings)
+
+
+def _easyvqa(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.questions.run import ask_easyvqa
+
+    return ask_easyvqa(names, model, out, settings)
 
 
 def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
@@ -99,6 +113,22 @@ EVALUATIONS = {
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
     "grounding": Evaluation("questions", _VL, RECORDS, "acc@0.5", "Grounding", _questions),
     "easyvqa": Evaluation("questions", _VL, RECORDS, "accuracy", "easy-vqa", _questions),
+    "docvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "DocVQA", _lmms_eval),
+    "infovqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "anls", "InfographicVQA", _lmms_eval),
+    "chartqa": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "relaxed_accuracy", "ChartQA", _lmms_eval),
+    "textvqa_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "vqa_accuracy", "TextVQA", _lmms_eval),
+    "ocrbench": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "accuracy", "OCRBench", _lmms_eval),
+    "refcoco_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO val", _lmms_eval),
+    "refcoco_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO test", _lmms_eval),
+    "refcoco_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testA", _lmms_eval),
+    "refcoco_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO testB", _lmms_eval),
+    "refcoco+_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ val", _lmms_eval),
+    "refcoco+_bbox_rec_testA": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testA", _lmms_eval),
+    "refcoco+_bbox_rec_testB": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCO+ testB", _lmms_eval),
+    "refcocog_bbox_rec_val": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg val", _lmms_eval),
+    "refcocog_bbox_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "RefCOCOg test", _lmms_eval),
+    "screenspot_rec_test": Evaluation("lmms_eval", _VL, HUB_FOLDERS, "acc@0.5", "ScreenSpot", _lmms_eval),
+    "easyvqa_all": Evaluation("offline", _VL, None, "accuracy", "easy-vqa, whole", _easyvqa),
     "t2i_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by short captions", _retrieval),
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
