@@ -72,7 +72,9 @@ def measure_box_classes(embedder: Embedder, data: Path, settings: Settings, kept
         "most_common": Counter(right_N.tolist()).most_common(1)[0][1] / len(ids),
         "chance": 1 / len(names),
     }
-    return Outcome(float(scores_N.mean()), samples, others, controls, facts=_facts(boxes, ids, found)), found.skipped
+    facts = _facts(boxes, ids, found)
+    outcome = Outcome(float(scores_N.mean()), samples, others, controls, facts=facts, pictures=found.read_pictures)
+    return outcome, found.skipped
 
 
 def _sample(

@@ -70,7 +70,8 @@ def measure_fgovd(
         )
     }
     controls = {"shuffled": float(shuffled.mean()), "chance": chance}
-    return Outcome(sum(scores) / len(scores), samples, controls=controls, facts=facts), found.skipped
+    accuracy = sum(scores) / len(scores)
+    return Outcome(accuracy, samples, controls=controls, facts=facts, pictures=found.read_pictures), found.skipped
 
 
 def _sample(row: _Row, found: RegionVectors, prediction: str, score: float) -> dict[str, Any]:
