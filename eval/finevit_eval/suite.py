@@ -7,15 +7,17 @@ command line can name the evaluations at once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
+from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE
 from finevit_eval.regions.layout_names import COCO, DENSE_RECORDS, FG_OVD, REF_L4, REFCOCO
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
+LABELLED = "pictures by class: an image folder (<split>/<class>/), ObjectNet, or a dataset with image and label"
 Runner = Callable[[Sequence[str], str, Path | None, Path, Settings], Measured]
 
 
@@ -52,6 +54,20 @@ def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve(names, model, given(data), out, settings)
 
 
+def _zero_shot(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.zero_shot.run import classify
+
+    return classify(names, model, given(data), out, settings)
+
+
+def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    if find_spec("sklearn") is None:
+        raise ValueError("Probes need scikit-learn; install the extra: pip install 'finevit[retrieval]'.")
+    from finevit_eval.probes.run import probe
+
+    return probe(names, model, given(data), out, settings)
+
+
 def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
     from finevit_eval.retrieval.published import retrieve_published
 
@@ -77,6 +93,7 @@ def given(data: Path | None) -> Path:
 
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
+_SEEING = (ENCODER, DUAL, VISION_LANGUAGE)
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -86,6 +103,11 @@ EVALUATIONS = {
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
     "i2t_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Dense captions by pictures", _retrieval),
+    "zero_shot": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, one prompt", _zero_shot),
+    "zero_shot_80": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, 80 prompts", _zero_shot),
+    "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
+    "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
+    "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
     **{
         f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
         for name, one in PROTOCOLS.items()

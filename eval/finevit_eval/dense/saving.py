@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from finecap.files import committed, write_json
-from finevit_eval.dense.features import PatchEncoder
-from finevit_eval.dense.pictures import open_picture
+from finevit_eval.dense.patch_encoder import PatchEncoder
+from finevit_eval.dense.picture_files import open_picture
 from finevit_eval.embedding import made_ahead, packs
 
 FORMATS = ("npz", "safetensors")

@@ -14,10 +14,10 @@ from finevit_eval.regions.asking import (
     QuestionSet,
     answer_conditions,
     ask,
-    draw,
     max_pixels,
 )
 from finevit_eval.regions.finding import judge_boxes, judge_boxes_by_size
+from finevit_eval.regions.mixing import draw
 from finevit_eval.regions.transcribing import judge_counting, judge_reading
 from finevit_eval.result import Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint

@@ -5,8 +5,8 @@ import re
 import pytest
 from PIL import Image
 
-from finevit_eval.dense.asked import Asked
 from finevit_eval.dense.drawing import canvas_size
+from finevit_eval.dense.map_choice import Asked
 from finevit_eval.dense.run import draw_features
 from tests.support.vl_models import noise_image
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from finevit_eval.dense.features import PatchEncoder
-from finevit_eval.dense.pictures import picture_files
+from finevit_eval.dense.patch_encoder import PatchEncoder
+from finevit_eval.dense.picture_files import picture_files
 from finevit_eval.dense.saving import save_features
 from finevit_eval.embedder import Embedder
 from modeling_finevit import FineViTImageProcessorPil

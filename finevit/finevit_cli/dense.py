@@ -51,8 +51,8 @@ def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from finevit_eval.dense.asked import Asked
-    from finevit_eval.dense.pictures import picture_files
+    from finevit_eval.dense.map_choice import Asked
+    from finevit_eval.dense.picture_files import picture_files
     from finevit_vl.model_folder import check_model_folder
 
     a = arguments
@@ -78,7 +78,7 @@ def _features(arguments: argparse.Namespace) -> None:
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The encoder, and what a reader needs to know of the model."""
     from finecap.made_with import weight_hashes
-    from finevit_eval.dense.features import PatchEncoder
+    from finevit_eval.dense.patch_encoder import PatchEncoder
     from finevit_eval.embedder import Embedder
     from finevit_eval.receipts import local_folder
 
