@@ -15,6 +15,7 @@ class Stage(NamedTuple):
     """A stage of the training.
 
     Attributes:
+        name: of its script.
         build_trainer: everything that a run of a recipe needs, ready for `train()`; raises ValueError for what the
             recipe asks for and is not there.
         model_facts: what receipt and card say of a trained model, in values of JSON; at least `parameters`.
@@ -24,6 +25,7 @@ class Stage(NamedTuple):
         draw: pictures for the finished folder by the names of their files; on all ranks.
     """
 
+    name: str
     build_trainer: Callable[[Recipe], "PackedTrainer"]
     model_facts: Callable[[Any], dict[str, Any]]
     card: str

@@ -17,7 +17,7 @@ from finevit_training.data.reader import Examples, Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.loading import loader_for
-from finevit_training.loop.position import refuse_other_packs
+from finevit_training.loop.position import StageCallback, refuse_other_packs, refuse_other_stage
 from finevit_training.loop.skips import SKIPPED_FILE, bad_rows, load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.process import prepare_process
 from finevit_training.receipt import training_receipt
@@ -49,8 +49,10 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     prepare_process(args.cpu_threads)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
     trainer = stage.build_trainer(recipe)
+    trainer.add_callback(StageCallback(stage.name))
     if checkpoint:
         refuse_other_model(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
+        refuse_other_stage(Path(checkpoint), stage.name)
         refuse_other_packs(Path(checkpoint), trainer.loader)
     return Run(stage, recipe, trainer, checkpoint)
 

@@ -12,6 +12,7 @@ from finevit_training.recipe import parse_recipe
 from finevit_training.stages.align.stage import STAGE
 from finevit_training.stages.mim import stage as mim
 from finevit_training.stages.running import prepare_run, train
+from finevit_training.stages.sft import stage as sft
 from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import FineViTVLConfig, FineViTVLForConditionalGeneration, FineViTVLProcessor, build_qwen_tokenizer
 from modeling_finevit import (
@@ -198,6 +199,26 @@ def test_a_checkpoint_of_another_stage_is_refused(align_recipe, nano_corpus, tmp
     train(prepare_run(mim.STAGE, mim_recipe(data=nano_corpus, output_dir=tmp_path / "out", **flags)))
     with pytest.raises(ValueError, match="is of a FineViTForMaskedImageModeling"):
         prepare_run(STAGE, align_recipe(output_dir=tmp_path / "out", resume_from_checkpoint="last"))
+
+
+def test_a_checkpoint_of_the_fine_tuning_is_none_of_the_alignment_and_the_other_way_round(align_recipe):
+    begun = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    again = {"max_steps": 2, "resume_from_checkpoint": "last"}
+    for name, stage, other in (("vl_sft", sft.STAGE, STAGE), ("align", STAGE, sft.STAGE)):
+        train(prepare_run(stage, align_recipe(**begun)))
+        prepare_run(stage, align_recipe(**again))
+        with pytest.raises(ValueError, match=f"checkpoint-1 is of {name}, and this is {other.name}: give the run an"):
+            prepare_run(other, align_recipe(**again))
+
+
+def test_a_checkpoint_that_says_no_stage_is_taken(align_recipe, tmp_path):
+    """As earlier versions wrote it."""
+    train(prepare_run(STAGE, align_recipe(max_steps=1, save_strategy="steps", save_steps=1)))
+    state = tmp_path / "out/checkpoint-1/trainer_state.json"
+    saved = json.loads(state.read_text())
+    del saved["stateful_callbacks"]["StageCallback"]
+    state.write_text(json.dumps(saved))
+    prepare_run(sft.STAGE, align_recipe(max_steps=2, resume_from_checkpoint="last"))
 
 
 def test_the_papers_recipe_holds_the_papers_values(nano_corpus):
