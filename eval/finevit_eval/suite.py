@@ -50,6 +50,17 @@ def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve(names, model, given(data), out, settings)
 
 
+def _offline_retrieval(origin: str) -> Runner:
+    """A runner for each set: one that cannot be fetched leaves the results of the others."""
+
+    def run(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+        from finevit_eval.offline.run import retrieve_offline
+
+        return retrieve_offline(origin, names, model, out, settings)
+
+    return run
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -57,6 +68,7 @@ def given(data: Path | None) -> Path:
 
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
+_EMOJI, _STAMPS = _offline_retrieval("emoji"), _offline_retrieval("stamps")
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -66,4 +78,8 @@ EVALUATIONS = {
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
     "i2t_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Dense captions by pictures", _retrieval),
+    "emoji_t2i": Evaluation("offline", _DUAL, None, "r@1", "Emoji by their names", _EMOJI),
+    "emoji_i2t": Evaluation("offline", _DUAL, None, "r@1", "Names of emoji", _EMOJI),
+    "stamps_t2i": Evaluation("offline", _DUAL, None, "r@1", "Stamps by their captions", _STAMPS),
+    "stamps_i2t": Evaluation("offline", _DUAL, None, "r@1", "Captions of stamps", _STAMPS),
 }
