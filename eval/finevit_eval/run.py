@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 from finecap.hub import is_hub_id
 from finecap.made_with import weight_hashes
 from finecap.nearest import did_you_mean
+from finevit_eval.kept import KEPT_FILE
 from finevit_eval.model_kinds import model_kind
 from finevit_eval.receipts import local_folder, make_receipt
 from finevit_eval.result import RESULTS_FILE, Outcome, Results, Settings, score_entry, write_results
@@ -72,6 +73,7 @@ def evaluate(
     for error in failures.values():
         error.add_note(f"{', '.join(failures)} failed; the results of {', '.join(outcomes)} are in {out}")
         raise error
+    (out / KEPT_FILE).unlink(missing_ok=True)
     return results
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
 from finevit_eval.result import Measured, Settings
+from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
 RECORDS = "FineCap records"
 """In the Hub's layout (`data/<split>-*.parquet`), as `finevit corpus build` and `finevit caption` write them."""
@@ -61,6 +62,12 @@ def _offline_retrieval(origin: str) -> Runner:
     return run
 
 
+def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.retrieval.published import retrieve_published
+
+    return retrieve_published(names, model, given(data), out, settings)
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -82,4 +89,9 @@ EVALUATIONS = {
     "emoji_i2t": Evaluation("offline", _DUAL, None, "r@1", "Names of emoji", _EMOJI),
     "stamps_t2i": Evaluation("offline", _DUAL, None, "r@1", "Stamps by their captions", _STAMPS),
     "stamps_i2t": Evaluation("offline", _DUAL, None, "r@1", "Captions of stamps", _STAMPS),
+    **{
+        f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
+        for name, one in PROTOCOLS.items()
+        for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
+    },
 }

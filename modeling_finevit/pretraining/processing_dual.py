@@ -77,7 +77,12 @@ class FineViTDualProcessor(ProcessorMixin):
             images: whatever FineViT's image processor takes.
             text (`str` or `list[str]`): captions.
             kwargs: `return_tensors`, and settings of the image processor.
+
+        Raises:
+            ValueError: `text` is an empty list.
         """
+        if isinstance(text, list | tuple) and not text:
+            raise ValueError("text is empty; expected at least one caption, or leave text out.")
         nested = dict(kwargs.pop("text_kwargs", None) or {}) | self.text_form
         return super().__call__(
             images=images,

@@ -12,7 +12,7 @@ from finecap.records import Caption, Record, new_record
 STYLE = "short"
 
 
-class Captioned(NamedTuple):
+class CaptionedPicture(NamedTuple):
     """A picture (encoded) and its caption, as published."""
 
     id: str
@@ -20,7 +20,7 @@ class Captioned(NamedTuple):
     caption: str
 
 
-def captioned_records(items: Iterable[Captioned], source: str, license: str) -> Iterator[Record]:
+def captioned_records(items: Iterable[CaptionedPicture], source: str, license: str) -> Iterator[Record]:
     """A test record for each picture. Of those with the same caption, but for case, or the same bytes the first one
     counts: to the others no answer would be right.
     """

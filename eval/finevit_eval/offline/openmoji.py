@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finecap.corpus.scenes.sprites import LICENSE, drawing_files
 from finecap.records import Record
-from finevit_eval.offline.captioned import Captioned, captioned_records
+from finevit_eval.offline.captioned import CaptionedPicture, captioned_records
 
 SIDE = 224
 """Of a picture, in pixels."""
@@ -22,13 +22,13 @@ def openmoji_records() -> Iterator[Record]:
     return captioned_records(_drawings(), source, LICENSE)
 
 
-def _drawings() -> Iterator[Captioned]:
+def _drawings() -> Iterator[CaptionedPicture]:
     import resvg_py
 
     for name, path in sorted(drawing_files().items()):
         if "skin_tone" not in name:
             picture = bytes(resvg_py.svg_to_bytes(svg_path=path, width=SIDE, height=SIDE))
-            yield Captioned(f"openmoji/{name}", picture, caption_of(name, Path(path).stem))
+            yield CaptionedPicture(f"openmoji/{name}", picture, caption_of(name, Path(path).stem))
 
 
 def caption_of(name: str, code_points: str) -> str:

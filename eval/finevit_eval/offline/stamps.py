@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from PIL import Image
 
 from finecap.records import Record
-from finevit_eval.offline.captioned import Captioned, captioned_records
+from finevit_eval.offline.captioned import CaptionedPicture, captioned_records
 from finevit_eval.offline.debian import DebianFile, fetch, read_files
 
 STAMPS = DebianFile(
@@ -36,7 +36,7 @@ def stamp_records() -> Iterator[Record]:
     return captioned_records(_stamps(files), STAMPS.name, LICENSE)
 
 
-def _stamps(files: Mapping[str, bytes]) -> Iterator[Captioned]:
+def _stamps(files: Mapping[str, bytes]) -> Iterator[CaptionedPicture]:
     """The pictures among `files` that can be seen; the first line of `bird.txt` beside `bird.png` is its caption."""
     for name, text in files.items():
         stem, suffix = name.rsplit(".", 1)
@@ -44,7 +44,7 @@ def _stamps(files: Mapping[str, bytes]) -> Iterator[Captioned]:
             continue
         picture = files.get(f"{stem}.png") or _rendered(files.get(f"{stem}.svg"))
         if picture and _least_side(picture) >= LEAST_SIDE:
-            yield Captioned(f"stamps/{stem}", picture, text.decode("utf-8", "replace").splitlines()[0].strip())
+            yield CaptionedPicture(f"stamps/{stem}", picture, text.decode("utf-8", "replace").splitlines()[0].strip())
 
 
 def _rendered(svg: bytes | None) -> bytes | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,8 @@ def _pairs(shards: Sequence[Path], style: str) -> Iterator[Pair]:
     for shard in shards:
         table = pq.read_table(shard, columns=["id", "captions"])
         for row, record in enumerate(table.to_pylist()):
-            texts = ((item["text"] or "").strip() for item in record["captions"] or [] if item["style"] == style)
+            captions = (item for item in record["captions"] or [] if item and item["style"] == style)
+            texts = ((item["text"] or "").strip() for item in captions)
             if text := next(filter(None, texts), None):
                 yield Pair(record["id"], text, (shard, row))
 
@@ -68,13 +69,13 @@ def read_pictures(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bytes]]:
             yield pair, images[pair.place[1]].as_py()["bytes"]
 
 
-def fingerprint(pairs: Iterable[Pair], digests: Mapping[Place, str]) -> str:
-    """SHA-256 of ids, captions and pictures.
+def fingerprint(pairs: Iterable[tuple[str, str, str]]) -> str:
+    """SHA-256 of pictures and texts, whatever their order.
 
     Args:
-        digests: SHA-256 of the bytes of each picture.
+        pairs: For each text the id of its picture, the text, and the SHA-256 of the picture's bytes.
     """
     whole = hashlib.sha256()
-    for pair in sorted(pairs):
-        whole.update(f"{pair.id}\0{pair.caption}\0{digests[pair.place]}\n".encode())
+    for name, text, digest in sorted(pairs):
+        whole.update(f"{name}\0{text}\0{digest}\n".encode())
     return whole.hexdigest()

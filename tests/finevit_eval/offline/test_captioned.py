@@ -11,7 +11,7 @@ from finecap.corpus.scenes import sprites
 from finecap.pictures import encoded, open_rgb
 from finecap.records import validate_record
 from finevit_eval.offline import openmoji, stamps
-from finevit_eval.offline.captioned import Captioned, captioned_records
+from finevit_eval.offline.captioned import CaptionedPicture, captioned_records
 
 SOME = ("red_apple", "green_apple", "blue_heart", "Chad", "Romania", "artist", "man_artist", "waving_hand")
 
@@ -31,10 +31,10 @@ def mean_rgb(record):
 
 def test_of_equal_captions_or_pictures_the_first_counts():
     items = [
-        Captioned("a", png("red"), "A thing"),
-        Captioned("b", png("blue"), "a THING"),
-        Captioned("c", png("red"), "Another"),
-        Captioned("d", png("lime"), "A third"),
+        CaptionedPicture("a", png("red"), "A thing"),
+        CaptionedPicture("b", png("blue"), "a THING"),
+        CaptionedPicture("c", png("red"), "Another"),
+        CaptionedPicture("d", png("lime"), "A third"),
     ]
     records = list(captioned_records(items, "here", "CC0"))
     assert captions(records) == {"a": "A thing", "d": "A third"}

@@ -12,7 +12,7 @@ from finecap.pictures import encoded
 from finevit_cli import main
 from finevit_eval.embedder import Embedder
 from finevit_eval.offline import run
-from finevit_eval.offline.captioned import Captioned, captioned_records
+from finevit_eval.offline.captioned import CaptionedPicture, captioned_records
 from finevit_eval.result import Settings, load_results
 from finevit_eval.run import evaluate
 from finevit_vl.tokenizer import build_qwen_tokenizer
@@ -42,7 +42,7 @@ def shades(monkeypatch):
 
     def records(name):
         pictures = (encoded(Image.new("RGB", (40, 30), (12 * n, 90, 90)), "PNG") for n in range(SIZE))
-        items = (Captioned(f"{name}/{n:02d}", picture, f"{name} {n}") for n, picture in enumerate(pictures))
+        items = (CaptionedPicture(f"{name}/{n:02d}", picture, f"{name} {n}") for n, picture in enumerate(pictures))
         return captioned_records(items, f"{name} 1", "CC0")
 
     monkeypatch.setattr(run, "SETS", {name: lambda name=name: records(name) for name in ("emoji", "stamps")})
@@ -57,9 +57,10 @@ def oracle(monkeypatch):
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def seen(self, images):
-        return embedding([image.getpixel((0, 0))[0] / 12 for image in images])
+        return {"shades": torch.tensor([image.getpixel((0, 0))[0] / 12 for image in images])}
 
-    monkeypatch.setattr(Embedder, "images", seen)
+    monkeypatch.setattr(Embedder, "prepare", seen)
+    monkeypatch.setattr(Embedder, "encode", lambda self, inputs: embedding(inputs["shades"].tolist()))
     monkeypatch.setattr(Embedder, "texts", lambda self, texts: embedding([int(t.split()[-1]) for t in texts]))
 
 

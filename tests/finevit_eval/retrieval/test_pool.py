@@ -9,11 +9,15 @@ from finevit_eval.retrieval.pool import choose_pairs, fingerprint, read_pictures
 
 @pytest.fixture
 def write(make_record, tmp_path):
-    """Texts of short captions -> a folder of one test shard; ids are in the order of the texts."""
+    """Texts of short captions -> a folder of one test shard; ids are in the order of the texts.
 
-    def write(texts, name="data", flip=False):
+    Args:
+        before: captions that stand before it in each record.
+    """
+
+    def write(texts, name="data", flip=False, before=()):
         rows = [
-            {**make_record(number), "captions": [{"style": "short", "text": text, "captioner": "me"}]}
+            {**make_record(number), "captions": [*before, {"style": "short", "text": text, "captioner": "me"}]}
             for number, text in enumerate(texts)
         ]
         folder = tmp_path / name
@@ -34,6 +38,11 @@ def test_of_captions_that_are_the_same_the_first_id_stays(write):
     assert [(pair.id, pair.caption) for pair in pairs] == [("record-0", "a cat"), ("record-4", "a dog")]
 
 
+def test_an_item_of_captions_that_is_null_is_passed_over(write):
+    pairs = chosen(write(["a cat", "a dog"], before=[None]))
+    assert [pair.caption for pair in pairs] == ["a cat", "a dog"]
+
+
 def test_the_order_of_the_rows_changes_nothing(write):
     texts = ["a", "b", "a", "c", "d", "e"]
     one, other = chosen(write(texts), limit=3), chosen(write(texts, "flipped", flip=True), limit=3)
@@ -47,13 +56,11 @@ def test_each_pair_is_read_with_its_own_picture(write, make_record):
         assert data == make_record(int(pair.id[-1]))["image"]["bytes"]
 
 
-def test_the_fingerprint_tells_captions_and_pictures(write):
-    pairs = chosen(write(["a", "b"]))
-    digests = {pair.place: "x" for pair in pairs}
-    same = fingerprint(reversed(pairs), digests)
-    assert same == fingerprint(pairs, digests)
-    assert same != fingerprint(pairs, {**digests, pairs[0].place: "y"})
-    assert same != fingerprint([pairs[0]._replace(caption="c"), pairs[1]], digests)
+def test_the_fingerprint_tells_captions_and_pictures():
+    pairs = [("r1", "a cat", "x"), ("r2", "a dog", "y")]
+    assert fingerprint(reversed(pairs)) == fingerprint(pairs)
+    others = [("r1", "a cat", "z"), ("r2", "a dog", "y")], [("r1", "a cow", "x"), ("r2", "a dog", "y")], pairs[:1]
+    assert len({fingerprint(other) for other in (pairs, *others)}) == 4
 
 
 def test_a_split_without_captions_of_the_style_is_refused(write):

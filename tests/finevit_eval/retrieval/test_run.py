@@ -7,33 +7,22 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
 from finecap.features import FINECAP_FEATURES
 from finevit_cli import main
 from finevit_eval.embedder import Embedder
+from finevit_eval.kept import KEPT_FILE
 from finevit_eval.result import Settings, combine
 from finevit_eval.run import evaluate
-from finevit_vl.tokenizer import build_qwen_tokenizer
+from tests.support.picture_text_models import save_siglip
 
 SIZE = 30
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TASKS = ["t2i_short", "i2t_short", "t2i_dense", "i2t_dense"]
 
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    """A folder with an untrained SigLIP and its processor."""
-    folder = tmp_path_factory.mktemp("siglip")
-    tokenizer = build_qwen_tokenizer(512)
-    torch.manual_seed(0)
-    config = SiglipConfig(
-        text_config={**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 24},
-        vision_config={**SMALL, "image_size": 28, "patch_size": 14},
-    )
-    SiglipModel(config).save_pretrained(folder)
-    SiglipProcessor(SiglipImageProcessor(size={"height": 28, "width": 28}), tokenizer).save_pretrained(folder)
-    return str(folder)
+    return save_siglip(tmp_path_factory.mktemp("siglip"))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +78,10 @@ def oracle(monkeypatch):
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def shades(self, images):
-        return embedding([image.getpixel((0, 0))[0] / 8 for image in images])
+        return {"shades": torch.tensor([image.getpixel((0, 0))[0] / 8 for image in images])}
 
-    monkeypatch.setattr(Embedder, "images", shades)
+    monkeypatch.setattr(Embedder, "prepare", shades)
+    monkeypatch.setattr(Embedder, "encode", lambda self, inputs: embedding(inputs["shades"].tolist()))
     monkeypatch.setattr(Embedder, "texts", lambda self, texts: embedding([int(t.split()[-1][:-1]) for t in texts]))
 
 
@@ -112,6 +102,26 @@ def test_the_command_measures_what_the_model_can_do(oracle, siglip, pool, tmp_pa
     assert [line.split()[0] for line in printed.out.splitlines() if "n=" in line] == TASKS
     assert main(["eval", "doc", "--model", siglip, "--data", str(pool), "--out", str(tmp_path)]) == 2
     assert "doc needs a vision-language model" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_goes_on_and_leaves_nothing_behind(siglip, pool, tmp_path, monkeypatch):
+    plain, seen = Embedder.encode, []
+
+    def stops(self, inputs):
+        seen.append(len(inputs["pixel_values"]))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return plain(self, inputs)
+
+    settings = Settings(batch_size=4)
+    whole = evaluate(siglip, pool, tmp_path / "whole", settings=settings)["tasks"]
+    monkeypatch.setattr(Embedder, "encode", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(siglip, pool, tmp_path / "stopped", settings=settings)
+    assert (tmp_path / "stopped" / KEPT_FILE).is_file()
+    assert evaluate(siglip, pool, tmp_path / "stopped", settings=settings)["tasks"] == whole
+    assert sum(seen) - 4 == SIZE - 1
+    assert not (tmp_path / "stopped" / KEPT_FILE).exists()
 
 
 def test_a_model_that_resizes_to_a_square_has_no_pixel_budget(siglip, pool, tmp_path):

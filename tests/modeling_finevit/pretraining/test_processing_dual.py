@@ -85,6 +85,14 @@ def test_pictures_are_resized_by_native_resolution_beside_the_texts(processor):
     assert set(processor(images=images, return_tensors="pt")) == {"pixel_values", "image_grid_thw"}
 
 
+def test_a_list_without_any_text_is_refused_and_no_text_is_none(processor):
+    image = Image.new("RGB", (100, 60))
+    for given in ({"text": []}, {"images": [image], "text": []}):
+        with pytest.raises(ValueError, match="text is empty; expected at least one caption"):
+            processor(**given)
+    assert "input_ids" not in processor(images=[image])
+
+
 def gemma():
     vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3} | {letter: 4 + n for n, letter in enumerate("abcABC▁")}
     return GemmaTokenizer(vocab=vocab, merges=[])
