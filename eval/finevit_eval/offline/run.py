@@ -1,5 +1,5 @@
-"""The runners of evaluations on data that come inside packages: the data become FineCap records, which the runners
-for such records measure.
+"""Evaluations on data that come inside packages: the data become FineCap records, and a runner for such records does
+the rest.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,23 +13,48 @@ from finecap.features import FINECAP_FEATURES
 from finecap.files import committed
 from finecap.records import Record, validate_record
 from finecap.shards.layout import split_file
-from finevit_eval.offline.captioned import STYLE
-from finevit_eval.offline.openmoji import openmoji_records
-from finevit_eval.offline.stamps import stamp_records
-from finevit_eval.result import Measured, Outcome, Settings
-from finevit_eval.retrieval.run import retrieve
-
-SETS: Mapping[str, Callable[[], Iterable[Record]]] = {"emoji": openmoji_records, "stamps": stamp_records}
+from finevit_eval.result import Measured, Settings
 
 
-def retrieve_offline(origin: str, names: Sequence[str], model: str, out: Path, settings: Settings) -> Measured:
-    """Find pictures by captions ("<origin>_t2i") and captions by pictures ("<origin>_i2t"), see `retrieve`.
+def _emoji() -> Iterable[Record]:
+    from finevit_eval.offline.openmoji import openmoji_records
+
+    return openmoji_records()
+
+
+def _stamps() -> Iterable[Record]:
+    from finevit_eval.offline.stamps import stamp_records
+
+    return stamp_records()
+
+
+def _pdf() -> Iterable[Record]:
+    from finevit_eval.offline.pdf_pages import manual_records
+
+    return manual_records()
+
+
+def _photo() -> Iterable[Record]:
+    from finevit_eval.offline.photographs import photograph_records
+
+    return photograph_records()
+
+
+SETS: dict[str, Callable[[], Iterable[Record]]] = {"emoji": _emoji, "stamps": _stamps, "pdf": _pdf, "photo": _photo}
+Runner = Callable[[Sequence[str], str, Path, Path, Settings], Measured]
+
+
+def measure_set(
+    origin: str, by: Runner, asked: Mapping[str, str], model: str, out: Path, settings: Settings
+) -> Measured:
+    """Measure a model on one of `SETS`.
 
     Args:
-        origin: Of `SETS`; it becomes records in `<out>/offline/<origin>`.
-        names: Of the evaluations.
+        origin: The set; it becomes records in `<out>/offline/<origin>`.
+        by: Measures by evaluations for such records.
+        asked: The evaluations, each by what it is called here.
         model: Folder of model and processor, or a Hub id.
-        out: For the records, and what `retrieve` keeps.
+        out: For the records, and what the runner keeps.
         settings: How.
 
     Raises:
@@ -37,15 +62,10 @@ def retrieve_offline(origin: str, names: Sequence[str], model: str, out: Path, s
     """
     folder = out / "offline" / origin
     facts = write_set(origin, folder)
-    asked = {name: f"{name.removeprefix(f'{origin}_')}_{STYLE}" for name in names}
-    measured = retrieve(list(asked.values()), model, folder, out, settings)
+    measured = by(list(asked.values()), model, folder, out, settings)
     outcomes = {name: measured.outcomes[inner] for name, inner in asked.items()}
-    return Measured({name: with_facts(outcome, facts) for name, outcome in outcomes.items()}, measured.facts)
-
-
-def with_facts(outcome: Outcome, facts: Mapping[str, str]) -> Outcome:
-    """The outcome with more facts for the receipt."""
-    return replace(outcome, facts={**outcome.facts, **facts})
+    with_facts = {name: replace(outcome, facts={**outcome.facts, **facts}) for name, outcome in outcomes.items()}
+    return Measured(with_facts, measured.facts)
 
 
 def write_set(name: str, folder: Path) -> dict[str, str]:
