@@ -20,7 +20,8 @@ from finecap.files import write_json
 from finevit.launching import REPOSITORY, cpu_processes, launch
 from finevit_eval.report.examples import pick_examples
 from finevit_eval.report.report import write_report
-from finevit_eval.result import Settings, combine
+from finevit_eval.report.runs import gather
+from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
 
 BASE = REPOSITORY / "model_cards" / "finevit-vl-nano"
@@ -61,26 +62,23 @@ def run_demo(out: Path) -> int:
         build_corpus(out / "corpus", ROWS, seed=SEED, difficulty="nano", kinds=KINDS)
     with timed("training", seconds):
         train(out / "corpus", out / "model")
-    runs = {}
     for name, model, blind in (
         ("base", BASE, False),
         ("sighted", out / "model", False),
         ("blind", out / "model", True),
     ):
         with timed(f"evaluation, {name}", seconds):
-            runs[name] = evaluate(
+            evaluate(
                 model,
                 out / "corpus",
                 out / "eval" / name,
                 settings=Settings(limit=QUESTIONS, batch_size=64, blind=blind, dtype="float32"),
             )
-    results = combine(runs["sighted"], runs["blind"], runs["base"])
-    results["seconds"] = seconds
+    (run,) = gather([out / "eval" / "sighted", out / "eval" / "blind"], out / "eval" / "base")
     curve = json.loads((out / "model" / "training_curve.json").read_text())
-    examples = pick_examples(out / "eval" / "sighted", out / "eval" / "blind", EXAMPLES)
-    write_report(results, curve, examples, out / "report.html")
-    write_json(out / "results.json", results)
-    print(table(results["tasks"]))
+    write_report([run], pick_examples([run], EXAMPLES), out / "report.html", curve)
+    write_json(out / "results.json", {**run.results, "seconds": seconds})
+    print(table(run.results["tasks"]))
     print(f"{out / 'report.html'}, {out / 'results.json'}; {sum(seconds.values()) / 60:.1f} minutes without set-up")
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.ladder.arms import with_needs
 from benchmarks.ladder.measuring import measure
-from benchmarks.ladder.report import earlier_seeds, write_report
+from benchmarks.ladder.report import write_report
 from benchmarks.ladder.running import Ladder, build_data, train
 from benchmarks.ladder.sizes import SIZES
 
@@ -17,7 +17,6 @@ from benchmarks.ladder.sizes import SIZES
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     ladders = [Ladder(args.size, seed, (args.out / args.size).absolute()) for seed in args.seeds]
-    earlier_seeds(args.report or args.out, args.size)  # before hours of training
     build_data(ladders[0])
     for ladder in ladders:
         for run in train(ladder, with_needs(args.only or list(ladder.runs), ladder.runs)):

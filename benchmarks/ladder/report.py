@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,13 +12,13 @@ from benchmarks.ladder.claims import CLAIMS, SCORES, Claim, Tasks, judge, sides
 from benchmarks.ladder.drawing import draw_readings
 from benchmarks.ladder.running import Ladder
 from benchmarks.ladder.sizes import SIZES, Size
-from benchmarks.measuring import conditions
+from benchmarks.measuring import conditions, progress
 from finecap.files import write_json, write_text
 from finevit_training.checkpoint import RECEIPT_FILE
 from finevit_training.receipt import PACKAGES
 
 Figures = dict[str, dict[str, Any]]
-"""Of a seed: run -> {"trained": ..., "parameters": ..., "commit": ..., "scores": ...}."""
+"""Of a seed: run -> {"trained": ..., "parameters": ..., "commit": ..., "plan": ..., "scores": ...}."""
 # What the paper's Table 8 says of encoders after each stage: general and local average (second hand).
 PAPER = {
     "sft_I": "57.12 / 48.04",
@@ -33,47 +32,46 @@ def write_report(out: Path, size: str, ladders: Sequence[Ladder]) -> None:
     """Writes `<size>.json`, `<size>.md` and `<size>_readings.png` of what is there so far.
 
     Seeds that an earlier report there tells of, and that are not among these ladders, stay.
-
-    Raises:
-        ValueError: that report is of other recipes.
     """
     seeds = earlier_seeds(out, size) | {ladder.seed: figures(ladder) for ladder in ladders}
     seeds = dict(sorted(seeds.items()))
     scored = [{name: run["scores"]["tasks"] for name, run in runs.items() if run["scores"]} for runs in seeds.values()]
     found = [entry for claim in CLAIMS if (entry := judged(claim, scored))]
-    report = {**conditions(PACKAGES), "size": size, "plan": plan(SIZES[size]), "runs": seeds, "claims": found}
+    report = {**conditions(PACKAGES), "size": size, "runs": seeds, "claims": found}
     write_json(out / f"{size}.json", report)
     write_text(out / f"{size}.md", page(size, seeds, scored, found))
     draw_readings(list(seeds.values()), out / f"{size}_readings.png")
 
 
 def earlier_seeds(out: Path, size: str) -> dict[int, Figures]:
-    """The figures that a report in a folder holds, by their seeds; none where there is no report.
-
-    Raises:
-        ValueError: it is of other recipes: its seeds cannot be put beside those of these.
-    """
-    path = out / f"{size}.json"
+    """The figures that a report in a folder holds, by their seeds, without runs of other recipes."""
+    path, known = out / f"{size}.json", plans(SIZES[size])
     if not path.exists():
         return {}
-    report = json.loads(path.read_text())
-    if report.get("plan") != plan(SIZES[size]):
-        raise ValueError(f"{path} is the report of other recipes; give another --report, or remove it")
-    return {int(seed): runs for seed, runs in report["runs"].items()}
+    seeds = {}
+    for seed, runs in json.loads(path.read_text())["runs"].items():
+        seeds[int(seed)] = {name: run for name, run in runs.items() if run.get("plan") == known.get(name)}
+        if other := sorted(runs.keys() - seeds[int(seed)].keys()):
+            progress(f"{path}: of seed {seed}, {', '.join(other)} had other recipes and do not count")
+    return seeds
 
 
-def plan(size: Size) -> str:
-    """SHA-256 of all that decides what a seed measures: its recipes, and the numbers of the size."""
-    recipes = {
-        name: recipe_of(run, size, Path("seed"), Path("data"), 0, steps_of(run, size))
-        for name, run in arms(size).items()
-    }
-    return hashlib.sha256(json.dumps([recipes, asdict(size)], sort_keys=True).encode()).hexdigest()
+def plans(size: Size) -> dict[str, str]:
+    """For each run the SHA-256 of all that decides what it measures: its recipe, those of the runs that it needs, and
+    the numbers of the size.
+    """
+    numbers = [size.difficulty, size.rows, size.page_rows, size.page_sizes, size.questions, size.pool]
+    found: dict[str, str] = {}
+    for name, run in arms(size).items():
+        recipe = recipe_of(run, size, Path("seed"), Path("data"), 0, steps_of(run, size))
+        whole = json.dumps([recipe, numbers, [found[need] for need in run.needs]], sort_keys=True)
+        found[name] = hashlib.sha256(whole.encode()).hexdigest()
+    return found
 
 
 def figures(ladder: Ladder) -> Figures:
     """Receipts and scores of the runs that are over."""
-    found = {}
+    found, planned = {}, plans(ladder.size)
     for name in ladder.runs:
         if (ladder.own / name / RECEIPT_FILE).exists():
             receipt, path = ladder.receipt(name), ladder.own / "scores" / f"{name}.json"
@@ -81,6 +79,7 @@ def figures(ladder: Ladder) -> Figures:
                 "trained": {key: receipt["trained"][key] for key in KEPT},
                 "parameters": receipt["model"]["parameters"],
                 "commit": receipt["commit"],
+                "plan": planned[name],
                 "scores": json.loads(path.read_text()) if path.exists() else None,
             }
     return found

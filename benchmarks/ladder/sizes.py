@@ -93,8 +93,8 @@ SIZES = {
         rows=29_000,
         page_rows=6_000,
         page_sizes=NANO_PAGES,
-        # About 38,000 pictures, 76,800 pairs, 25,000, 33,000 and 14,000 pictures.
-        steps={"mim": 650, "contrastive": 600, "align": 600, "vl_sft": 700, "pages": 350},
+        # About 38,000 pictures, 76,800 pairs, 25,000, 33,000 and 40,000 pictures.
+        steps={"mim": 650, "contrastive": 600, "align": 600, "vl_sft": 700, "pages": 1000},
         changes=NANO,
         processes=1,  # two that wait for each other's gradients lose more than two runs beside each other
         questions=1000,

@@ -119,6 +119,24 @@ class Embedder:
             return list(hidden)
         return [rows_TC[own.bool()] for rows_TC, own in zip(hidden, mask.to(hidden.device), strict=True)]
 
+    @property
+    def reads_regions(self) -> bool:
+        """Has the model a way of its own to embed boxes (FineViT-Dual's has)?"""
+        return hasattr(self.model, "get_region_features")
+
+    @torch.inference_mode()
+    def regions(
+        self, inputs: Mapping[str, torch.Tensor], boxes: torch.Tensor, image_index: torch.Tensor, sizes: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings of boxes in what `prepare` gave: `(num_boxes, width)`, float32, norm 1, on the model's device.
+
+        Args:
+            boxes, image_index, sizes: as for [`~modeling_finevit.regions.region_features`]; pixels of the originals.
+        """
+        hidden = self._see(inputs).last_hidden_state
+        grid = inputs["image_grid_thw"].to(hidden.device)
+        return normalize(self.model.get_region_features(hidden, grid, boxes, image_index, sizes).float(), dim=-1)
+
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Embeddings of texts: `(num_texts, width)`, float32, norm 1, on the model's device.

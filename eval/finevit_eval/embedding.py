@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from finecap.made_with import package_versions, weight_hashes
-from finecap.pictures import MAX_PIXELS, open_rgb
+from finecap.pictures import MAX_PIXELS, open_rgb, upright_rgb
 from finevit_eval.embedder import Embedder
 from finevit_eval.kept import Kept
 from finevit_eval.receipts import local_folder
@@ -119,6 +119,17 @@ def embed_texts(embedder: Embedder, texts: Sequence[str], batch_size: int, kept:
         batch = new[first : first + batch_size]
         vectors.update(_put(kept, [keys[text] for text in batch], embedder.texts(batch)))
     return torch.from_numpy(np.stack([vectors[keys[text]] for text in texts]))
+
+
+def embed_images(embedder: Embedder, images: Iterable[Image.Image], batch_size: int) -> torch.Tensor:
+    """Embeddings of opened pictures of any mode and size, `(num_images, width)` float32 on the CPU; in packs too, but
+    neither left out where one cannot be read nor kept.
+    """
+
+    def prepare(image: Image.Image) -> tuple[str, Prepared]:
+        return "", embedder.prepare([upright_rgb(image)])
+
+    return torch.cat([embedder.encode(inputs).cpu() for _, inputs in packs(made_ahead(prepare, images), batch_size)])
 
 
 def packs(

@@ -5,7 +5,8 @@ from collections.abc import Hashable, Sequence
 
 METHOD = (
     "95 % Wilson score interval; n is the effective number of questions, which counts questions about one picture by "
-    "how much they agree, and is never over the number asked"
+    "how much they agree, and is never over the number asked. Of a score that is no mean of its samples: the "
+    "percentiles of 2,000 scores of as many pictures, drawn with replacement"
 )
 Z = 1.959963984540054
 """Two-sided 95 % of the normal distribution."""

@@ -42,6 +42,19 @@ def local_folder(model: str | Path) -> Path:
     return Path(str(cached_file(str(model), "config.json", local_files_only=True))).parent
 
 
+def samples_seen(folder: Path) -> dict[str, int]:
+    """`{"samples": number}` that a model was trained on, from the receipt in its folder or the Trainer's state in a
+    checkpoint; empty of a model that says nothing of it.
+    """
+    if (folder / "receipt.json").is_file():
+        trained = json.loads((folder / "receipt.json").read_text("utf-8")).get("trained") or {}
+        return {"samples": trained["samples"]} if "samples" in trained else {}
+    if (folder / "trainer_state.json").is_file():
+        log = json.loads((folder / "trainer_state.json").read_text("utf-8"))["log_history"]
+        return next(({"samples": entry["samples_seen"]} for entry in reversed(log) if "samples_seen" in entry), {})
+    return {}
+
+
 def make_receipt(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings behind what `finecap.made_with` tells of command, code and machine.
 

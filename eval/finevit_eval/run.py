@@ -11,7 +11,7 @@ from finecap.made_with import weight_hashes
 from finecap.nearest import did_you_mean
 from finevit_eval.kept import KEPT_FILE
 from finevit_eval.model_kinds import model_kind
-from finevit_eval.receipts import local_folder, make_receipt
+from finevit_eval.receipts import local_folder, make_receipt, samples_seen
 from finevit_eval.result import RESULTS_FILE, Outcome, Results, Settings, score_entry, write_results
 from finevit_eval.suite import EVALUATIONS
 from finevit_vl.model_folder import check_model_folder
@@ -24,7 +24,7 @@ def evaluate(
     names: Sequence[str] = (),
     settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> Results:
-    """Measure a model and write `results.json` and `samples_<name>.jsonl`.
+    """Measure a model and write `results.json`, `samples_<name>.jsonl` and `pictures_<name>.parquet`.
 
     One that fails does not take the others along: what they found is written, and then the failure is raised.
 
@@ -47,7 +47,7 @@ def evaluate(
     out = Path(out)
     names = choose(names, model, model_kind(model), data is not None)
     place = None if data is None else local_data(data)
-    for old in (out / RESULTS_FILE, *out.glob("samples_*.jsonl")):
+    for old in (out / RESULTS_FILE, *out.glob("samples_*.jsonl"), *out.glob("pictures_*.parquet")):
         old.unlink(missing_ok=True)
     outcomes: dict[str, Outcome] = {}
     entries: dict[str, Any] = {}
@@ -65,8 +65,9 @@ def evaluate(
         facts |= _joined(facts, measured.facts)
     if failures and not outcomes:
         raise next(iter(failures.values()))
-    weights = weight_hashes(local_folder(model))
-    asked = {"model": str(model), "weights": weights, "data": str(data), **vars(settings), **facts}
+    folder = local_folder(model)
+    about = {"model": str(model), "weights": weight_hashes(folder), **samples_seen(folder)}
+    asked = {**about, "data": str(data), **vars(settings), **facts}
     tasks = {name: {"n": entries[name]["n"], **outcome.facts} for name, outcome in outcomes.items()}
     failed = {name: f"{type(error).__name__}: {error}" for name, error in failures.items()}
     results = write_results(out, entries, outcomes, make_receipt({**asked, "tasks": tasks}), failed)

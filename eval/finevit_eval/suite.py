@@ -5,11 +5,12 @@ exports, and the settings; it loads the model once. The module itself loads neit
 command line can name the evaluations at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finevit_eval.model_kinds import DUAL, VISION_LANGUAGE
+from finevit_eval.regions.layout_names import COCO, DENSE_RECORDS, FG_OVD, REF_L4, REFCOCO
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
 
@@ -51,21 +52,39 @@ def _retrieval(names: Sequence[str], model: str, data: Path | None, out: Path, s
     return retrieve(names, model, given(data), out, settings)
 
 
-def _offline_retrieval(origin: str) -> Runner:
-    """A runner for each set: one that cannot be fetched leaves the results of the others."""
-
-    def run(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
-        from finevit_eval.offline.run import retrieve_offline
-
-        return retrieve_offline(origin, names, model, out, settings)
-
-    return run
-
-
 def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
     from finevit_eval.retrieval.published import retrieve_published
 
     return retrieve_published(names, model, given(data), out, settings)
+
+
+def _region_answers(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_answers import ask_about_regions
+
+    return ask_about_regions(names, model, given(data), out, settings)
+
+
+def _region_features(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+    from finevit_eval.regions.by_features import compare_regions
+
+    return compare_regions(names, model, given(data), out, settings)
+
+
+def _offline(origin: str, by: Runner, inner: Mapping[str, str]) -> Runner:
+    """A runner of its own for each set, so that one that cannot be fetched leaves the results of the others.
+
+    Args:
+        origin: The set.
+        by: Measures FineCap records.
+        inner: What each evaluation is called there.
+    """
+
+    def run(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+        from finevit_eval.offline.run import measure_set
+
+        return measure_set(origin, by, {name: inner[name] for name in names}, model, out, settings)
+
+    return run
 
 
 def given(data: Path | None) -> Path:
@@ -75,7 +94,10 @@ def given(data: Path | None) -> Path:
 
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
-_EMOJI, _STAMPS = _offline_retrieval("emoji"), _offline_retrieval("stamps")
+_EMOJI = _offline("emoji", _retrieval, {"emoji_t2i": "t2i_short", "emoji_i2t": "i2t_short"})
+_STAMPS = _offline("stamps", _retrieval, {"stamps_t2i": "t2i_short", "stamps_i2t": "i2t_short"})
+_PDF = _offline("pdf", _region_answers, {"pdf_words": "box_to_ocr", "pdf_boxes": "ocr_to_box"})
+_PHOTO = _offline("photo", _region_answers, {"photo_words": "box_to_ocr"})
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -89,9 +111,22 @@ EVALUATIONS = {
     "emoji_i2t": Evaluation("offline", _DUAL, None, "r@1", "Names of emoji", _EMOJI),
     "stamps_t2i": Evaluation("offline", _DUAL, None, "r@1", "Stamps by their captions", _STAMPS),
     "stamps_i2t": Evaluation("offline", _DUAL, None, "r@1", "Captions of stamps", _STAMPS),
+    "pdf_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on pages of manuals", _PDF),
+    "pdf_boxes": Evaluation("offline", _VL, None, "acc@0.5", "Box of a text on pages of manuals", _PDF),
+    "photo_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on photographs", _PHOTO),
     **{
         f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
         for name, one in PROTOCOLS.items()
         for way, found in (("t2i", "pictures by texts"), ("i2t", "texts by pictures"))
     },
+    **{
+        f"fgovd_{level}": Evaluation("fgovd", _DUAL, FG_OVD, "accuracy", f"FG-OVD, {level}", _region_features)
+        for level in ("hard", "medium", "easy", "trivial")
+    },
+    "box_classes": Evaluation("box_classes", _DUAL, COCO, "acc@1", "Classes of boxes", _region_features),
+    "box_to_ocr": Evaluation("reading", _VL, DENSE_RECORDS, "read_exactly", "Text of a box", _region_answers),
+    "ocr_to_box": Evaluation("reading", _VL, DENSE_RECORDS, "acc@0.5", "Box of a text", _region_answers),
+    "counting": Evaluation("counting", _VL, DENSE_RECORDS, "accuracy", "Counting", _region_answers),
+    "refcoco": Evaluation("refcoco", _VL, REFCOCO, "acc@0.5", "Referring expressions", _region_answers),
+    "ref_l4": Evaluation("ref_l4", _VL, REF_L4, "acc@0.5", "Long referring expressions", _region_answers),
 }

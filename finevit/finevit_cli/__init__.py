@@ -14,6 +14,7 @@ from pathlib import Path
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
 from finevit_cli.data import add_data
+from finevit_cli.features import add_features
 from finevit_cli.measuring import add_measuring
 from finevit_cli.parser import CommandParser
 from finevit_cli.recipes import add_recipes
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_detector(commands)
     add_recipes(commands)
     add_measuring(commands)
+    add_features(commands)
     _add_ask(commands)
     _add_ground(commands)
     serve = commands.add_parser(

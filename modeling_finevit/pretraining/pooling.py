@@ -49,23 +49,38 @@ class FineViTAttentionPooling(nn.Module):
             `(num_images, hidden_size)`.
         """
         images = len(image_grid_thw)
-        lengths = image_grid_thw.prod(-1)
-        image_T = torch.repeat_interleave(lengths, output_size=len(hidden_states)).to(hidden_states.device)
-        q_QHD, k_THD, v_THD = (
-            projection(states).unflatten(-1, (self.num_heads, -1))
-            for projection, states in (
-                (self.q_proj, self.queries.to(hidden_states.dtype)),
-                (self.k_proj, hidden_states),
-                (self.v_proj, hidden_states),
-            )
-        )
-        scores_TQH = torch.einsum("qhd,thd->tqh", q_QHD, k_THD).float() * q_QHD.shape[-1] ** -0.5
-        weights_TQH = softmax_by_image(scores_TQH, image_T, images)
-        pooled_IQHD = weights_TQH.new_zeros(images, *q_QHD.shape).index_add(
+        image_T = _image_of_patch(hidden_states, image_grid_thw)
+        weights_TQH = self.attention_weights(hidden_states, image_grid_thw)
+        v_THD = self.v_proj(hidden_states).unflatten(-1, (self.num_heads, -1))
+        pooled_IQHD = weights_TQH.new_zeros(images, *weights_TQH.shape[1:], v_THD.shape[-1]).index_add(
             0, image_T, weights_TQH[..., None] * v_THD[:, None].float()
         )
         pooled_IQC = self.o_proj(pooled_IQHD.flatten(2).to(hidden_states.dtype))
         return (pooled_IQC + self.mlp(self.norm(pooled_IQC))).mean(1)
+
+    def attention_weights(self, hidden_states: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
+        """How much each query and head looks at each patch.
+
+        Args:
+            hidden_states, image_grid_thw: as for `forward`.
+
+        Returns:
+            `(sum_patches, num_queries, num_heads)` in float32; those of an image sum to one.
+        """
+        q_QHD, k_THD = (
+            projection(states).unflatten(-1, (self.num_heads, -1))
+            for projection, states in (
+                (self.q_proj, self.queries.to(hidden_states.dtype)),
+                (self.k_proj, hidden_states),
+            )
+        )
+        scores_TQH = torch.einsum("qhd,thd->tqh", q_QHD, k_THD).float() * q_QHD.shape[-1] ** -0.5
+        return softmax_by_image(scores_TQH, _image_of_patch(hidden_states, image_grid_thw), len(image_grid_thw))
+
+
+def _image_of_patch(hidden_states: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
+    lengths = image_grid_thw.prod(-1)
+    return torch.repeat_interleave(lengths, output_size=len(hidden_states)).to(hidden_states.device)
 
 
 def softmax_by_image(scores: torch.Tensor, image_T: torch.Tensor, images: int) -> torch.Tensor:

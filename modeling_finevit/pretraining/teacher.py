@@ -85,9 +85,7 @@ class Teacher:
                 "with a config, weights and an image processor (its mean and standard deviation are what the teacher "
                 "must see)."
             ) from error
-        towers = (getattr(model, name, None) for name in ("vision_model", "vision_tower"))
-        tower = next((one for one in towers if one is not None), model)
-        return cls(tower, image_processor, merge_size, name=f"the teacher {name_or_path!r}")
+        return cls(vision_tower_of(model), image_processor, merge_size, name=f"the teacher {name_or_path!r}")
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Moves the model."""
@@ -227,4 +225,10 @@ class Teacher:
         return ValueError(f"{self.name}, a {type(self.model).__name__}, gives no patch tokens: {reason}; {EXPECTED}.")
 
 
-__all__ = ["Teacher"]
+def vision_tower_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The tower that sees of a model with several; a bare encoder is its own."""
+    towers = (getattr(model, name, None) for name in ("vision_model", "vision_tower"))
+    return next((one for one in towers if one is not None), model)
+
+
+__all__ = ["Teacher", "vision_tower_of"]

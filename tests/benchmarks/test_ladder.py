@@ -24,7 +24,7 @@ from benchmarks.ladder.claims import (
 )
 from benchmarks.ladder.drawing import draw_readings
 from benchmarks.ladder.measuring import QUESTIONS, RETRIEVAL
-from benchmarks.ladder.report import judged, page, write_report
+from benchmarks.ladder.report import judged, page, plans, write_report
 from benchmarks.ladder.running import Ladder, begin, finish, more_steps, read_steps
 from benchmarks.ladder.sizes import SAVES, SIZES
 from finevit_training.recipe import parse_recipe
@@ -85,7 +85,7 @@ def made_up(base):
     """A seed of a ladder in which every score grows from run to run."""
     trained = {"steps": 800, "samples": 102_400, "flops": 8e13, "minutes": 9.0}
     trained |= {"images_per_second": 210.0, "last_loss": 1.7}
-    figures = {}
+    figures, planned = {}, plans(SIZES["nano"])
     for place, run in enumerate(arms(SIZES["nano"]).values()):
         score = base + place / 100
         tasks = {
@@ -96,7 +96,7 @@ def made_up(base):
             for share in (0.1, 0.25, 0.5, 1.0)
         ]
         scores = None if run.script in ("mim", "align") else {"tasks": tasks, "readings": readings}
-        figures[run.name] = {"trained": trained, "parameters": 900_000, "scores": scores}
+        figures[run.name] = {"trained": trained, "plan": planned[run.name], "scores": scores}
     return figures
 
 
@@ -117,7 +117,7 @@ def test_the_table_sets_what_was_found_beside_the_paper(tmp_path):
     assert Image.open(tmp_path / "readings.png").size[0] > 1000
 
 
-def test_seeds_of_an_earlier_report_stay_if_its_recipes_are_these(tmp_path, monkeypatch):
+def test_seeds_of_an_earlier_report_stay(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: made_up(ladder.seed / 1000))
     write_report(tmp_path, "nano", [Ladder("nano", seed, tmp_path / "one") for seed in (2, 0)])
     write_report(tmp_path, "nano", [Ladder("nano", 1, tmp_path / "another machine")])
@@ -125,10 +125,18 @@ def test_seeds_of_an_earlier_report_stay_if_its_recipes_are_these(tmp_path, monk
     assert list(written["runs"]) == ["0", "1", "2"]
     assert written["runs"]["2"] == made_up(0.002)
     assert [len(claim["scores"]["more"]) for claim in written["claims"]] == [3] * len(CLAIMS)
-    changed = replace(SIZES["nano"], pool=1100)
-    monkeypatch.setitem(SIZES, "nano", changed)
-    with pytest.raises(ValueError, match="the report of other recipes"):
-        write_report(tmp_path, "nano", [Ladder("nano", 3, tmp_path / "one")])
+
+
+def test_runs_of_an_earlier_report_with_other_recipes_do_not_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: made_up(ladder.seed / 1000))
+    write_report(tmp_path, "nano", [Ladder("nano", 0, tmp_path)])
+    steps = {**SIZES["nano"].steps, "align": 7}
+    monkeypatch.setitem(SIZES, "nano", replace(SIZES["nano"], steps=steps))
+    write_report(tmp_path, "nano", [Ladder("nano", 1, tmp_path)])
+    kept = json.loads((tmp_path / "nano.json").read_text())["runs"]["0"]
+    gone = {"III", "III_frozen", "sft_III", "sft_III_encoder", "sft_III_frozen"}
+    assert set(made_up(0)) - set(kept) == gone, "those whose recipe is another, and those that start from them"
+    assert "of seed 0, III, III_frozen" in capsys.readouterr().err
 
 
 @ALL_SIZES

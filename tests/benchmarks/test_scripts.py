@@ -10,6 +10,7 @@ from tests.support.paths import ROOT
 
 SMALLEST = {
     "encoder.towers": ["--size", "nano", "--layers", "1", "--threads", "1", "--repeats", "50", "--budget", "0"],
+    "encoder.embedding": ["--size", "nano", "--pictures", "4", "--longest", "8", "--repeats", "1", "--threads", "1"],
     "training.attention": ["--lengths", "512", "--tokens", "512", "--repeats", "1", "--threads", "1"],
     "training.loader": ["--pictures", "4", "--edges", "112", "--repeats", "1"],
     "training.memory": ["--samples", "100"],

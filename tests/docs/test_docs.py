@@ -16,6 +16,8 @@ from finevit_training.stages.mim.arguments import MIM_PARTS
 from finevit_training.stages.sft.arguments import SFT_PARTS
 from tests.support.pages import PAGES, blocks, commands
 from tests.support.paths import NANO, ROOT
+from tests.support.picture_text_models import save_dual
+from tests.support.published_sets import write_urban1k
 from tests.support.small_folders import save_qwen_vl
 
 PARTS = {"vl_sft": SFT_PARTS, "mim": MIM_PARTS, "contrastive": CONTRASTIVE_PARTS, "align": SFT_PARTS}
@@ -93,6 +95,8 @@ def user_folder(tmp_path, monkeypatch):
 def test_python_runs(page, number, text, user_folder, request):
     if "Qwen2.5-VL" in text:
         request.getfixturevalue("qwen_folder")
+    if "mteb" in text:
+        request.getfixturevalue("retrieval_folder")
     names = {"images": [Image.new("RGB", (90, 50)), Image.new("RGB", (28, 84))], "picture": Image.new("RGB", (90, 50))}
     exec(compile(text, f"{page}, block {number}", "exec"), names)
     assert set(names) - {"images", "picture", "__builtins__"}
@@ -102,3 +106,12 @@ def test_python_runs(page, number, text, user_folder, request):
 def qwen_folder(user_folder) -> Path:
     """A random Qwen2.5-VL of the smallest size where the pages look for the real one."""
     return save_qwen_vl(user_folder / "path" / "to" / "Qwen2.5-VL-3B-Instruct")
+
+
+@pytest.fixture
+def retrieval_folder(user_folder, monkeypatch) -> Path:
+    """A random model of pictures and texts, and a small Urban-1k; mteb keeps its scores here."""
+    save_dual(user_folder / "outputs" / "contrastive")
+    write_urban1k(user_folder / "data" / "urban1k", 3)
+    monkeypatch.setenv("MTEB_CACHE", str(user_folder / "mteb"))
+    return user_folder

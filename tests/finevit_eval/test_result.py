@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from finevit_eval.result import Settings, combine, load_results
+from finevit_eval.receipts import samples_seen
+from finevit_eval.result import Outcome, Settings, combine, load_results, score_entry
 
 
 def run(blind=False, weights="w1", **changes):
@@ -50,8 +51,8 @@ def test_a_run_alone_has_no_blind_score():
         (run(), run(blind=True, max_pixels=2000), None, "has max_pixels 2000"),
         (run(), None, run(weights="w0", dtype="bfloat16"), "base run has dtype bfloat16"),
         (run(), None, run(weights="w0", max_pixels=2000), "base run has max_pixels 2000"),
-        (run(), run(blind=True, tasks={"doc": {"fingerprint": "q2"}}), None, "asked other doc questions"),
-        (run(), run(blind=True, tasks={}), None, "asked other doc questions"),
+        (run(), run(blind=True, tasks={"doc": {"fingerprint": "q2"}}), None, "measured doc with other data"),
+        (run(), run(blind=True, tasks={}), None, "measured doc with other data"),
     ],
 )
 def test_what_does_not_compare_is_refused(sighted, blind, base, reason):
@@ -82,3 +83,19 @@ def test_results_are_read_back(tmp_path):
 def test_settings_are_counts_from_one_up(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
         Settings(**{name: 0})
+
+
+def test_a_headline_that_is_no_mean_needs_an_interval_of_its_own():
+    samples = [{"id": "a", "group": "a", "score": 1.0}, {"id": "b", "group": "b", "score": 0.0}]
+    with pytest.raises(RuntimeError, match="is no mean of its samples' scores and has no interval"):
+        score_entry("map", Outcome(0.7, samples))
+    assert score_entry("map", Outcome(0.7, samples, interval=(0.4, 0.9)))["interval"] == [0.4, 0.9]
+
+
+def test_the_samples_that_a_model_was_trained_on_stand_in_its_receipt_or_its_checkpoint(tmp_path):
+    assert samples_seen(tmp_path) == {}
+    log = [{"step": 1, "samples_seen": 32, "loss": 1.0}, {"step": 2, "samples_seen": 64, "loss": 0.5}, {"step": 2}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert samples_seen(tmp_path) == {"samples": 64}
+    (tmp_path / "receipt.json").write_text(json.dumps({"trained": {"samples": 96}}))
+    assert samples_seen(tmp_path) == {"samples": 96}

@@ -17,7 +17,9 @@ from finecap.made_with import weight_hashes
 from finevit_cli import main
 from finevit_eval.model_kinds import DUAL, ENCODER, VISION_LANGUAGE, model_kind
 from finevit_eval.questions.kinds import KINDS
+from finevit_eval.report.examples import pick_examples
 from finevit_eval.report.report import write_report
+from finevit_eval.report.runs import gather
 from finevit_eval.result import Measured, Outcome, Settings, combine, load_results, score_entry
 from finevit_eval.run import choose, evaluate
 from finevit_eval.suite import EVALUATIONS, RECORDS, Evaluation
@@ -140,7 +142,8 @@ def test_one_entry_and_one_runner_add_an_evaluation(model_dir, tmp_path, monkeyp
     assert entry["interval"][0] < 2 / 3 < entry["interval"][1]
     assert results["receipt"]["tasks"]["files"] == {"n": 3, "fingerprint": "f"}
     assert len(samples(tmp_path / "out", "files")) == 3
-    write_report(combine(results), [], [], tmp_path / "report.html")
+    runs = gather([tmp_path / "out"])
+    write_report(runs, pick_examples(runs), tmp_path / "report.html")
     assert ">Files<" in (tmp_path / "report.html").read_text()
 
 

@@ -204,6 +204,8 @@ def test_a_recipe_and_bf16_are_given_with_and_without_an_equals_sign(flags):
         ({"bf16_full_eval": True}, "bf16_full_eval: True would have no effect: .* use `bf16`"),
         ({"fp16_full_eval": True}, "fp16_full_eval: True would have no effect"),
         ({"average_tokens_across_devices": False}, "mean over the items of all devices"),
+        ({"torch_compile": True}, "torch_compile: True would compile the whole model in pieces: use compile_blo"),
+        ({"torch_compile_mode": "max-autotune"}, "torch_compile_mode: .* use compile_blocks: true"),
         ({"optim_target_modules": "all-linear"}, "optim_target_modules: 'all-linear' would have no effect"),
         ({"train_tower": False, "ema_decay": 0.9}, "ema_decay would have no effect with train_tower: False"),
     ],

@@ -21,7 +21,7 @@ def whole(nano_corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     budgets = '[{"until": 0.5, "max_pixels": 6272}, {"until": 1.0, "max_pixels": 12544}]'
     flags = {"data": nano_corpus, "max_steps": STEPS, "max_pixels": budgets, "text_frozen_share": 0.4}
-    flags |= {"ema_decay": 0.9, "cache_pairs": 5, "region_weight": 0.5, "max_regions": 2}
+    flags |= {"ema_decay": 0.9, "cache_pairs": 3, "region_weight": 0.5, "max_regions": 2}
     finish(start(**flags, output_dir=out))
     return out, flags
 

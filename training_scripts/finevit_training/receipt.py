@@ -67,7 +67,9 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def model_card(card: str, name: str, receipt: Mapping[str, Any]) -> str:
-    """The card of a trained model: a shipped template filled in from its receipt."""
+    """The card of a trained model: a shipped template filled in from its receipt. It holds no score: `finevit card`
+    writes what was measured into it.
+    """
     path = files("finevit_training").joinpath("card_templates", card)
     template = string.Template(path.read_text(encoding="utf-8"))
     trained = receipt["trained"]
@@ -91,6 +93,7 @@ def model_card(card: str, name: str, receipt: Mapping[str, Any]) -> str:
         else f" The weights are those of step {best:,}, the best in evaluation "
         f"(loss {trained['best_eval_loss']:.4f}).",
         minutes=f"{trained['minutes']:.1f}",
+        hours=f"{trained['minutes'] / 60:.2f}",
         speed="an unknown number of" if speed is None else f"{speed:.0f}",
         device=device,
         recipe=yaml.safe_dump(receipt["recipe"]["asked"], sort_keys=False).strip(),

@@ -60,6 +60,11 @@ WITHOUT_EFFECT = {
     "do_eval": "`eval_strategy` evaluates",
     "do_predict": "`finevit eval` predicts",
 }
+# Option -> what it would do instead of what is meant, and what does that.
+_OTHERWISE = dict.fromkeys(
+    ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    "would compile the whole model in pieces: use compile_blocks: true, which compiles the encoder's layers whole",
+)
 # Option -> the switch that it needs, and the values of the switch under which it has no effect.
 _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "vision_learning_rate": ("train_tower", (False,)),
@@ -123,6 +128,8 @@ def refuse_options(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> Non
             raise ValueError(f"{name} is {value}; expected a number from 0 to below 1, or leave it out")
         if name in WITHOUT_EFFECT:
             raise ValueError(f"{name}: {value!r} would have no effect: {WITHOUT_EFFECT[name]}; leave it out")
+        if name in _OTHERWISE:
+            raise ValueError(f"{name}: {value!r} {_OTHERWISE[name]}")
     for name in _STRATEGIES:
         if str(asked.get(name)) == "epoch":
             raise ValueError(

@@ -4,10 +4,11 @@ In process because lmms-eval's command line exits 0 whatever fails, and scans 1,
 failure raises.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
@@ -45,7 +46,7 @@ def ask_questions(kinds: Sequence[str], model: str, data: Path, out: Path, setti
     if lm.world_size > 1:
         raise ValueError(f"evaluate runs in one process; for several, launch `python -m lmms_eval` on {built.folder}.")
     raw = _run_lmms_eval(lm, built.folder, kinds, settings.seed)
-    outcomes = {kind: _outcome(kind, raw, lm, built.num_rows[kind]) for kind in kinds}
+    outcomes = {kind: _outcome(kind, raw, lm, built.num_rows[kind], built.folder) for kind in kinds}
     facts = {
         "max_pixels": int(lm.generator.processor.image_processor.size["longest_edge"]),
         "device": str(lm.device),
@@ -77,7 +78,7 @@ def _run_lmms_eval(lm: FineViTVL, folder: Path, kinds: Sequence[str], seed: int)
     return raw
 
 
-def _outcome(kind: str, raw: Mapping[str, Any], lm: FineViTVL, expected: int) -> Outcome:
+def _outcome(kind: str, raw: Mapping[str, Any], lm: FineViTVL, expected: int, folder: Path) -> Outcome:
     name = task_name(kind)
     scores, config = raw["results"][name], raw["configs"][name]
     samples = [_sample(kind, sample, lm) for sample in raw["samples"][name]]
@@ -92,7 +93,15 @@ def _outcome(kind: str, raw: Mapping[str, Any], lm: FineViTVL, expected: int) ->
             "generation_kwargs": {k: v for k, v in config["generation_kwargs"].items() if v is not None},
             "fingerprint": rows_fingerprint(lm.task_dict[name]["test"]),
         },
+        pictures=lambda ids: _pictures(folder / f"{name}.parquet", samples, ids),
     )
+
+
+def _pictures(task: Path, samples: Sequence[Mapping[str, Any]], ids: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Pictures of an exported task by the groups of its samples."""
+    rows = {sample["group"]: sample["row"] for sample in samples if sample["group"] in ids}
+    images = pq.read_table(task, columns=["image"])["image"]
+    return ((name, images[row].as_py()["bytes"]) for name, row in rows.items())
 
 
 def _sample(kind: str, sample: Mapping[str, Any], lm: FineViTVL) -> dict[str, Any]:

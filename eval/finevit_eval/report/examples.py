@@ -1,55 +1,86 @@
-"""Which questions the report shows, with their pictures."""
+"""The samples that a report shows: some of each evaluation, with their pictures."""
 
-import io
-import json
-import random
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-from PIL import Image
+from finevit_eval.report.runs import Run
+from finevit_eval.report.scores import title_of
+from finevit_eval.result import load_samples
+from finevit_eval.shown import KeptPicture, Sample, drawn, failures, is_right, kept_pictures, pictures_file
 
-from finevit_eval.questions.export import task_name
-from finevit_eval.questions.kinds import KINDS
-from finevit_eval.suite import EVALUATIONS
-
-CORRECT_AT = 0.5
-"""ANLS counts below 0.5 as wrong by its own threshold; the other scores of one example are 0 or 1."""
+MOST_CONFUSED = 4
 
 
-def pick_examples(run_dir: Path, blind_dir: Path | None = None, n: int = 12, seed: int = 0) -> list[dict[str, Any]]:
-    """Draw examples from a run of `finevit eval`, the same number of each task, by seed and not by success.
+@dataclass(frozen=True)
+class Example:
+    """A sample to show.
+
+    Attributes:
+        title, metric: Of its evaluation.
+        model: Whose answer it is.
+        sample: As the run wrote it, see `finevit_eval.result.Outcome`.
+        picture: That the sample is about, if the run kept it.
+        confused: Pictures that were taken for it, those of them that the run kept.
+        blind: The sample of the blind run.
+    """
+
+    title: str
+    metric: str
+    model: str
+    sample: Sample
+    picture: KeptPicture | None = None
+    confused: Sequence[KeptPicture] = ()
+    blind: Sample | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples by how they were chosen: by seed and not by success, and of the failures the surest or, where no sample
+    says how sure it is, by seed too. No sample is in both.
+    """
+
+    drawn: list[Example]
+    failed: list[Example]
+
+
+def pick_examples(runs: Sequence[Run], n: int = 12) -> Examples:
+    """Choose samples, the same number of each evaluation and run, with the seed of the run.
 
     Args:
-        run_dir: `out` of the run.
-        blind_dir: `out` of the blind run on the same questions; adds "blind_prediction".
-        n: How many in all; the first tasks get one more where it does not divide.
-        seed: Of the draw.
-
-    Raises:
-        ValueError: `run_dir` holds no samples of questions.
+        n: How many of each way of choosing in all; the first evaluations get one more where it does not divide.
     """
-    kinds = [kind for kind in KINDS if (run_dir / f"samples_{kind}.jsonl").is_file()]
-    if not kinds:
-        raise ValueError(f"{run_dir} holds no samples of questions; give the --out folder of `finevit eval`.")
-    rng = random.Random(seed)
-    examples = []
-    for position, kind in enumerate(kinds):
-        samples = _samples(run_dir, kind)
-        share = n // len(kinds) + (position < n % len(kinds))
-        chosen = rng.sample(samples, min(share, len(samples)))
-        blind = {s["id"]: s for s in _samples(blind_dir, kind)} if blind_dir else {}
-        images = pq.read_table(run_dir / "tasks" / f"{task_name(kind)}.parquet", columns=["image"])["image"]
-        for sample in chosen:
-            picture = Image.open(io.BytesIO(images[sample["row"]].as_py()["bytes"]))
-            named = {"kind": kind, "title": EVALUATIONS[kind].title, "metric": EVALUATIONS[kind].metric}
-            example = {**sample, **named, "image": picture, "correct": sample["score"] >= CORRECT_AT}
-            if sample["id"] in blind:
-                example["blind_prediction"] = blind[sample["id"]]["prediction"]
-            examples.append(example)
-    return examples
+    places = [(run, name) for run in runs for name in run.results["tasks"]]
+    chosen = Examples([], [])
+    for position, (run, name) in enumerate(places):
+        share = n // len(places) + (position < n % len(places))
+        samples, seed = load_samples(run.folder, name), run.results["receipts"]["score"].get("seed", 0)
+        by_seed = drawn(samples, seed)[:share]
+        met = {sample["id"] for sample in by_seed}
+        wrong = [sample for sample in failures(samples, seed) if sample["id"] not in met][:share]
+        chosen.drawn.extend(_examples(run, name, by_seed))
+        chosen.failed.extend(_examples(run, name, wrong))
+    return chosen
 
 
-def _samples(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    with (run_dir / f"samples_{kind}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+def _examples(run: Run, name: str, samples: Sequence[Sample]) -> Iterator[Example]:
+    pictures = kept_pictures(pictures_file(run.folder, name))
+    blind: Mapping[str, Any] = {}
+    if run.blind_folder:
+        blind = {sample["id"]: sample for sample in load_samples(run.blind_folder, name)}
+    for sample in samples:
+        confused = [pictures[other] for other in sample.get("confused", ()) if other in pictures][:MOST_CONFUSED]
+        yield Example(
+            title_of(name),
+            run.results["tasks"][name]["metric"],
+            run.label,
+            sample,
+            pictures.get(sample["group"]),
+            confused,
+            blind.get(sample["id"]),
+        )
+
+
+def num_right(examples: Sequence[Example]) -> int:
+    """How many of the examples are right."""
+    return sum(is_right(example.sample) for example in examples)

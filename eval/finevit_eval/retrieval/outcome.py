@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finevit_eval.result import Outcome
+from finevit_eval.result import Outcome, Pictures
 from finevit_eval.retrieval.ranks import Ranks, rank_groups
 
 OTHERS = (5, 10)
@@ -26,6 +26,7 @@ class EmbeddedPool:
         owners: For each text the number of the picture that it belongs to, M.
         images_ND, texts_MD: Embeddings of norm 1, float32, on the device that ranks them.
         facts: For the receipt.
+        pictures: Reads pictures by their ids, for the report.
     """
 
     ids: Sequence[str]
@@ -34,6 +35,7 @@ class EmbeddedPool:
     images_ND: torch.Tensor
     texts_MD: torch.Tensor
     facts: Mapping[str, Any]
+    pictures: Pictures
 
 
 def find_pictures(pool: EmbeddedPool) -> Outcome:
@@ -49,10 +51,11 @@ def find_pictures(pool: EmbeddedPool) -> Outcome:
             "question": text,
             "truth": pool.ids[owner],
             "prediction": pool.ids[best],
+            **({"confused": [pool.ids[best]]} if best != owner else {}),
         }
         for name, text, owner, best in zip(_text_ids(pool), pool.texts, pool.owners, ranks.best.tolist(), strict=True)
     ]
-    return _outcome(samples, ranks, shuffled, 1 / len(pool.ids), pool.facts)
+    return _outcome(samples, ranks, shuffled, 1 / len(pool.ids), pool)
 
 
 def find_texts(pool: EmbeddedPool) -> Outcome:
@@ -70,24 +73,24 @@ def find_texts(pool: EmbeddedPool) -> Outcome:
             "id": pool.ids[picture],
             "group": pool.ids[picture],
             "question": pool.ids[picture],
-            "truth": "\n".join(truths[picture]),
+            "truth": truths[picture] if len(truths[picture]) > 1 else truths[picture][0],
             "prediction": pool.texts[best],
         }
         for picture, best in zip(asked_Q.tolist(), ranks.best.tolist(), strict=True)
     ]
     chance = float((texts_Q.double() / len(pool.texts)).mean())
-    return _outcome(samples, ranks, shuffled, chance, pool.facts)
+    return _outcome(samples, ranks, shuffled, chance, pool)
 
 
 def _outcome(
-    samples: list[dict[str, Any]], ranks: Ranks, shuffled: Ranks, chance: float, facts: Mapping[str, Any]
+    samples: list[dict[str, Any]], ranks: Ranks, shuffled: Ranks, chance: float, pool: EmbeddedPool
 ) -> Outcome:
     hits = ranks.hits(1)
     for sample, above, equal, score in zip(samples, *(column.tolist() for column in (*ranks[:2], hits)), strict=True):
         sample |= {"rank": above + 1, "equal": equal, "score": score}
     others = {f"r@{k}": float(ranks.hits(k).mean()) for k in OTHERS}
     controls = {"shuffled": float(shuffled.hits(1).mean()), "chance": chance}
-    return Outcome(float(hits.mean()), samples, others, controls, facts=facts)
+    return Outcome(float(hits.mean()), samples, others, controls, facts=pool.facts, pictures=pool.pictures)
 
 
 def _others(pictures: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,11 @@ def read_pictures(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, bytes]]:
             yield pair, images[pair.place[1]].as_py()["bytes"]
 
 
+def pictures_of(pairs: Iterable[Pair], ids: set[str]) -> Iterator[tuple[str, bytes]]:
+    """The pictures of the pairs with these ids, each with its id."""
+    return ((pair.id, data) for pair, data in read_pictures(pair for pair in pairs if pair.id in ids))
+
+
 def fingerprint(pairs: Iterable[tuple[str, str, str]]) -> str:
     """SHA-256 of pictures and texts, whatever their order.
 

@@ -93,5 +93,6 @@ def _embed(
         pictures.stacked(path for path, _ in readable).to(device),
         embed_texts(embedder, texts, settings.batch_size, kept).to(device),
         facts,
+        lambda ids: ((names[path], path.read_bytes()) for path, _ in readable if names[path] in ids),
     )
     return pool, [f"{names[path]}: {why}" for path, why in problems.items()]

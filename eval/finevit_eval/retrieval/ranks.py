@@ -1,7 +1,7 @@
 """Exact ranks of what belongs to a query among all items, without ever holding all similarities.
 
 Q: queries; N: items; D: width of the embeddings; B: at most `BLOCK`; P: pairs of a query and an item that belongs to
-it.
+it; K: at most `TOP`.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,25 @@ TIE = 2e-6
 """Cosines that are nearer than this are equal: a picture has no other ones in another batch, in float32."""
 
 
+TOP = 5
+"""Items that are named for each query, for the report."""
+
+
 class Ranks(NamedTuple):
     """For each query, of its own items the most similar one counts: how many other items are above it, how many others
-    are as similar, and how many of its own are (itself included); and the number of the most similar item of all. Each
-    `(Q,)`, int64, on the CPU.
+    are as similar, and how many of its own are (itself included), each `(Q,)`; and the numbers of the most similar
+    items of all, the most similar first, `(Q, K)`. All int64, on the CPU.
     """
 
     above: torch.Tensor
     equal: torch.Tensor
     own: torch.Tensor
-    best: torch.Tensor
+    top: torch.Tensor
+
+    @property
+    def best(self) -> torch.Tensor:
+        """The number of the most similar item, `(Q,)`."""
+        return self.top[:, 0]
 
     def hits(self, k: int) -> torch.Tensor:
         """The chance of each query that an item of its own is among the first `k` when equals stand in random order;
@@ -100,16 +109,17 @@ def _rank_block(
     query_groups_B: torch.Tensor,
     item_groups_N: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
-    """How many other items are above and how many are equal, and the most similar item of all."""
-    above_B, equal_B, best_B = (torch.zeros_like(query_groups_B) for _ in range(3))
-    most_B = torch.full_like(own_B, -torch.inf)
+    """How many other items are above and how many are equal, and the most similar items of all."""
+    above_B, equal_B = torch.zeros_like(query_groups_B), torch.zeros_like(query_groups_B)
+    most_BK, top_BK = block_BD.new_empty(len(block_BD), 0), query_groups_B.new_empty(len(block_BD), 0)
     for first in range(0, len(items_ND), BLOCK):
         cosines_BB = block_BD @ items_ND[first : first + BLOCK].T
         other_BB = query_groups_B[:, None] != item_groups_N[first : first + BLOCK]
         apart_BB = cosines_BB - own_B[:, None]
         above_B += ((apart_BB > TIE) & other_BB).sum(dim=1)
         equal_B += ((apart_BB.abs() <= TIE) & other_BB).sum(dim=1)
-        found = cosines_BB.max(dim=1)
-        best_B = torch.where(found.values > most_B, first + found.indices, best_B)
-        most_B = torch.maximum(most_B, found.values)
-    return above_B, equal_B, best_B
+        found = cosines_BB.topk(min(TOP, cosines_BB.shape[1]))
+        most_BK, top_BK = torch.cat([most_BK, found.values], 1), torch.cat([top_BK, first + found.indices], 1)
+        most_BK, order_BK = most_BK.topk(min(TOP, most_BK.shape[1]))
+        top_BK = top_BK.gather(1, order_BK)
+    return above_B, equal_B, top_BK

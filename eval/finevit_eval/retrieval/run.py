@@ -8,7 +8,7 @@ from finevit_eval.embedding import EmbeddedPictures, embed_pictures, embed_texts
 from finevit_eval.kept import KEPT_FILE, Kept
 from finevit_eval.result import Measured, Settings
 from finevit_eval.retrieval.outcome import EmbeddedPool, find_pictures, find_texts
-from finevit_eval.retrieval.pool import Pair, choose_pairs, fingerprint, read_pictures
+from finevit_eval.retrieval.pool import Pair, choose_pairs, fingerprint, pictures_of, read_pictures
 
 
 def retrieve(names: Sequence[str], model: str, data: Path, out: Path, settings: Settings) -> Measured:
@@ -59,4 +59,5 @@ def _embed_pool(
         pictures.stacked(pair.place for pair in pairs).to(device),
         embed_texts(embedder, captions, batch_size, kept).to(device),
         {"fingerprint": fingerprint((pair.id, pair.caption, pictures.digests[pair.place]) for pair in pairs)},
+        lambda ids: pictures_of(pairs, ids),
     )

@@ -41,6 +41,7 @@ def test_ranks_are_those_of_the_whole_matrix(block, monkeypatch):
     cosines = queries.double() @ items.double().T
     found = rank_pairs(queries, items)
     assert found.above.tolist() == (cosines > cosines.diagonal()[:, None]).sum(1).tolist()
+    assert found.top.tolist() == cosines.topk(5).indices.tolist()
     assert found.best.tolist() == cosines.argmax(1).tolist()
     assert found.equal.tolist() == [0] * 40
     by_hand = [float((cosines[row].topk(5).indices == row).any()) for row in range(40)]

@@ -81,12 +81,18 @@ def test_a_step_that_is_left_out_changes_no_weight_and_its_ids_are_kept(trainer_
 
 
 def test_a_resumed_run_remembers_the_losses_before(trainer_for):
-    trainer = trainer_for(max_steps=4, save_strategy="steps", save_steps=2, spike_factor=3)
+    trainer = trainer_for(max_steps=4, save_strategy="steps", save_steps=2)
     trainer.train()
-    resumed = trainer_for(max_steps=4, spike_factor=3)
+    resumed = trainer_for(max_steps=4)
     resumed.train(resume_from_checkpoint=str(Path(trainer.args.output_dir) / "checkpoint-2"))
     assert list(resumed.stops.guard.recent) == list(trainer.stops.guard.recent)
     assert len(resumed.stops.guard.recent) == 4
+
+
+def test_a_run_too_short_for_a_leap_refuses_the_factor(trainer_for):
+    with pytest.raises(ValueError, match=r"spike_factor would have no effect: .* the run has 50 steps; leave it out"):
+        trainer_for(max_steps=REMEMBERED, spike_factor=3)
+    trainer_for(max_steps=REMEMBERED + 1, spike_factor=3)
 
 
 @pytest.mark.parametrize("flags", [{"spike_factor": 0.5}, {"ema_decay": 1.5}])

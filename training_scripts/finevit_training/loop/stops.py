@@ -52,9 +52,20 @@ class LossGuard:
         action: "stop": the first bad loss ends the run; "skip": its step changes no weight.
         spike_factor: a loss above so many times the median of the last good ones is bad; None: only one that is no
             number is.
+        steps: of the whole run.
+
+    Raises:
+        ValueError: so short a run has no loss that could be compared.
     """
 
-    def __init__(self, action: Literal["stop", "skip"] = "stop", spike_factor: float | None = None) -> None:
+    def __init__(
+        self, action: Literal["stop", "skip"] = "stop", spike_factor: float | None = None, steps: float = math.inf
+    ) -> None:
+        if spike_factor and steps <= REMEMBERED:
+            raise ValueError(
+                f"spike_factor would have no effect: it compares a loss with those of {REMEMBERED} steps before it, "
+                f"and the run has {steps:g} steps; leave it out"
+            )
         self.action = action
         self.spike_factor = spike_factor
         self.recent: deque[float] = deque(maxlen=REMEMBERED)

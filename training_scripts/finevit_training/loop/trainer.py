@@ -74,7 +74,7 @@ class PackedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.progress = Progress(args.max_steps, args.max_minutes * 60 if args.max_minutes else None)
-        self.stops = StopCallback(LossGuard(args.on_bad_loss, args.spike_factor))
+        self.stops = StopCallback(LossGuard(args.on_bad_loss, args.spike_factor, args.max_steps))
         self.eval_reader = eval_reader
         self.rates: dict[str, float] = {}
         self._counted: deque[Work] = deque()  # of the step's micro-batches

@@ -100,7 +100,7 @@ def train(run: Run) -> Path | None:
             if not trainer.is_world_process_zero():
                 raise
             path = write_skipped(Path(recipe.training.output_dir), trainer.skipped)
-            raise UnusableData(f"{error}. The rows are listed in {path}") from error
+            raise UnusableData(f"{error}. Rows that were left out are listed in {path}") from error
     if trainer.stops.stopped_by_signal:
         return None
     finish(run)

@@ -18,8 +18,8 @@ def short_and_extra(data: Path) -> Captioned:
 
 
 def extra(data: Path) -> Captioned:
-    """Every annotation file; the extra caption alone, lower-cased (FG-CLIP 2). It does not name the subject again, so
-    that scores are some twenty points lower.
+    """Every annotation file; the extra caption alone, lower-cased (FG-CLIP 2). Papers report one model some twenty
+    points apart by this and the other protocol; the extra caption does not name the subject again.
     """
     paths = sorted(needed(data / FOLDER / "annotations", LAYOUT).glob("*.json"))
     records = [read_json(path, LAYOUT) for path in paths]

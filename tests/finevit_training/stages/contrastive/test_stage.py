@@ -112,6 +112,7 @@ def test_scale_and_bias_are_parts_with_a_rate_of_their_own(nano_corpus, tmp_path
         ({"attn_implementation": '{"vision": "eager"}'}, r"names \['vision'\]; expected vision_config, text_config"),
         ({"text_frozen_share": 2}, "expected a share of the"),
         ({"cache_pairs": 0}, "expected a number of pairs"),
+        ({"cache_pairs": 8}, "cache_pairs: 8 would have no effect: a step has 8 pairs on a device"),
         ({"max_regions": 2}, "max_regions would have no effect with region_weight: 0"),
         ({"region_weight": -1}, "region_weight is -1.0; expected a finite number"),
         ({"text_learning_rate": -1}, "text_learning_rate is -1.0; expected a finite number >= 0"),

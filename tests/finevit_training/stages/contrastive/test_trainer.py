@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from finevit_training.data.bad_records import UnusableData
 from finevit_training.stages.contrastive.stage import build_trainer
 from finevit_training.stages.contrastive.trainer import split_pairs
 from modeling_finevit.pretraining.sigmoid_loss import pair_logits
@@ -93,6 +94,21 @@ def test_captions_that_come_again_within_a_step_are_counted(trainer_of, records,
     trainer.train()
     (entry,) = (entry for entry in trainer.state.log_history if "loss" in entry)
     assert entry["repeated_captions"] == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize("epochs", [{}, {"max_steps": -1, "num_train_epochs": 1}])
+def test_a_step_that_an_epoch_does_not_fill_is_refused_before_anything_is_trained(
+    trainer_of, records, tmp_path, epochs
+):
+    captioned = [record for record in records if record["global_caption"]][:12]
+    others = [{**one, "id": f"{one['id']}-other", "global_caption": None, "captions": []} for one in captioned]
+    data = write_records([*captioned, *others], tmp_path / "data")
+    trainer = trainer_of(data=data, per_device_train_batch_size=13, **epochs)
+    before = weights(trainer)
+    with pytest.raises(UnusableData, match=r"a step takes 13 pairs, more than an epoch of the data has"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
+    trainer_of(data=data, per_device_train_batch_size=12, **epochs).train()
 
 
 def test_windows_are_no_larger_than_pairs_need(trainer_of):

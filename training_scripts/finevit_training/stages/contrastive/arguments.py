@@ -202,6 +202,12 @@ class ContrastiveTrainingArguments(FineViTTrainingArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected a number of pairs >= 1")
+        if self.cache_pairs is not None and self.cache_pairs >= self.per_device_train_batch_size:
+            raise ValueError(
+                f"cache_pairs: {self.cache_pairs} would have no effect: a step has {self.per_device_train_batch_size} "
+                "pairs on a device (per_device_train_batch_size), all of which would be held; give fewer, or leave it "
+                "out"
+            )
         super().__post_init__()
 
     @property

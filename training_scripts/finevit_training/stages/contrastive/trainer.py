@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from finevit_training.data.bad_records import UnusableData
 from finevit_training.loop.flops import DualWork
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.trainer import PackedTrainer
@@ -100,7 +101,12 @@ class ContrastiveTrainer(PackedTrainer):
     ) -> torch.Tensor:
         """As in the Trainer, by gradient caching where the recipe asks for it. While the text tower is frozen it gets
         no gradient, so that neither the clipping nor AdamW's moments know of one.
+
+        Raises:
+            UnusableData: an epoch has fewer pairs than a step.
         """
+        if self.state.global_step == 0:
+            self._refuse_pictures_twice()
         captions = inputs["caption_ids"]
         self.repeated.append(1 - len(captions.unique()) / len(captions))
         cached = self.args.cache_pairs is not None and self.args.cache_pairs < len(inputs["ids"])
@@ -110,6 +116,16 @@ class ContrastiveTrainer(PackedTrainer):
             for parameter in split_parameters(model, DUAL_PARTS)["text"].values():
                 parameter.grad = None
         return loss
+
+    def _refuse_pictures_twice(self) -> None:
+        """A step that one epoch does not fill holds pictures twice, each a negative of its own other caption."""
+        where = self.loader.position
+        if where[:3] > (1, 0, 0):
+            raise UnusableData(
+                f"a step takes {where.packs:,} pairs, more than an epoch of the data has, so that pictures would come "
+                "twice in it and count as no match for their own other captions: give more data, or a smaller "
+                "per_device_train_batch_size"
+            )
 
     def settle_what_learns(self) -> None:
         """The text tower or not. DDP and FSDP settle at the start what has a gradient; there it is dropped later."""

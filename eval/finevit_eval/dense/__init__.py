@@ -1,0 +1,1 @@
+"""What an encoder knows of each patch of a picture: as maps to look at, and as files."""
