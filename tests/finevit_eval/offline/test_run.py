@@ -1,4 +1,4 @@
-"""Sets become records that retrieval measures: an oracle finds everything; shuffled or blind it is at chance."""
+"""Sets become records that retrieval and regions measure: an oracle gets 1; shuffled or blind it is at chance."""
 
 import json
 
@@ -8,18 +8,28 @@ from datasets import load_dataset
 from PIL import Image
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
+from finecap.boxes import format_box
 from finecap.pictures import encoded
+from finecap.records import new_record, region
+from finecap.tasks.wording import BOX_TO_TEXT, TEXT_TO_BOX
 from finevit_cli import main
 from finevit_eval.embedder import Embedder
 from finevit_eval.offline import run
 from finevit_eval.offline.captioned import CaptionedPicture, captioned_records
-from finevit_eval.result import Settings, load_results
+from finevit_eval.result import GREY, Settings, load_results
 from finevit_eval.run import evaluate
+from finevit_vl.answering import Answer, AnswerGenerator
 from finevit_vl.tokenizer import build_qwen_tokenizer
 
 SIZE = 16
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 NAMES = ["emoji_t2i", "emoji_i2t", "stamps_t2i", "stamps_i2t"]
+
+
+def box_of(n):
+    """No two overlap."""
+    x, y = 10 * (n % 4), 7 * (n // 4)
+    return (x, y, x + 8, y + 6)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +48,21 @@ def siglip(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def shades(monkeypatch):
-    """Instead of emoji and stamps: plain pictures whose captions name their shade."""
+    """Instead of the real sets: plain pictures whose captions name their shade, or with a region of a text each."""
 
     def records(name):
         pictures = (encoded(Image.new("RGB", (40, 30), (12 * n, 90, 90)), "PNG") for n in range(SIZE))
         items = (CaptionedPicture(f"{name}/{n:02d}", picture, f"{name} {n}") for n, picture in enumerate(pictures))
         return captioned_records(items, f"{name} 1", "CC0")
 
-    monkeypatch.setattr(run, "SETS", {name: lambda name=name: records(name) for name in ("emoji", "stamps")})
+    def pages(name):
+        for n in range(SIZE):
+            picture, text = encoded(Image.new("RGB", (40, 30), (12 * n, 90, 90)), "PNG"), f"text {n}"
+            regions = [region(box_of(n), "document_text", "line", text=text)]
+            yield new_record(f"{name}/{n}", picture, (40, 30), f"{name} 1", "CC0", "test", regions, [])
+
+    sets = {name: lambda name=name: records(name) for name in ("emoji", "stamps")}
+    monkeypatch.setattr(run, "SETS", sets | {name: lambda name=name: pages(name) for name in ("pdf", "photo")})
 
 
 @pytest.fixture
@@ -72,6 +89,32 @@ def test_an_oracle_finds_everything_and_shuffled_or_blind_nothing(oracle, siglip
         assert task["controls"]["chance"] == 1 / SIZE
     blind = evaluate(siglip, None, tmp_path / "blind", ["offline"], Settings(blind=True))["tasks"]
     assert all(task["score"] == pytest.approx(1 / SIZE) for task in blind.values())
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """Make every loaded model answer from the truth, and "nothing" to a grey picture."""
+    boxes = {n: format_box(box_of(n), 40, 30) for n in range(SIZE)}
+    table = {BOX_TO_TEXT.format(box=box): f"text {n}" for n, box in boxes.items()}
+    table |= {TEXT_TO_BOX.format(text=f"text {n}"): box for n, box in boxes.items()}
+
+    def answer(conversation):
+        picture, text = conversation[0]["content"]
+        words = "nothing" if picture["image"].getpixel((0, 0)) == GREY else table[text["text"]]
+        return Answer(words, words, text["text"], 1)
+
+    monkeypatch.setattr(AnswerGenerator, "__call__", lambda self, asked, **_: [answer(one) for one in asked])
+
+
+def test_an_oracle_reads_and_finds_everything_and_nothing_blind(reading, model_dir, tmp_path):
+    seeing = evaluate(model_dir, None, tmp_path / "seeing", ["offline"])["tasks"]
+    assert list(seeing) == ["pdf_words", "pdf_boxes", "photo_words"]
+    for task in seeing.values():
+        assert (task["score"], task["n"]) == (1.0, SIZE)
+        assert task["controls"]["shuffled"] < 0.2
+    assert seeing["pdf_words"]["controls"]["most_common"] == 1 / SIZE
+    blind = evaluate(model_dir, None, tmp_path / "blind", ["offline"], Settings(blind=True))["tasks"]
+    assert all(task["score"] == 0.0 for task in blind.values())
 
 
 def test_the_receipt_names_source_and_licence_and_tells_sets_apart(oracle, siglip, tmp_path):
