@@ -14,10 +14,10 @@ from finevit_eval.regions.asking import (
     QuestionSet,
     answer_conditions,
     ask,
-    draw,
     max_pixels,
 )
 from finevit_eval.regions.finding import judge_boxes, judge_boxes_by_size
+from finevit_eval.regions.mixing import draw
 from finevit_eval.regions.transcribing import judge_counting, judge_reading
 from finevit_eval.result import Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -98,9 +98,9 @@ def _outcome(name: str, asked: QuestionSet, answers: dict[str, Answered]) -> Out
         ),
     }
 
-    def pictures(ids: set[str]) -> Iterator[tuple[str, bytes]]:
-        pairs = zip(questions, answered, strict=True)
-        digests = {question.picture: answer.digest for question, answer in pairs if answer.digest in ids}
-        return ((digests[name], data) for name, data in asked.pictures(digests))
+    def pictures(digests: set[str]) -> Iterator[tuple[str, bytes]]:
+        shown = {one.digest: question.picture for question, one in zip(questions, answered, strict=True)}
+        wanted = {picture: digest for digest, picture in shown.items() if digest in digests}
+        return ((wanted[picture], data) for picture, data in asked.pictures(wanted))
 
     return replace(TASKS[name].judge(questions, answered), facts=facts, pictures=pictures)

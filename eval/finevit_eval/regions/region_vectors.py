@@ -45,9 +45,10 @@ class RegionVectors:
     digests: Mapping[Path, str]
     skipped: list[str]
 
-    def pictures(self, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    def read_pictures(self, ids: set[str]) -> Iterator[tuple[str, bytes]]:
         """Pictures by their digests, for the report."""
-        return ((digest, path.read_bytes()) for path, digest in self.digests.items() if digest in wanted)
+        paths = {digest: path for path, digest in self.digests.items() if digest in ids}
+        return ((digest, path.read_bytes()) for digest, path in paths.items())
 
 
 def way_of_regions(embedder: Embedder) -> str:
