@@ -24,6 +24,7 @@ from modeling_finevit import (
     FineViTImageProcessorPil,
     FineViTModel,
 )
+from tests.support.cards import run_snippet
 from tests.support.mim_runs import mim_recipe
 
 LAYERS = {"num_hidden_layers": 2, "initializer_range": 0.06}
@@ -110,11 +111,23 @@ def test_the_encoder_has_a_folder_of_its_own_and_is_the_tower_of_the_whole(align
     assert not same(encoder, FineViTModel.from_pretrained(out / "ema")), "the average is another one"
     inputs = AutoImageProcessor.from_pretrained(out / "encoder")(Image.new("RGB", (90, 60)), return_tensors="pt")
     assert encoder(**inputs).last_hidden_state.isfinite().all()
-    card = (out / "README.md").read_text()
-    assert "$" not in card
-    assert f"{out.name}/encoder" in card
     receipt = json.loads((out / "receipt.json").read_text())
     assert receipt["model"]["parameters"] == sum(parameter.numel() for parameter in whole.parameters())
+
+
+def test_whole_encoder_and_average_have_cards_whose_code_runs_where_the_run_s_folder_lies(align_recipe, monkeypatch):
+    out = train(prepare_run(STAGE, align_recipe(ema_decay=0.5)))
+    encoder, average = (FineViTModel.from_pretrained(out / name) for name in ("encoder", "ema"))
+    for folder, of in ((out, encoder), (out / "encoder", encoder), (out / "ema", average)):
+        said = run_snippet(folder / "README.md", out.parent, monkeypatch)
+        assert same(said["encoder"], of)
+        assert said["features"].shape == (24, of.config.hidden_size)
+    assert not same(encoder, average)
+    cards = [(out / name / "README.md").read_text() for name in ("", "encoder", "ema")]
+    assert not any("$" in card for card in cards)
+    size = f"{sum(parameter.numel() for parameter in encoder.parameters()):,} parameters"
+    assert f"The encoder of `out`, as the training left it: FineViT, 2 layers, width 128, {size}" in cards[1]
+    assert "The encoder of `out`, its weights averaged over the steps (`ema_decay`)" in cards[2]
 
 
 def test_a_frozen_encoder_leaves_as_it_came(align_recipe, vision):
