@@ -9,7 +9,7 @@ from typing import Any
 
 from finecap.files import write_json, write_text
 from finevit_eval.intervals import METHOD, score_interval
-from finevit_eval.shown import keep_pictures, pictures_file
+from finevit_eval.shown import keep_pictures, pictures_file, seed_of
 
 RESULTS_FILE = "results.json"
 GREY = (128, 128, 128)
@@ -140,7 +140,7 @@ def write_results(
     for name, outcome in outcomes.items():
         write_text(out / f"samples_{name}.jsonl", "".join(json.dumps(line) + "\n" for line in outcome.samples))
         if outcome.pictures is not None:
-            keep_pictures(pictures_file(out, name), outcome.samples, outcome.pictures, receipt.get("seed", 0))
+            keep_pictures(pictures_file(out, name), outcome.samples, outcome.pictures, seed_of(name, receipt))
     results = {"tasks": dict(entries), "interval_method": METHOD, "receipt": dict(receipt)}
     results |= {"failed": dict(failed)} if failed else {}
     write_json(out / RESULTS_FILE, results)

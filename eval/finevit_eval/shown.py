@@ -42,12 +42,17 @@ def is_right(sample: Sample) -> bool:
     return sample["score"] >= RIGHT_FROM
 
 
-def drawn(samples: Sequence[Sample], seed: int) -> list[Sample]:
+def seed_of(name: str, receipt: Mapping[str, Any]) -> str:
+    """The seed of the choice for an evaluation of a run: another one for each, for they may share their samples."""
+    return f"{name} {receipt.get('seed', 0)}"
+
+
+def drawn(samples: Sequence[Sample], seed: str) -> list[Sample]:
     """At most `SHOWN`, drawn by seed and not by success; the first n are a draw as well."""
     return random.Random(seed).sample(samples, min(SHOWN, len(samples)))
 
 
-def failures(samples: Sequence[Sample], seed: int) -> list[Sample]:
+def failures(samples: Sequence[Sample], seed: str) -> list[Sample]:
     """At most `SHOWN` that are wrong: the surest first where samples have a "confidence", else drawn by seed."""
     wrong = [sample for sample in samples if not is_right(sample)]
     random.Random(seed).shuffle(wrong)
@@ -60,7 +65,7 @@ def pictures_file(run: Path, name: str) -> Path:
 
 
 def keep_pictures(
-    path: Path, samples: Sequence[Sample], read: Callable[[set[str]], Iterable[tuple[str, bytes]]], seed: int
+    path: Path, samples: Sequence[Sample], read: Callable[[set[str]], Iterable[tuple[str, bytes]]], seed: str
 ) -> None:
     """Write the pictures of the samples that a report may show.
 
@@ -68,6 +73,7 @@ def keep_pictures(
         path: See `pictures_file`.
         samples: All of an evaluation.
         read: Gives pictures by their ids.
+        seed: See `seed_of`.
     """
     shown = [*drawn(samples, seed), *failures(samples, seed)]
     ids = {name for sample in shown for name in (sample["group"], *sample.get("confused", ()))}

@@ -14,7 +14,7 @@ from pathlib import Path
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
 from finevit_cli.data import add_data
-from finevit_cli.features import add_features
+from finevit_cli.dense import add_features
 from finevit_cli.measuring import add_measuring
 from finevit_cli.parser import CommandParser
 from finevit_cli.recipes import add_recipes

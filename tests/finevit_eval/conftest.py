@@ -107,24 +107,36 @@ def _truths(corpus: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def oracle(model_dir, corpus, monkeypatch):
-    """Make every loaded model answer from a table; returns the table, filled with the truth.
+def answering(monkeypatch):
+    """tell -> every loaded model answers `tell(picture, question)`; returns the list of questions that are asked.
 
     Model, processor and chat template stay real: the question is read back out of the rendered prompt.
     """
-    from finevit_vl.answering import Answer, AnswerGenerator
+    from finevit_vl.answering import Answer, AnswerGenerator, conversation_images
 
+    def use(tell):
+        asked = []
+
+        def answer(self, conversations, **_):
+            answers = []
+            for conversation in conversations:
+                prompt = self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+                question = prompt.split("<|vision_end|>")[1].split("<|im_end|>")[0]
+                asked.append(question)
+                ids = self.processor.tokenizer(tell(conversation_images(conversation)[0], question))["input_ids"]
+                decode = self.processor.tokenizer.decode
+                answers.append(Answer(decode(ids, skip_special_tokens=True), decode(ids), prompt, len(ids)))
+            return answers
+
+        monkeypatch.setattr(AnswerGenerator, "__call__", answer)
+        return asked
+
+    return use
+
+
+@pytest.fixture
+def oracle(answering, corpus):
+    """Make every loaded model answer from a table; returns the table, filled with the truth."""
     answers = _truths(corpus)
-
-    def from_table(self, conversations, **_):
-        results = []
-        for conversation in conversations:
-            prompt = self.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-            question = prompt.split("<|vision_end|>")[1].split("<|im_end|>")[0]
-            ids = self.processor.tokenizer(answers[question])["input_ids"]
-            decode = self.processor.tokenizer.decode
-            results.append(Answer(decode(ids, skip_special_tokens=True), decode(ids), prompt, len(ids)))
-        return results
-
-    monkeypatch.setattr(AnswerGenerator, "__call__", from_table)
+    answering(lambda picture, question: answers[question])
     return answers

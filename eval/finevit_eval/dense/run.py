@@ -7,12 +7,12 @@ from typing import Any
 from PIL import Image
 
 from finecap.files import committed
-from finevit_eval.dense.asked import Asked, find_maps
 from finevit_eval.dense.drawing import canvas_size, coloured, mark, over
-from finevit_eval.dense.features import PatchEncoder
+from finevit_eval.dense.map_choice import Asked, find_maps
 from finevit_eval.dense.maps import colour_range
-from finevit_eval.dense.page import Key, Panel, Shown, write_page
-from finevit_eval.dense.pictures import open_picture
+from finevit_eval.dense.multiples import Key, Panel, Shown, write_page
+from finevit_eval.dense.patch_encoder import PatchEncoder
+from finevit_eval.dense.picture_files import open_picture
 
 
 def draw_features(

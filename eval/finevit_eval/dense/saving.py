@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from finecap.files import committed, write_json
-from finevit_eval.dense.features import PatchEncoder
-from finevit_eval.dense.pictures import open_picture
+from finevit_eval.dense.patch_encoder import PatchEncoder
+from finevit_eval.dense.picture_files import open_picture
 from finevit_eval.embedding import made_ahead, packs
 
 FORMATS = ("npz", "safetensors")
@@ -64,7 +64,7 @@ def save_features(
     def usable() -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         for name, prepared in made_ahead(prepare, files):
             if isinstance(prepared, ValueError):
-                saved.skipped[str(files[name])] = str(prepared)
+                saved.skipped[str(files[name])] = str(prepared).removeprefix(f"{files[name]}: ")
             else:
                 yield name, prepared
 
@@ -76,8 +76,8 @@ def save_features(
             _write(target, features, facts)
             saved.files[str(files[name])] = target.name
     if not saved.files:
-        reason = next(iter(saved.skipped.values()))
-        raise ValueError(f"none of {len(files)} pictures could be used; the first: {reason}")
+        first = ": ".join(next(iter(saved.skipped.items())))
+        raise ValueError(f"none of {len(files)} pictures could be used; the first: {first}")
     write_json(out / "features.json", {"model": model_facts, "prepared": encoder.facts, **vars(saved)})
     return saved
 

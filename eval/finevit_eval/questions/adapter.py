@@ -17,7 +17,9 @@ from transformers import GenerationConfig
 
 import finevit_vl  # noqa: F401  (registers the classes with Auto*)
 from finecap.tasks.length import rough_tokens
+from finevit_eval.kept import Kept
 from finevit_eval.questions.boxes import answer_for_task
+from finevit_eval.questions.resuming import answer_or_recall
 from finevit_eval.result import GREY
 from finevit_vl.answering import Answer, AnswerGenerator, Conversation, conversation_images
 
@@ -55,6 +57,7 @@ class FineViTVL(lmms):
 
     Attributes:
         answers: (task, doc_id) -> the answer as generated, before boxes were rewritten for the task's parser.
+        kept: Where answers are kept and looked for, if they are; None at first.
     """
 
     is_simple = False
@@ -81,6 +84,7 @@ class FineViTVL(lmms):
         self.max_new_tokens = max_new_tokens
         self.blind = blind
         self.answers: dict[tuple[str, int], Answer] = {}
+        self.kept: Kept | None = None
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected an integer of at least 1.")
 
@@ -140,7 +144,8 @@ class FineViTVL(lmms):
     def _answer(self, batch: list[tuple[_Request, Conversation]]) -> Iterator[tuple[_Request, GenerationResult]]:
         gen_kwargs = batch[0][0].gen_kwargs
         conversations = [conversation for _, conversation in batch]
-        answers = self.generator(conversations, **self._generation_arguments(gen_kwargs))
+        arguments = self._generation_arguments(gen_kwargs)
+        answers = answer_or_recall(self.generator, self.kept, conversations, arguments)
         for (request, conversation), answer in zip(batch, answers, strict=True):
             self.answers[(request.task, request.doc_id)] = answer
             images = conversation_images(conversation)

@@ -1,22 +1,19 @@
-"""The kinds of questions that lmms-eval asks here: how a record becomes a row of its task, and a scored row a sample.
+"""The kinds of questions that lmms-eval asks here: how a record becomes a row of its task, and how answers
+are scored.
 
 A kind's prompt and metric stand in `tasks/finevit_<kind>.yaml`.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 from datasets import Features, Image, Value
 from datasets import Sequence as SequenceFeature
 
-from finecap.boxes import box_ious
-from finevit_eval.questions.boxes import pixel_boxes
+from finevit_eval.questions.scoring import Fields, Scoring, box_scoring
 
 TEXT = Value("string")
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,12 @@ class Kind:
         features: Of the rows.
         fields: Of a row besides "image" and "question", from the record, its qa item, the question's id and the split;
             a `ValueError` says why an item cannot be used.
-        score_key: Where lmms-eval keeps the headline score.
-        judged: What a sample tells beyond question and answer, from lmms-eval's sample and the answer with its special
-            tokens; "score" must be there.
-        others: Name -> lmms-eval's key of a further score.
+        scoring: How lmms-eval's scores are read.
     """
 
     features: Features
     fields: Callable[[Fields, Fields, str, str], Fields]
-    score_key: str
-    judged: Callable[[Mapping[str, Any], str], Fields]
-    others: Mapping[str, str] = field(default_factory=dict)
+    scoring: Scoring
 
 
 def _doc_fields(record: Fields, item: Fields, question_id: str, split: str) -> Fields:
@@ -70,20 +62,6 @@ def _grounding_fields(record: Fields, item: Fields, question_id: str, split: str
     }
 
 
-def _text_judged(key: str) -> Callable[[Mapping[str, Any], str], Fields]:
-    return lambda sample, marked_text: {"score": float(sample[key])}
-
-
-def _box_judged(sample: Mapping[str, Any], marked_text: str) -> Fields:
-    """Boxes in pixels; the overlap is that of the fractions which lmms-eval scored."""
-    record, doc = sample["refcoco_ACC@0.5"], sample["doc"]
-    size = (doc["image_width"], doc["image_height"])
-    iou = float(box_ious(np.asarray(record["bbox"]), np.asarray([record["pred"]]))[0])
-    boxes = pixel_boxes(marked_text, *size)
-    truth = [round(value * size[i % 2], 3) for i, value in enumerate(record["bbox"])]
-    return {"truth": truth, "prediction": boxes[0] if boxes else None, "iou": iou, "score": float(iou >= 0.5)}
-
-
 KINDS = {
     "doc": Kind(
         Features(
@@ -97,14 +75,12 @@ KINDS = {
             }
         ),
         _doc_fields,
-        "anls",
-        _text_judged("anls"),
+        Scoring("anls"),
     ),
     "chart": Kind(
         Features({"question_id": TEXT, "type": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}),
         _chart_fields,
-        "relaxed_overall",
-        _text_judged("relaxed_overall"),
+        Scoring("relaxed_overall"),
     ),
     "grounding": Kind(
         Features(
@@ -120,14 +96,11 @@ KINDS = {
             }
         ),
         _grounding_fields,
-        "refcoco_ACC@0.5",
-        _box_judged,
-        {"iou": "refcoco_IoU", "center_acc": "refcoco_Center_ACC"},
+        box_scoring("refcoco", "question"),
     ),
     "easyvqa": Kind(
         Features({"question_id": TEXT, "question": TEXT, "answer": TEXT, "image": Image()}),
         _easyvqa_fields,
-        "exact_match",
-        _text_judged("exact_match"),
+        Scoring("exact_match"),
     ),
 }

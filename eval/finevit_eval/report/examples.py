@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finevit_eval.report.runs import Run
-from finevit_eval.report.scores import title_of
+from finevit_eval.report.scores import samples_of, title_of
 from finevit_eval.result import load_samples
-from finevit_eval.shown import KeptPicture, Sample, drawn, failures, is_right, kept_pictures, pictures_file
+from finevit_eval.shown import KeptPicture, Sample, drawn, failures, is_right, kept_pictures, pictures_file, seed_of
 
 MOST_CONFUSED = 4
 
@@ -45,16 +45,20 @@ class Examples:
 
 
 def pick_examples(runs: Sequence[Run], n: int = 12) -> Examples:
-    """Choose samples, the same number of each evaluation and run, with the seed of the run.
+    """Choose samples, the same number of each evaluation, with the seed of the run.
+
+    Of several runs of an evaluation the one of the model that was trained longest is shown, or the first.
 
     Args:
         n: How many of each way of choosing in all; the first evaluations get one more where it does not divide.
     """
-    places = [(run, name) for run in runs for name in run.results["tasks"]]
+    names = dict.fromkeys(name for run in runs for name in run.results["tasks"])
+    longest = sorted(runs, key=lambda run: samples_of(run) or 0, reverse=True)
+    places = {name: next(run for run in longest if name in run.results["tasks"]) for name in names}
     chosen = Examples([], [])
-    for position, (run, name) in enumerate(places):
+    for position, (name, run) in enumerate(places.items()):
         share = n // len(places) + (position < n % len(places))
-        samples, seed = load_samples(run.folder, name), run.results["receipts"]["score"].get("seed", 0)
+        samples, seed = load_samples(run.folder, name), seed_of(name, run.results["receipts"]["score"])
         by_seed = drawn(samples, seed)[:share]
         met = {sample["id"] for sample in by_seed}
         wrong = [sample for sample in failures(samples, seed) if sample["id"] not in met][:share]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from finevit_eval.report.axes import Axes, linear_ticks, path, short_number
 from finevit_eval.report.runs import Run
-from finevit_eval.report.scores import floor_of, title_of
+from finevit_eval.report.scores import floor_of, samples_of, title_of
 
 AXES = Axes(360, 220, left=44, right=18, top=14, bottom=52)
 
@@ -25,7 +25,7 @@ def score_charts(runs: Sequence[Run]) -> list[dict[str, str]]:
     """`{"title", "metric", "svg"}` of each evaluation that runs with different numbers of samples share."""
     charts = []
     for name in dict.fromkeys(name for run in runs for name in run.results["tasks"]):
-        measures = sorted(_measure(name, run) for run in runs if _samples(run) is not None and _has(name, run))
+        measures = sorted(_measure(name, run) for run in runs if samples_of(run) is not None and _has(name, run))
         if len({measure.samples for measure in measures}) > 1:
             metric = next(run.results["tasks"][name]["metric"] for run in runs if _has(name, run))
             charts.append({"title": title_of(name), "metric": metric, "svg": _svg(measures, title_of(name))})
@@ -34,10 +34,6 @@ def score_charts(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def _has(name: str, run: Run) -> bool:
     return name in run.results["tasks"]
-
-
-def _samples(run: Run) -> int | None:
-    return run.results["receipts"]["score"].get("samples")
 
 
 def _measure(name: str, run: Run) -> Measure:

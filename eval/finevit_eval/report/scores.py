@@ -22,7 +22,7 @@ ENTRY = {
     "base_interval",
 }
 """What an entry of the results holds besides further scores."""
-FLOORS = ("blind", "shuffled", "chance")
+FLOORS = ("blind", "shuffled", "chance", "most_common", "whole_picture")
 COLUMNS = ("suite", "evaluation", "model", "run", "samples_seen", "metric", "n", "name", "value", "low", "high")
 OTHER_SUITE = "other"
 
@@ -58,10 +58,22 @@ def suite_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "has_models": len({run.label for run in runs}) > 1,
                 "has_blind": any("blind_score" in entry for entry in entries),
                 "has_base": any("base_score" in entry for entry in entries),
-                "rows": [row for name in mine for run in runs for row in _rows(name, run, shared)],
+                "rows": [row for name in mine for row in _rows_of(name, runs, shared)],
             }
         )
     return tables
+
+
+def samples_of(run: Run) -> int | None:
+    """What the run's model was trained on, if its receipt says so."""
+    return run.results["receipts"]["score"].get("samples")
+
+
+def _rows_of(name: str, runs: Sequence[Run], shared: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of an evaluation, checkpoints in the order of their training; the first alone has the title."""
+    rows = [row for run in sorted(runs, key=lambda run: samples_of(run) or 0) for row in _rows(name, run, shared)]
+    rows[0] |= {"title": title_of(name), "models": len(rows)}
+    return rows
 
 
 def others_of(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -71,7 +83,7 @@ def others_of(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def _rows(name: str, run: Run, shared: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The row of an evaluation in a run, if it is there: scores as text, or why there is none."""
-    row: dict[str, Any] = {"title": title_of(name), "model": run.label}
+    row: dict[str, Any] = {"model": run.label}
     if reason := run.results["failed"].get(name):
         yield row | {"failed": reason}
     if name not in run.results["tasks"]:
@@ -115,8 +127,8 @@ def write_tables(runs: Sequence[Run], beside: Path) -> None:
 
 def _lines(name: str, run: Run) -> Iterator[dict[str, Any]]:
     task = run.results["tasks"][name]
-    same = {"suite": suite_of(name), "evaluation": name, "model": run.label, "run": run.folder.name}
-    same |= {"samples_seen": run.results["receipts"]["score"].get("samples"), "metric": task["metric"], "n": task["n"]}
+    same: dict[str, Any] = {"suite": suite_of(name), "evaluation": name, "model": run.label, "run": run.folder.name}
+    same |= {"samples_seen": samples_of(run), "metric": task["metric"], "n": task["n"]}
     for key, kind in (("", "score"), ("blind_", "blind"), ("base_", "base")):
         if f"{key}score" in task:
             low, high = task[f"{key}interval"]

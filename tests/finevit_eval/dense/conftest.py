@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from finevit_eval.dense.features import PatchEncoder
+from finevit_eval.dense.patch_encoder import PatchEncoder
 from finevit_eval.embedder import Embedder
 from modeling_finevit import FineViTImageProcessorPil
 from tests.support.dual_cases import make_dual, make_processor

@@ -167,7 +167,7 @@ def test_an_evaluation_that_failed_is_shown_with_its_reason(make_run, page_of):
 
 def test_a_caption_stands_beside_its_picture_and_those_that_were_found_before_it(make_run, page_of):
     page = page_of(make_run("dual", {"t2i_short": retrieval()}))
-    assert page.text.count("Found before it") == 1
+    assert page.text.count("Found instead") == 1
     assert len(page.find("img", class_="confused pixelated")) == 2
     assert "a blue page" in page.text
     assert "rank 3" in "".join(page.text)

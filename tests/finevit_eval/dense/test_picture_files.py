@@ -2,7 +2,7 @@
 
 import pytest
 
-from finevit_eval.dense.pictures import picture_files
+from finevit_eval.dense.picture_files import picture_files
 from tests.support.vl_models import noise_image
 
 

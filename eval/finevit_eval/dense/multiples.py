@@ -21,6 +21,8 @@ AREA = 255 * 255
 panel is taller than this.
 """
 NARROWEST, TALLEST = 130, 600
+WIDTH, GAP = 1072, 16
+"""CSS pixels of a row on a wide screen, and between panels."""
 QUALITY = 92
 """Of the JPEGs inside the page: maps are smooth."""
 
@@ -60,12 +62,13 @@ def write_page(page: Path, shown: Sequence[Shown], keys: Sequence[Key], facts: M
         facts: of the model and of how pictures were prepared, at the foot of the page.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = files("finevit_eval.dense").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    source = files("finevit_eval.dense").joinpath("multiples.html.jinja").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
         model=facts["model"],
         keys=[_key(key) for key in keys],
         colours=", ".join(colour_stops()),
         opacity=round(100 * OPACITY),
+        gap=GAP,
         pictures=[_picture(one) for one in shown],
         facts=[(name.replace("_", " "), _text(value)) for name, value in facts.items()],
     )
@@ -80,12 +83,16 @@ def _key(key: Key) -> dict[str, Any]:
 
 def _picture(one: Shown) -> dict[str, Any]:
     width, height = one.picture.size
+    narrowest = round(max(math.sqrt(AREA * width / height), NARROWEST))
+    count = len(one.panels) + 1
+    rows = math.ceil(count / max(1, (WIDTH + GAP) // (narrowest + GAP)))
     return {
         "name": one.name,
         "about": f"{width} × {height} pixels, {one.grid[0]} × {one.grid[1]} patches (rows × columns)",
         "width": width,
         "height": height,
-        "column": round(max(math.sqrt(AREA * width / height), NARROWEST)),
+        "narrowest": narrowest,
+        "columns": math.ceil(count / rows),
         "widest": round(TALLEST * width / height),
         "source": _data_uri(one.picture.resize(canvas_size(one.picture.size), Image.Resampling.LANCZOS)),
         "panels": [

@@ -7,8 +7,8 @@ import transformers
 from PIL import Image
 from torch.nn import functional as F
 
-from finevit_eval.dense.features import PatchEncoder
 from finevit_eval.dense.maps import box_mean
+from finevit_eval.dense.patch_encoder import PatchEncoder
 from finevit_eval.embedder import Embedder
 from modeling_finevit import FineViTImageProcessorPil
 from modeling_finevit.patches import patch_index

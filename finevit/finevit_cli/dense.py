@@ -51,8 +51,8 @@ def _numbers(count: int) -> Callable[[str], tuple[float, ...]]:
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from finevit_eval.dense.asked import Asked
-    from finevit_eval.dense.pictures import picture_files
+    from finevit_eval.dense.map_choice import Asked
+    from finevit_eval.dense.picture_files import picture_files
     from finevit_vl.model_folder import check_model_folder
 
     a = arguments
@@ -63,9 +63,7 @@ def _features(arguments: argparse.Namespace) -> None:
     check_model_folder(a.model)
     encoder, facts = _loaded(a)
     if not a.save:
-        from finevit_eval.dense.run import draw_features
-
-        print(draw_features(encoder, files, asked, a.out, facts))
+        print(_drawing()(encoder, files, asked, a.out, facts))
         return
     from finevit_eval.dense.saving import save_features
 
@@ -75,15 +73,23 @@ def _features(arguments: argparse.Namespace) -> None:
     print(f"{a.out}: features of {len(saved.files)} pictures, {len(saved.skipped)} skipped")
 
 
+def _drawing() -> Callable[..., Path]:
+    try:
+        from finevit_eval.dense.run import draw_features
+    except ImportError as error:
+        raise ValueError(f"drawing needs more packages ({error}): pip install 'finevit[eval]'") from error
+    return draw_features
+
+
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The encoder, and what a reader needs to know of the model."""
     from finecap.made_with import weight_hashes
-    from finevit_eval.dense.features import PatchEncoder
+    from finevit_eval.dense.patch_encoder import PatchEncoder
     from finevit_eval.embedder import Embedder
     from finevit_eval.receipts import local_folder
 
     a = arguments
     encoder = PatchEncoder(Embedder.from_pretrained(a.model, a.device, a.dtype), a.max_pixels)
     folder = local_folder(a.model)
-    facts = {"model": folder.name if Path(a.model).is_dir() else a.model, "weights": weight_hashes(folder)}
+    facts = {"model": folder.resolve().name if Path(a.model).is_dir() else a.model, "weights": weight_hashes(folder)}
     return encoder, {**facts, "dtype": encoder.embedder.facts["dtype"], "device": encoder.embedder.facts["device"]}

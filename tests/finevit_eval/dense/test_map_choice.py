@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finevit_eval.dense.asked import Asked, find_maps
+from finevit_eval.dense.map_choice import Asked, find_maps
 from tests.support.vl_models import noise_image
 
 ALL = Asked("a red square", (100, 60), (10, 10, 90, 60))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from finevit_eval.dense.features import PatchEncoder
 from finevit_eval.dense.maps import box_mean, cosines, patch_under, principal_components
+from finevit_eval.dense.patch_encoder import PatchEncoder
 
 
 @dataclass(frozen=True)
