@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lmms_eval.tasks import TaskManager
 
-from finevit_eval.questions.asking import Asked, Place, ask, asked_rows, loaded_model
 from finevit_eval.questions.export import build_tasks, task_name
+from finevit_eval.questions.harness import Asked, Place, ask, asked_rows, loaded_model
 from finevit_eval.questions.hub_tasks import load_published
 from finevit_eval.questions.kinds import KINDS
 from finevit_eval.questions.whole_easyvqa import prior_score, write_easyvqa
