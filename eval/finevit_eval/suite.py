@@ -5,7 +5,7 @@ exports, and the settings; it loads the model once. The module itself loads neit
 command line can name the evaluations at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,6 +100,23 @@ def _region_features(names: Sequence[str], model: str, data: Path | None, out: P
     return compare_regions(names, model, given(data), out, settings)
 
 
+def _offline(origin: str, by: Runner, inner: Mapping[str, str]) -> Runner:
+    """A runner of its own for each set, so that one that cannot be fetched leaves the results of the others.
+
+    Args:
+        origin: The set.
+        by: Measures FineCap records.
+        inner: What each evaluation is called there.
+    """
+
+    def run(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
+        from finevit_eval.offline.run import measure_set
+
+        return measure_set(origin, by, {name: inner[name] for name in names}, model, out, settings)
+
+    return run
+
+
 def given(data: Path | None) -> Path:
     """The data of an evaluation that takes some; that there are some was checked before."""
     assert data is not None
@@ -108,6 +125,10 @@ def given(data: Path | None) -> Path:
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
 _SEEING = (ENCODER, DUAL, VISION_LANGUAGE)
+_EMOJI = _offline("emoji", _retrieval, {"emoji_t2i": "t2i_short", "emoji_i2t": "i2t_short"})
+_STAMPS = _offline("stamps", _retrieval, {"stamps_t2i": "t2i_short", "stamps_i2t": "i2t_short"})
+_PDF = _offline("pdf", _region_answers, {"pdf_words": "box_to_ocr", "pdf_boxes": "ocr_to_box"})
+_PHOTO = _offline("photo", _region_answers, {"photo_words": "box_to_ocr"})
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -138,6 +159,13 @@ EVALUATIONS = {
     "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
     "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
     "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
+    "emoji_t2i": Evaluation("offline", _DUAL, None, "r@1", "Emoji by their names", _EMOJI),
+    "emoji_i2t": Evaluation("offline", _DUAL, None, "r@1", "Names of emoji", _EMOJI),
+    "stamps_t2i": Evaluation("offline", _DUAL, None, "r@1", "Stamps by their captions", _STAMPS),
+    "stamps_i2t": Evaluation("offline", _DUAL, None, "r@1", "Captions of stamps", _STAMPS),
+    "pdf_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on pages of manuals", _PDF),
+    "pdf_boxes": Evaluation("offline", _VL, None, "acc@0.5", "Box of a text on pages of manuals", _PDF),
+    "photo_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on photographs", _PHOTO),
     **{
         f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
         for name, one in PROTOCOLS.items()

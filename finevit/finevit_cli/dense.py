@@ -63,9 +63,7 @@ def _features(arguments: argparse.Namespace) -> None:
     check_model_folder(a.model)
     encoder, facts = _loaded(a)
     if not a.save:
-        from finevit_eval.dense.run import draw_features
-
-        print(draw_features(encoder, files, asked, a.out, facts))
+        print(_drawing()(encoder, files, asked, a.out, facts))
         return
     from finevit_eval.dense.saving import save_features
 
@@ -73,6 +71,14 @@ def _features(arguments: argparse.Namespace) -> None:
     for picture, reason in saved.skipped.items():
         print(f"skipped {picture}: {reason}", file=sys.stderr)
     print(f"{a.out}: features of {len(saved.files)} pictures, {len(saved.skipped)} skipped")
+
+
+def _drawing() -> Callable[..., Path]:
+    try:
+        from finevit_eval.dense.run import draw_features
+    except ImportError as error:
+        raise ValueError(f"drawing needs more packages ({error}): pip install 'finevit[eval]'") from error
+    return draw_features
 
 
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -85,5 +91,5 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     a = arguments
     encoder = PatchEncoder(Embedder.from_pretrained(a.model, a.device, a.dtype), a.max_pixels)
     folder = local_folder(a.model)
-    facts = {"model": folder.name if Path(a.model).is_dir() else a.model, "weights": weight_hashes(folder)}
+    facts = {"model": folder.resolve().name if Path(a.model).is_dir() else a.model, "weights": weight_hashes(folder)}
     return encoder, {**facts, "dtype": encoder.embedder.facts["dtype"], "device": encoder.embedder.facts["device"]}

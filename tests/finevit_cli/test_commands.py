@@ -8,13 +8,14 @@ import pytest
 from finevit_cli import _is_for_the_user, main
 from finevit_cli.measuring import _read_curve
 
-COMMANDS = [[], ["corpus", "build"], ["data", "look"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]]
+COMMANDS = ("", "corpus build", "data look", "eval", "features", "report", "ask", "ground", "demo")
+EXPLAINED = ("corpus build", "caption", "detector", "eval", "features", "report", "ask", "ground", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert "usage: finevit" in capsys.readouterr().out
 
@@ -53,13 +54,11 @@ def test_a_misspelt_flag_is_answered_with_its_commands_usage_and_the_flag_that_w
     assert said.endswith(f"did you mean {meant}?\n")
 
 
-@pytest.mark.parametrize(
-    "command", [["corpus", "build"], ["caption"], ["detector"], ["eval"], ["report"], ["ask"], ["ground"], ["demo"]]
-)
+@pytest.mark.parametrize("command", EXPLAINED)
 def test_every_flag_and_argument_is_explained(command, capsys):
     """In the help each begins a line; one without help has nothing after its name, nor on a further indented line."""
     with pytest.raises(SystemExit):
-        main([*command, "--help"])
+        main([*command.split(), "--help"])
     lines = capsys.readouterr().out.splitlines()
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
         if re.match(r"  (--)?[a-z]", line):

@@ -175,6 +175,7 @@ def test_data_are_asked_for_where_they_are_needed_and_refused_where_not(monkeypa
     with pytest.raises(ValueError, match="embedded takes no data; measure them in separate runs"):
         choose(["doc", "embedded"], "m", VISION_LANGUAGE, with_data=True)
     assert "embedded" in choose([], "m", VISION_LANGUAGE, with_data=False)
+    assert all(EVALUATIONS[name].data is None for name in choose([], "m", VISION_LANGUAGE, with_data=False))
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,11 @@ def open_picture(file: Path) -> Image.Image:
         ValueError: it is missing or no picture; the message names it.
     """
     try:
-        return open_rgb(file.read_bytes(), MAX_PIXELS)
+        picture = open_rgb(file.read_bytes(), MAX_PIXELS)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: {error.strerror if isinstance(error, OSError) else error}") from error
+    picture.filename = str(file)  # ty: ignore[missing-attribute]  (for the messages of later errors)
+    return picture
 
 
 def _pictures_below(folder: Path) -> list[Path]:

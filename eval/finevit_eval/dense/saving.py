@@ -64,7 +64,7 @@ def save_features(
     def usable() -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         for name, prepared in made_ahead(prepare, files):
             if isinstance(prepared, ValueError):
-                saved.skipped[str(files[name])] = str(prepared)
+                saved.skipped[str(files[name])] = str(prepared).removeprefix(f"{files[name]}: ")
             else:
                 yield name, prepared
 
@@ -76,8 +76,8 @@ def save_features(
             _write(target, features, facts)
             saved.files[str(files[name])] = target.name
     if not saved.files:
-        reason = next(iter(saved.skipped.values()))
-        raise ValueError(f"none of {len(files)} pictures could be used; the first: {reason}")
+        first = ": ".join(next(iter(saved.skipped.items())))
+        raise ValueError(f"none of {len(files)} pictures could be used; the first: {first}")
     write_json(out / "features.json", {"model": model_facts, "prepared": encoder.facts, **vars(saved)})
     return saved
 

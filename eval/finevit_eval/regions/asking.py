@@ -4,7 +4,6 @@ on at the question where it stopped.
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -70,13 +69,6 @@ class _Asked(NamedTuple):
     question: Question
     image: Image.Image
     digest: str
-
-
-def draw(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
-    """At most `limit` questions, drawn with `seed`, in their order."""
-    if limit is None or limit >= len(questions):
-        return list(questions)
-    return [questions[place] for place in sorted(random.Random(seed).sample(range(len(questions)), limit))]
 
 
 def ask(

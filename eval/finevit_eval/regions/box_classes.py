@@ -1,7 +1,6 @@
 """Classification of the annotated boxes of a detection data set (COCO, LVIS), as RegionCLIP and FG-CLIP measure it."""
 
 import io
-import random
 from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -17,7 +16,7 @@ from finevit_eval.embedding import embed_texts
 from finevit_eval.kept import Kept
 from finevit_eval.regions.choosing import right_share
 from finevit_eval.regions.layout_names import COCO
-from finevit_eval.regions.mixing import another_of_each
+from finevit_eval.regions.mixing import another_of_each, draw
 from finevit_eval.regions.region_vectors import Region, RegionVectors, embed_regions
 from finevit_eval.result import Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -72,7 +71,9 @@ def measure_box_classes(embedder: Embedder, data: Path, settings: Settings, kept
         "most_common": Counter(right_N.tolist()).most_common(1)[0][1] / len(ids),
         "chance": 1 / len(names),
     }
-    return Outcome(float(scores_N.mean()), samples, others, controls, facts=_facts(boxes, ids, found)), found.skipped
+    facts = _facts(boxes, ids, found)
+    outcome = Outcome(float(scores_N.mean()), samples, others, controls, facts=facts, pictures=found.read_pictures)
+    return outcome, found.skipped
 
 
 def _sample(
@@ -151,9 +152,7 @@ def _read(data: Path, limit: int | None, seed: int) -> _Boxes:
         raise ValueError(f"{path} is of another form ({error!r}); expected {COCO}.") from error
     if not regions:
         raise ValueError(f"{path} has no boxes; expected {COCO}.")
-    if limit is not None and limit < len(regions):
-        regions = {name: regions[name] for name in sorted(random.Random(seed).sample(sorted(regions), limit))}
-    return _Boxes(annotations, categories, regions)
+    return _Boxes(annotations, categories, {name: regions[name] for name in draw(list(regions), limit, seed)})
 
 
 def _file(data: Path) -> Path:

@@ -1,6 +1,6 @@
 """The runner of what a vision-language model is asked about regions: to read, to find, to count."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from finevit_eval.regions.asking import (
     QuestionSet,
     answer_conditions,
     ask,
-    draw,
     max_pixels,
 )
 from finevit_eval.regions.finding import judge_boxes, judge_boxes_by_size
+from finevit_eval.regions.mixing import draw
 from finevit_eval.regions.transcribing import judge_counting, judge_reading
 from finevit_eval.result import Measured, Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -62,7 +62,7 @@ def ask_about_regions(names: Sequence[str], model: str, data: Path, out: Path, s
             pictures = asked.pictures(dict.fromkeys(question.picture for question in asked.questions))
             answers, unreadable = ask(generator, asked.questions, pictures, settings, kept)
             skipped += unreadable
-            outcomes[name] = _outcome(name, asked.questions, answers)
+            outcomes[name] = _outcome(name, asked, answers)
     facts = {
         "max_pixels": max_pixels(generator),
         "device": str(generator.model.device),
@@ -82,19 +82,25 @@ def _drawn(name: str, data: Path, settings: Settings) -> QuestionSet:
     return found._replace(questions=draw(found.questions, settings.limit, settings.seed))
 
 
-def _outcome(name: str, asked: Sequence[Question], answers: dict[str, Answered]) -> Outcome:
+def _outcome(name: str, asked: QuestionSet, answers: dict[str, Answered]) -> Outcome:
     """Raises ValueError where no picture is there or readable."""
-    questions = [question for question in asked if question.id in answers]
+    questions = [question for question in asked.questions if question.id in answers]
     if not questions:
-        raise ValueError(f"{name}: none of the pictures of {len(asked)} questions is there and can be read.")
+        raise ValueError(f"{name}: none of the pictures of {len(asked.questions)} questions is there and can be read.")
     answered = [answers[question.id] for question in questions]
     facts = {
         "prompt": questions[0].prompt,
         "generation_kwargs": {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
-        "unanswered": len(asked) - len(questions),
+        "unanswered": len(asked.questions) - len(questions),
         "fingerprint": fingerprint(
             (question.id, f"{question.prompt}\0{question.truth}", answer.digest)
             for question, answer in zip(questions, answered, strict=True)
         ),
     }
-    return replace(TASKS[name].judge(questions, answered), facts=facts)
+
+    def pictures(digests: set[str]) -> Iterator[tuple[str, bytes]]:
+        shown = {one.digest: question.picture for question, one in zip(questions, answered, strict=True)}
+        wanted = {picture: digest for digest, picture in shown.items() if digest in digests}
+        return ((wanted[picture], data) for picture, data in asked.pictures(wanted))
+
+    return replace(TASKS[name].judge(questions, answered), facts=facts, pictures=pictures)

@@ -4,7 +4,6 @@ Source: 360CVGroup/FG-CLIP, `fgclip/eval/fgovd_eval.py` and `fgclip2/eval/fgovd.
 Theirs counts a tie of the right text as right; here it counts as its share.
 """
 
-import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from finevit_eval.embedding import embed_texts
 from finevit_eval.kept import Kept
 from finevit_eval.regions.choosing import right_share
 from finevit_eval.regions.layout_names import FG_OVD
-from finevit_eval.regions.mixing import another_of_each
+from finevit_eval.regions.mixing import another_of_each, draw
 from finevit_eval.regions.region_vectors import Region, RegionVectors, embed_regions
 from finevit_eval.result import Outcome, Settings
 from finevit_eval.retrieval.pool import fingerprint
@@ -46,9 +45,7 @@ def measure_fgovd(
     Raises:
         ValueError: The folder has another layout.
     """
-    rows = _rows(_file(data, level), data)
-    if settings.limit is not None and settings.limit < len(rows):
-        rows = [rows[at] for at in sorted(random.Random(settings.seed).sample(range(len(rows)), settings.limit))]
+    rows = draw(_rows(_file(data, level), data), settings.limit, settings.seed)
     found = embed_regions(embedder, [row.region for row in rows], settings, kept)
     rows = [row for row in rows if row.region.id in found.vectors]
     texts = list(dict.fromkeys(text for row in rows for text in row.texts))
@@ -70,7 +67,8 @@ def measure_fgovd(
         )
     }
     controls = {"shuffled": float(shuffled.mean()), "chance": chance}
-    return Outcome(sum(scores) / len(scores), samples, controls=controls, facts=facts), found.skipped
+    accuracy = sum(scores) / len(scores)
+    return Outcome(accuracy, samples, controls=controls, facts=facts, pictures=found.read_pictures), found.skipped
 
 
 def _sample(row: _Row, found: RegionVectors, prediction: str, score: float) -> dict[str, Any]:

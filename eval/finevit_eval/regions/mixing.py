@@ -1,6 +1,17 @@
-"""The "shuffled" control: every answer stands beside another question."""
+"""Draws by a seed: samples of a limited run, and the "shuffled" control: answers beside other questions."""
 
 import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
+    """At most `limit` items, drawn with `seed`, in their order."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def another_of_each(number: int) -> list[int]:

@@ -45,6 +45,11 @@ class RegionVectors:
     digests: Mapping[Path, str]
     skipped: list[str]
 
+    def read_pictures(self, ids: set[str]) -> Iterator[tuple[str, bytes]]:
+        """Pictures by their digests, for the report."""
+        paths = {digest: path for path, digest in self.digests.items() if digest in ids}
+        return ((digest, path.read_bytes()) for digest, path in paths.items())
+
 
 def way_of_regions(embedder: Embedder) -> str:
     """How a model's regions are embedded, for the receipt."""

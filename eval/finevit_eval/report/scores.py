@@ -22,7 +22,7 @@ ENTRY = {
     "base_interval",
 }
 """What an entry of the results holds besides further scores."""
-FLOORS = ("blind", "shuffled", "chance")
+FLOORS = ("blind", "shuffled", "chance", "most_common", "whole_picture")
 COLUMNS = ("suite", "evaluation", "model", "run", "samples_seen", "metric", "n", "name", "value", "low", "high")
 OTHER_SUITE = "other"
 

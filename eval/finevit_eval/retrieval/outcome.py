@@ -51,11 +51,10 @@ def find_pictures(pool: EmbeddedPool) -> Outcome:
             "question": text,
             "truth": pool.ids[owner],
             "prediction": pool.ids[best],
-            **({"confused": [pool.ids[best]]} if best != owner else {}),
         }
         for name, text, owner, best in zip(_text_ids(pool), pool.texts, pool.owners, ranks.best.tolist(), strict=True)
     ]
-    return _outcome(samples, ranks, shuffled, 1 / len(pool.ids), pool)
+    return _outcome(pool, samples, ranks, shuffled, 1 / len(pool.ids), range(len(pool.ids)))
 
 
 def find_texts(pool: EmbeddedPool) -> Outcome:
@@ -79,15 +78,25 @@ def find_texts(pool: EmbeddedPool) -> Outcome:
         for picture, best in zip(asked_Q.tolist(), ranks.best.tolist(), strict=True)
     ]
     chance = float((texts_Q.double() / len(pool.texts)).mean())
-    return _outcome(samples, ranks, shuffled, chance, pool)
+    return _outcome(pool, samples, ranks, shuffled, chance, pool.owners)
 
 
 def _outcome(
-    samples: list[dict[str, Any]], ranks: Ranks, shuffled: Ranks, chance: float, pool: EmbeddedPool
+    pool: EmbeddedPool,
+    samples: list[dict[str, Any]],
+    ranks: Ranks,
+    shuffled: Ranks,
+    chance: float,
+    picture_of: Sequence[int],
 ) -> Outcome:
+    """`picture_of` an item the number of its picture."""
     hits = ranks.hits(1)
-    for sample, above, equal, score in zip(samples, *(column.tolist() for column in (*ranks[:2], hits)), strict=True):
+    columns = (column.tolist() for column in (*ranks, hits))
+    for sample, above, equal, own, top, score in zip(samples, *columns, strict=True):
         sample |= {"rank": above + 1, "equal": equal, "score": score}
+        as_similar = dict.fromkeys(pool.ids[picture_of[item]] for item in top[: above + equal + own])
+        if confused := [name for name in as_similar if name != sample["group"]]:
+            sample["confused"] = confused
     others = {f"r@{k}": float(ranks.hits(k).mean()) for k in OTHERS}
     controls = {"shuffled": float(shuffled.hits(1).mean()), "chance": chance}
     return Outcome(float(hits.mean()), samples, others, controls, facts=pool.facts, pictures=pool.pictures)

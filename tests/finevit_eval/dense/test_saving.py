@@ -60,15 +60,14 @@ def test_every_picture_has_a_file_with_its_features_row_by_row(file_format, enco
 
 def test_bad_pictures_are_left_out_with_their_reasons(encoder, folder, tmp_path):
     saved = save_features(encoder, picture_files([folder]), tmp_path / "out", "npz", {"model": "a model"})
-    assert {path.rpartition("/")[2]: reason.rpartition("/")[2] for path, reason in saved.skipped.items()} == {
-        "broken.png": saved.skipped[str(folder / "broken.png")].rpartition("/")[2],
-        "words.jpg": "words.jpg: not a picture: 10 bytes that begin with b'no picture'",
-    }
-    assert "truncated" in saved.skipped[str(folder / "broken.png")]
+    names = {path.rpartition("/")[2]: reason for path, reason in saved.skipped.items()}
+    assert names["words.jpg"] == "not a picture: 10 bytes that begin with b'no picture'"
+    assert names["broken.png"].startswith("truncated")
+    assert len(names) == 2
     written = json.loads((tmp_path / "out" / "features.json").read_text())
     assert written["skipped"] == saved.skipped
     assert written["model"] == {"model": "a model"}
-    with pytest.raises(ValueError, match=r"none of 1 pictures could be used; the first: .*truncated"):
+    with pytest.raises(ValueError, match=r"none of 1 pictures could be used; the first: .*broken\.png: truncated"):
         save_features(encoder, {"broken": folder / "broken.png"}, tmp_path / "none", "npz", {})
 
 

@@ -59,16 +59,16 @@ def colours(tmp_path_factory):
 
 
 def test_an_untrained_encoder_tells_digits_and_nothing_by_shuffled_labels(encoder, digits, tmp_path):
-    results = evaluate(encoder, digits, tmp_path, settings=Settings(limit=400))
+    results = evaluate(encoder, digits, tmp_path, settings=Settings(limit=300))
     assert list(results["tasks"]) == ["knn", "linear", "attentive"]
     for name, task in results["tasks"].items():
-        assert task["n"] == 400
+        assert task["n"] == 300
         assert task["interval"][0] > 0.35, name
         assert task["controls"]["shuffled"] < 0.2
         assert 0.05 < task["controls"]["majority"] < 0.2
         assert task["acc@5"] > task["score"]
         receipt = results["receipt"]["tasks"][name]
-        assert (receipt["train"], receipt["also_in_train"]) == (400, 0)
+        assert (receipt["train"], receipt["also_in_train"]) == (300, 0)
     assert results["receipt"]["tasks"]["knn"]["temperature"] == 0.07
 
 

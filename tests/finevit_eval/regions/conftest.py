@@ -5,20 +5,16 @@ import json
 import tarfile
 
 import pytest
-import torch
 from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as Pictures
 from PIL import ImageDraw
-from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
 from finecap.features import FINECAP_FEATURES
 from finecap.records import region
-from finevit_vl.tokenizer import build_qwen_tokenizer
-from tests.support.dual_cases import make_dual, make_processor
+from tests.support.picture_text_models import save_dual, save_siglip
 
 WIDTH, HEIGHT = 112, 84
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 LEFT, RIGHT = (8, 12, 50, 60), (60, 20, 104, 72)
 
 
@@ -45,24 +41,13 @@ def xywh(box):
 @pytest.fixture(scope="session")
 def dual_dir(tmp_path_factory):
     """A folder with an untrained FineViT-Dual and its processor."""
-    folder = tmp_path_factory.mktemp("dual")
-    processor = make_processor()
-    make_dual(processor).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
+    return save_dual(tmp_path_factory.mktemp("dual"))
 
 
 @pytest.fixture(scope="session")
 def siglip_dir(tmp_path_factory):
     """A folder with an untrained SigLIP and its processor."""
-    folder = tmp_path_factory.mktemp("siglip")
-    tokenizer = build_qwen_tokenizer(512)
-    torch.manual_seed(0)
-    text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 24}
-    vision = {**SMALL, "image_size": 28, "patch_size": 14}
-    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-    SiglipProcessor(SiglipImageProcessor(size={"height": 28, "width": 28}), tokenizer).save_pretrained(folder)
-    return str(folder)
+    return save_siglip(tmp_path_factory.mktemp("siglip"))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from finevit_cli import main
 from finevit_eval.kept import KEPT_FILE
 from finevit_eval.result import Settings, combine
 from finevit_eval.run import evaluate
+from finevit_eval.shown import kept_pictures, pictures_file
 from finevit_vl.answering import Answer, AnswerGenerator
 from tests.finevit_eval.regions.conftest import HEIGHT, LEFT, RIGHT, WIDTH, two_rectangles
 
@@ -83,6 +84,8 @@ def test_an_oracle_reads_finds_and_counts_in_the_words_of_training(model_dir, te
     sample = json.loads((tmp_path / "seeing" / "samples_ocr_to_box.jsonl").read_text().splitlines()[0])
     assert sample["iou"] > 0.9
     assert len(sample["truth"]) == len(sample["prediction"]) == 4
+    picture = kept_pictures(pictures_file(tmp_path / "seeing", "ocr_to_box"))[sample["group"]]
+    assert (picture.width, picture.height) == (WIDTH, HEIGHT)
 
 
 def test_an_oracle_finds_what_expressions_mean(model_dir, refcoco_dir, ref_l4_dir, answering, tmp_path):

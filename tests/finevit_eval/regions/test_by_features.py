@@ -12,6 +12,7 @@ from finevit_eval.embedder import Embedder
 from finevit_eval.kept import KEPT_FILE
 from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
+from finevit_eval.shown import kept_pictures, pictures_file
 from tests.finevit_eval.regions.conftest import COLOURS, LEFT, RIGHT, two_rectangles, xywh
 
 FG_OVD = ["fgovd_hard", "fgovd_trivial"]
@@ -56,6 +57,7 @@ def test_an_oracle_chooses_every_text_and_class_by_the_crop(oracle, siglip_dir, 
     one = samples(tmp_path / "classes", "box_classes")[0]
     assert one["prediction"] == one["truth"]
     assert one["box"] == list(LEFT)
+    assert one["group"] in kept_pictures(pictures_file(tmp_path / "classes", "box_classes"))
 
 
 def test_a_blind_oracle_falls_to_chance(oracle, siglip_dir, coco_dir, tmp_path):

@@ -11,7 +11,7 @@ UNIT = torch.eye(6)
 def pool(owners, images=UNIT[:4], texts=None):
     texts = images[owners] if texts is None else texts
     names = [f"text {number}" for number in range(len(owners))]
-    return EmbeddedPool(["a", "b", "c", "d"], names, owners, images, texts, {"fingerprint": "f"})
+    return EmbeddedPool(["a", "b", "c", "d"], names, owners, images, texts, {}, lambda ids: ())
 
 
 def test_a_picture_without_a_text_is_in_the_way_and_asks_nothing():
@@ -52,5 +52,14 @@ def test_samples_say_what_was_taken_for_what():
     first = find_pictures(wrong).samples[0]
     assert (first["question"], first["truth"], first["prediction"]) == ("text 0", "a", "b")
     assert (first["rank"], first["score"]) == (2, 0.0)
+    assert first["confused"][0] == "b"
+    assert "a" not in first["confused"]
+    assert "confused" not in find_pictures(wrong).samples[1]
     assert find_texts(wrong).samples[2]["truth"] == ["text 2", "text 3"]
     assert find_texts(wrong).samples[3]["truth"] == "text 4"
+
+
+def test_pictures_that_are_nearer_are_confused_the_nearest_first():
+    texts = torch.nn.functional.normalize(torch.tensor([[0.2, 0.9, 0.1, 0.3, 0, 0]]))
+    of_one = pool([0], texts=texts)
+    assert find_pictures(of_one).samples[0]["confused"] == ["b", "d"]

@@ -1,0 +1,1 @@
+"""Evaluations on published data that come inside packages: they need neither --data nor the Hub."""
