@@ -83,7 +83,7 @@ def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, sett
 
 
 def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
-    from finevit_eval.retrieval.published import retrieve_published
+    from finevit_eval.retrieval.published_sets import retrieve_published
 
     return retrieve_published(names, model, given(data), out, settings)
 
@@ -124,11 +124,11 @@ def given(data: Path | None) -> Path:
 
 
 _VL, _DUAL = (VISION_LANGUAGE,), (DUAL,)
+_SEEING = (ENCODER, DUAL, VISION_LANGUAGE)
 _EMOJI = _offline("emoji", _retrieval, {"emoji_t2i": "t2i_short", "emoji_i2t": "i2t_short"})
 _STAMPS = _offline("stamps", _retrieval, {"stamps_t2i": "t2i_short", "stamps_i2t": "i2t_short"})
 _PDF = _offline("pdf", _region_answers, {"pdf_words": "box_to_ocr", "pdf_boxes": "ocr_to_box"})
 _PHOTO = _offline("photo", _region_answers, {"photo_words": "box_to_ocr"})
-_SEEING = (ENCODER, DUAL, VISION_LANGUAGE)
 EVALUATIONS = {
     "doc": Evaluation("questions", _VL, RECORDS, "anls", "Documents", _questions),
     "chart": Evaluation("questions", _VL, RECORDS, "relaxed_accuracy", "Charts", _questions),
@@ -154,6 +154,11 @@ EVALUATIONS = {
     "i2t_short": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Short captions by pictures", _retrieval),
     "t2i_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Pictures by dense captions", _retrieval),
     "i2t_dense": Evaluation("retrieval", _DUAL, RECORDS, "r@1", "Dense captions by pictures", _retrieval),
+    "zero_shot": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, one prompt", _zero_shot),
+    "zero_shot_80": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, 80 prompts", _zero_shot),
+    "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
+    "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
+    "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
     "emoji_t2i": Evaluation("offline", _DUAL, None, "r@1", "Emoji by their names", _EMOJI),
     "emoji_i2t": Evaluation("offline", _DUAL, None, "r@1", "Names of emoji", _EMOJI),
     "stamps_t2i": Evaluation("offline", _DUAL, None, "r@1", "Stamps by their captions", _STAMPS),
@@ -161,11 +166,6 @@ EVALUATIONS = {
     "pdf_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on pages of manuals", _PDF),
     "pdf_boxes": Evaluation("offline", _VL, None, "acc@0.5", "Box of a text on pages of manuals", _PDF),
     "photo_words": Evaluation("offline", _VL, None, "read_exactly", "Text of a box on photographs", _PHOTO),
-    "zero_shot": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, one prompt", _zero_shot),
-    "zero_shot_80": Evaluation("classification", _DUAL, LABELLED, "acc@1", "Zero-shot, 80 prompts", _zero_shot),
-    "knn": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Nearest neighbours", _probes),
-    "linear": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Linear probe", _probes),
-    "attentive": Evaluation("probes", _SEEING, LABELLED, "acc@1", "Attentive probe", _probes),
     **{
         f"{name}_{way}": Evaluation(one.suite, _DUAL, one.layout, "r@1", f"{one.title}: {found}", _published)
         for name, one in PROTOCOLS.items()

@@ -68,6 +68,7 @@ def _conversations(arguments: argparse.Namespace, **more: Any) -> Any:
 
     from finecap.tasks.mixture import DEFAULT_MIXTURE, named_mixture
     from finevit_training.examples.conversation import Conversations
+    from finevit_vl import FineViTVLProcessor
     from finevit_vl.model_folder import check_model_folder
 
     check_model_folder(arguments.model)
@@ -75,6 +76,12 @@ def _conversations(arguments: argparse.Namespace, **more: Any) -> Any:
         processor = AutoProcessor.from_pretrained(arguments.model)
     except (OSError, ValueError) as error:
         raise ValueError(f"--model {arguments.model} holds no processor of a FineViT-VL: {error}") from error
+    if not isinstance(processor, FineViTVLProcessor):
+        raise ValueError(
+            f"--model {arguments.model} holds a {type(processor).__name__} and no processor of a FineViT-VL: rows of "
+            "tokens and plans are of stage III and the fine-tuning. For stages I and II `finevit data look` says "
+            "without --model what a source holds, and their recipes take no plan"
+        )
     mixture = dict(DEFAULT_MIXTURE)
     if arguments.mixture:
         mixture = named_mixture(_json_or_name(arguments.mixture))

@@ -74,18 +74,22 @@ class Teacher:
             kwargs: for `AutoModel.from_pretrained`, such as `dtype`.
 
         Raises:
-            ValueError: there is no such model, it has no image processor, or see the class.
+            ValueError: there is no such model, it lacks weights that its features need or has no image processor, or
+                see the class.
         """
         try:
             image_processor = AutoImageProcessor.from_pretrained(name_or_path)
-            model = AutoModel.from_pretrained(name_or_path, **kwargs)
+            model, loading = AutoModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the teacher {name_or_path!r} cannot be loaded: {str(error).rstrip('. ')}. Give a folder or Hub id "
                 "with a config, weights and an image processor (its mean and standard deviation are what the teacher "
                 "must see)."
             ) from error
-        return cls(vision_tower_of(model), image_processor, merge_size, name=f"the teacher {name_or_path!r}")
+        teacher = cls(vision_tower_of(model), image_processor, merge_size, name=f"the teacher {name_or_path!r}")
+        weights = dict(model.named_parameters())
+        teacher._refuse_random({name: weights[name] for name in sorted(loading["missing_keys"]) if name in weights})
+        return teacher
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Moves the model."""
@@ -204,6 +208,35 @@ class Teacher:
         shape = (1, rows * columns, 3 * self.patch_size**2)
         zeros = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
         return self._tokens(zeros, rows, columns).shape
+
+    @torch.enable_grad()
+    def _refuse_random(self, weights: dict[str, torch.nn.Parameter]) -> None:
+        """Raises ValueError if the features of patches depend on one of some weights, which transformers has drawn.
+
+        They depend neither on a pooling head nor on a mask token nor on another tower; a backward pass tells.
+        """
+        if not weights:
+            return
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        rows, columns = self.fixed_grid or (2 * self.merge_size, 2 * self.merge_size)
+        shape = (1, rows * columns, 3 * self.patch_size**2)
+        pixels = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device, requires_grad=True)
+        if "image_grid_thw" in self._arguments:
+            grid_thw = torch.tensor([[1, rows, columns]])
+            features = self.model(pixel_values=pixels[0], image_grid_thw=grid_thw).last_hidden_state
+        else:
+            features = self._tokens(pixels, rows, columns)[:, self._prefix :]
+        gradients = torch.autograd.grad(features.sum(), list(weights.values()), allow_unused=True)
+        for weight in weights.values():
+            weight.requires_grad_(False)
+        needed = [name for name, gradient in zip(weights, gradients, strict=True) if gradient is not None]
+        if needed:
+            raise ValueError(
+                f"{self.name} lacks weights that its features need, and random ones would take their place: "
+                f"{', '.join(needed[:5])}{f' and {len(needed) - 5} others' if len(needed) > 5 else ''}; give a folder "
+                "that holds them."
+            )
 
     def _check_grid(self, rows: int, columns: int) -> None:
         if self.fixed_grid not in (None, (rows, columns)):

@@ -10,6 +10,9 @@ import pytest
 from finevit_cli import main
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.sft.stage import build_trainer
+from modeling_finevit import FineViTImageProcessorPil
+from tests.support.dual_cases import make_dual, make_processor
+from tests.support.encoder_cases import make_model
 from tests.support.paths import NANO
 from tests.support.sources import picture
 
@@ -97,6 +100,27 @@ def test_what_makes_no_look_at_tokens_is_refused(nano_corpus, arguments, reason,
     arguments = [str(NANO) if one == "NANO" else one for one in arguments]
     assert main(["data", "look", str(nano_corpus), *arguments]) == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "processor", "name"),
+    [
+        (make_model, FineViTImageProcessorPil, "FineViTImageProcessor"),
+        (lambda: make_dual(make_processor(16)), lambda: make_processor(16), "FineViTDualProcessor"),
+    ],
+    ids=["stage I", "stage II"],
+)
+def test_the_folder_of_an_earlier_stage_has_no_rows_of_tokens_and_takes_no_plan(
+    nano_corpus, tmp_path, model, processor, name, capsys
+):
+    model().save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    given = [str(nano_corpus), "--model", str(tmp_path / "model")]
+    for command in (["look", *given], ["pack", *given, "--out", str(tmp_path / "plan")]):
+        assert main(["data", *command]) == 2
+        said = capsys.readouterr().err
+        assert f"holds a {name}" in said
+        assert "no processor of a FineViT-VL: rows of tokens and plans are of stage III" in said
 
 
 def test_a_plan_is_written_the_same_twice_and_the_defaults_are_those_of_training(nano_corpus, tmp_path, capsys):

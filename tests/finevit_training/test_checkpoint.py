@@ -14,6 +14,7 @@ from finevit_training.receipt import model_card
 from finevit_training.recipe import parse_recipe
 from finevit_training.stages.running import prepare_run, train
 from finevit_training.stages.sft.stage import STAGE
+from tests.support.cards import run_snippet
 
 
 def checkpoint(out, name, state="{}"):
@@ -129,6 +130,11 @@ def test_the_card_is_the_template_filled_in_from_the_receipt(finished):
     assert "bf16: auto" in card
     assert str(out.parent) not in card  # folders of this machine are nobody else's business
     assert f"output_dir: {out.name}" in card
+
+
+def test_the_code_of_the_card_runs_where_the_folder_lies(finished, monkeypatch):
+    out, _ = finished
+    assert isinstance(run_snippet(out / "README.md", out.parent, monkeypatch)["answer"], str)
 
 
 def test_a_card_of_data_whose_rows_were_never_counted_says_so(finished):

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from finevit_training.contrastive import main
 from modeling_finevit import FineViTDualModel, FineViTModel
+from tests.support.cards import run_snippet
 from tests.support.contrastive_runs import flags_of
 
 
@@ -32,6 +33,10 @@ def test_a_finished_folder_loads_as_both_towers_as_the_encoder_and_in_the_pipeli
         image, candidate_labels=labels, hypothesis_template="{}"
     )
     assert [one["label"] for one in found] == [labels[place] for place in scores.argsort(descending=True)]
+
+
+def test_the_code_of_the_card_runs_where_the_folder_lies(finished, monkeypatch):
+    assert run_snippet(finished / "README.md", finished.parent, monkeypatch)["logits"].shape == (1, 2)
 
 
 def test_receipt_and_card_say_what_was_trained(finished, nano_corpus):

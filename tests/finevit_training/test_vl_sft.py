@@ -77,7 +77,23 @@ def test_rows_that_were_left_out_are_counted_at_the_end(tmp_path, capsys):
         (tmp_path / "photos" / name).write_bytes(b"broken")
     flags = {**SMALLEST, "data": tmp_path / "photos", "output_dir": tmp_path / "out", "max_steps": 1}
     assert main(flags_of(flags)) == 0
-    assert f"\n2 rows were left out: {tmp_path / 'out/skipped_records.json'}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    where = tmp_path / "out/skipped_records.json"
+    assert f"\n2 rows left out, because something is wrong with them: {where}\n" in printed
+    assert " skipped 2\n" in printed
+    assert "passed over" not in printed
+
+
+def test_rows_that_the_mixture_does_not_ask_about_are_no_bad_ones(nano_corpus, tmp_path, capsys):
+    flags = {**SMALLEST, "data": nano_corpus, "output_dir": tmp_path / "out", "max_steps": 1}
+    flags["mixture"] = '{"qa": 0, "global_caption": 1}'  # easy-vqa's pictures have questions alone
+    assert main(flags_of(flags)) == 0
+    printed = capsys.readouterr().out
+    listed = json.loads((tmp_path / "out/skipped_records.json").read_text())
+    assert f"\n{len(listed)} rows passed over, in whole or in part, because the recipe asks nothing" in printed
+    assert "skipped" not in printed.replace("skipped_records.json", "")
+    assert "left out" not in printed
+    assert all(reason.startswith("passed over: nothing can be asked about it") for reason in listed.values())
 
 
 def test_captions_are_trained_on_without_a_word_about_a_mixture(tmp_path, capsys):

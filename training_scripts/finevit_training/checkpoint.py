@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from finecap.made_with import weight_hashes
 from finevit_training.loop.keeping import checkpoints
 from finevit_training.loop.skips import write_skipped
-from finevit_training.receipt import model_card
+from finevit_training.receipt import encoder_card, model_card
 from finevit_training.recipe import Recipe, asked_recipe
 from finevit_training.stage import Stage
 
@@ -135,8 +135,8 @@ def save_output(
 ) -> None:
     """Writes everything into a folder beside `out` and moves the files into `out` once all of them are there.
 
-    Weights that a former run left in `out` are removed: from_pretrained could prefer them. A model of its own (see
-    `Stage.folders`) is put into a folder of `out` with the image processor, and so is the average, into `ema`.
+    Weights that a former run left in `out` are removed: from_pretrained could prefer them. An encoder of its own (see
+    `Stage.folders`) is put into a folder of `out` with image processor and card, and so is the average, into `ema`.
 
     Args:
         stage: what was trained.
@@ -162,6 +162,7 @@ def save_output(
         part: Any = model.get_submodule(path)
         part.save_pretrained(aside / name, state_dict=own)
         image_processor.save_pretrained(aside / name)
+        (aside / name / "README.md").write_text(encoder_card(name, out.name, part, receipt))
     (aside / RECIPE_FILE).write_text(yaml.safe_dump(asked_recipe(recipe), sort_keys=False))
     curve = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
     training = [entry for entry in curve if "loss" in entry]

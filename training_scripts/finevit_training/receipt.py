@@ -102,6 +102,13 @@ def model_card(card: str, name: str, receipt: Mapping[str, Any]) -> str:
     )
 
 
+def encoder_card(folder: str, whole: str, encoder: PreTrainedModel, receipt: Mapping[str, Any]) -> str:
+    """The card of an encoder in a folder of a whole model: in `ema` its average over the steps."""
+    state = "its weights averaged over the steps (`ema_decay`)" if folder == "ema" else "as the training left it"
+    facts = receipt["model"] | {"parameters": encoder.num_parameters(), "whole": whole, "state": state}
+    return model_card("encoder.md", f"{whole}/{folder}", {**receipt, "model": facts})
+
+
 def _in_words(data: Mapping[str, Any]) -> str:
     """Data of a receipt: its sources, split and number of records."""
     corpora = ", ".join(f"`{path}`" for path in data["corpora"])

@@ -15,15 +15,17 @@ class Stage(NamedTuple):
     """A stage of the training.
 
     Attributes:
+        name: of its script.
         build_trainer: everything that a run of a recipe needs, ready for `train()`; raises ValueError for what the
             recipe asks for and is not there.
         model_facts: what receipt and card say of a trained model, in values of JSON; at least `parameters`.
         card: the card's template, a file of `card_templates`; each of `model_facts` may stand in it.
         loss: what the loss is and in which unit, for the curve.
-        folders: name -> module of the model that is saved in a folder of this name as well, as a model of its own.
+        folders: name -> encoder in the model that is saved in a folder of this name as well, as a model of its own.
         draw: pictures for the finished folder by the names of their files; on all ranks.
     """
 
+    name: str
     build_trainer: Callable[[Recipe], "PackedTrainer"]
     model_facts: Callable[[Any], dict[str, Any]]
     card: str

@@ -84,4 +84,12 @@ def accuracy(
     ]
     top = {f"acc@{TOP}": float(ranks.hits(TOP).mean())} if len(names) > TOP else {}
     spread = {"mean_per_class": mean_per_class(hits_N, labels_N)}
-    return Outcome(float(hits_N.mean()), samples, top | spread | dict(others), controls, facts=facts)
+    scores = top | spread | dict(others)
+    return Outcome(
+        float(hits_N.mean()),
+        samples,
+        scores,
+        controls,
+        facts=facts,
+        pictures=lambda ids: ((picture.id, picture.read()) for picture in pictures if picture.id in ids),
+    )

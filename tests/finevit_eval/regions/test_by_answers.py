@@ -13,6 +13,7 @@ from finevit_eval.run import evaluate
 from finevit_eval.shown import kept_pictures, pictures_file
 from finevit_vl.answering import Answer, AnswerGenerator
 from tests.finevit_eval.regions.conftest import HEIGHT, LEFT, RIGHT, WIDTH, two_rectangles
+from tests.support.report_pictures import lacks_pictures
 
 RECORD_TASKS = ["box_to_ocr", "ocr_to_box", "counting"]
 
@@ -81,6 +82,7 @@ def test_an_oracle_reads_finds_and_counts_in_the_words_of_training(model_dir, te
     blind = evaluate(model_dir, text_records, tmp_path / "blind", RECORD_TASKS, Settings(blind=True))
     both = combine(seeing, blind)["tasks"]
     assert [both[name]["blind_score"] for name in RECORD_TASKS] == [0.0, 0.0, 0.0]
+    assert lacks_pictures(tmp_path / "seeing") == {}
     sample = json.loads((tmp_path / "seeing" / "samples_ocr_to_box.jsonl").read_text().splitlines()[0])
     assert sample["iou"] > 0.9
     assert len(sample["truth"]) == len(sample["prediction"]) == 4

@@ -14,6 +14,7 @@ from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
 from finevit_eval.shown import kept_pictures, pictures_file
 from tests.finevit_eval.regions.conftest import COLOURS, LEFT, RIGHT, two_rectangles, xywh
+from tests.support.report_pictures import lacks_pictures
 
 FG_OVD = ["fgovd_hard", "fgovd_trivial"]
 
@@ -48,6 +49,7 @@ def test_an_oracle_chooses_every_text_and_class_by_the_crop(oracle, siglip_dir, 
         assert tasks[name]["controls"]["chance"] == pytest.approx(1 / 11)
         assert tasks[name]["controls"]["shuffled"] < 0.6  # four colours, so that others' boxes are often right
     results = evaluate(siglip_dir, coco_dir, tmp_path / "classes", ["box_classes"])
+    assert lacks_pictures(tmp_path / "fgovd") == lacks_pictures(tmp_path / "classes") == {}
     entry = results["tasks"]["box_classes"]
     assert (entry["n"], entry["score"], entry["mean_per_class"]) == (24, 1.0, 1.0)
     assert entry["ap"] == pytest.approx(1.0)

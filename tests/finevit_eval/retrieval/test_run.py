@@ -15,6 +15,7 @@ from finevit_eval.kept import KEPT_FILE
 from finevit_eval.result import Settings, combine
 from finevit_eval.run import evaluate
 from tests.support.picture_text_models import save_siglip
+from tests.support.report_pictures import lacks_pictures
 
 SIZE = 30
 TASKS = ["t2i_short", "i2t_short", "t2i_dense", "i2t_dense"]
@@ -92,6 +93,10 @@ def test_an_oracle_finds_everything_and_nothing_when_shuffled_or_blind(oracle, s
     blind = evaluate(siglip, pool, tmp_path / "blind", settings=Settings(batch_size=8, blind=True))
     both = combine(seeing, blind)["tasks"]["t2i_short"]
     assert both["blind_score"] == pytest.approx(1 / 29)
+    assert lacks_pictures(tmp_path / "blind") == {}
+    confused = [sample for sample in samples(tmp_path / "blind", "t2i_short") if "confused" in sample]
+    assert confused
+    assert all(sample["confused"] == [sample["prediction"]] != [sample["group"]] for sample in confused)
     wrong = next(sample for sample in samples(tmp_path / "blind", "i2t_short") if sample["score"] < 1)
     assert (wrong["question"][0], wrong["truth"].split()[0]) == ("r", "short")
 

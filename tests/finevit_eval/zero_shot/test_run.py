@@ -30,6 +30,7 @@ from finevit_eval.zero_shot.run import real_accuracy
 from tests.finevit_eval.zero_shot.conftest import CLASSES, shades
 from tests.support.labelled_pictures import plain_picture, write_dataset
 from tests.support.picture_text_models import SMALL, save_siglip
+from tests.support.report_pictures import lacks_pictures
 
 LENGTH = 48
 CHARACTERS = [*string.ascii_lowercase, ".", "-"]
@@ -124,6 +125,7 @@ def oracle(monkeypatch):
 
 def test_an_oracle_tells_every_class_and_none_by_wrong_names(oracle, siglip, animals, tmp_path):
     results = evaluate(siglip, animals, tmp_path, ["classification"])
+    assert lacks_pictures(tmp_path) == {}
     for task in results["tasks"].values():
         assert (task["score"], task["mean_per_class"], task["controls"]["shuffled"]) == (1.0, 1.0, 0.0)
 

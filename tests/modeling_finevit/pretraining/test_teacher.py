@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import ViTImageProcessorPil
 
 from modeling_finevit import FineViTConfig, FineViTForMaskedImageModeling, FineViTImageProcessorPil, FineViTModel
@@ -152,6 +153,41 @@ def test_a_teacher_is_loaded_from_a_folder_with_its_own_scaling(family, tmp_path
     assert loaded.fingerprint() == made.fingerprint()
 
 
+def without(folder, word):
+    """Takes the weights whose names hold a word out of a folder."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if word not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("family", "needless", "needed"),
+    [
+        ("dinov2", "mask_token", "layer.1.mlp.fc1.weight"),
+        ("siglip", "head.", "patch_embedding.weight"),
+        ("clip", "post_layernorm", "position_embedding.weight"),  # which CLIP's pooled output alone goes through
+        ("finevit", None, "layers.1.mlp.up_proj.weight"),
+    ],
+)
+def test_a_folder_without_weights_that_patches_need_is_refused_and_without_others_taken(
+    family, needless, needed, tmp_path
+):
+    model = tiny_teacher(family)
+    model.save_pretrained(tmp_path)
+    scaling().save_pretrained(tmp_path)
+    if needless:
+        without(tmp_path, needless)
+    made = Teacher(model, scaling())
+    inputs = packed(pictures_for(made), made)
+    loaded = Teacher.from_pretrained(str(tmp_path))
+    assert torch.equal(loaded(*inputs), made(*inputs))
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    without(tmp_path, needed)
+    with pytest.raises(ValueError, match=rf"lacks weights that its features need.*: \S*{needed}; give a folder"):
+        Teacher.from_pretrained(str(tmp_path))
+
+
 def test_of_a_model_with_two_towers_the_teacher_is_the_one_that_sees(tmp_path):
     vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     config = transformers.Siglip2Config(
@@ -159,6 +195,7 @@ def test_of_a_model_with_two_towers_the_teacher_is_the_one_that_sees(tmp_path):
     )
     transformers.Siglip2Model(config).save_pretrained(tmp_path)
     scaling().save_pretrained(tmp_path)
+    without(tmp_path, "text_model")
     teacher = Teacher.from_pretrained(str(tmp_path))
     assert (teacher.patch_size, teacher.hidden_size) == (16, 32)
     assert not any("text" in name for name, _ in teacher.model.named_parameters())

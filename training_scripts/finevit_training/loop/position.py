@@ -1,4 +1,4 @@
-"""Where a run is in its data and in its curve, in checkpoints."""
+"""Of which stage a run is, and where it is in its data and in its curve, in checkpoints."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,34 @@ from finevit_training.data.loader import PackedLoader
 
 def refuse_other_packs(checkpoint: Path, loader: PackedLoader) -> None:
     """Raises ValueError if a run whose checkpoint says where it was in its data made other packs of it."""
-    callbacks = json.loads((checkpoint / "trainer_state.json").read_text()).get("stateful_callbacks", {})
-    saved = callbacks.get("PositionCallback", {}).get("attributes", {})
+    saved = _saved_by("PositionCallback", checkpoint)
     if "position" in saved:
         loader.refuse_other_packs(saved["position"])
+
+
+def refuse_other_stage(checkpoint: Path, stage: str) -> None:
+    """Raises ValueError if a checkpoint says that it is of another stage, whose model may be of the same class."""
+    other = _saved_by("StageCallback", checkpoint).get("stage", stage)
+    if other != stage:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is of {other}, and this is {stage}: give the run an output_dir of its own, "
+            "or start from the weights with `model: CHECKPOINT`"
+        )
+
+
+def _saved_by(callback: str, checkpoint: Path) -> dict[str, Any]:
+    callbacks = json.loads((checkpoint / "trainer_state.json").read_text()).get("stateful_callbacks", {})
+    return callbacks.get(callback, {}).get("attributes", {})
+
+
+class StageCallback(TrainerCallback, ExportableState):
+    """Keeps the stage's name in the Trainer's state."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"stage": self.stage}}
 
 
 class PositionCallback(TrainerCallback, ExportableState):

@@ -7,7 +7,23 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finevit_training.data.reader import Skip
+
 SKIPPED_FILE = "skipped_records.json"
+_PASSED_OVER = "passed over: "  # how the reason of a row begins that is not bad
+
+
+def add_skip(skipped: dict[str, str], skip: Skip) -> None:
+    """Adds a row's reason to those by record id. That it is bad counts for more than that it does not fit the run."""
+    if skip.is_bad:
+        skipped[skip.id] = skip.reason
+    else:
+        skipped.setdefault(skip.id, _PASSED_OVER + skip.reason)
+
+
+def bad_rows(skipped: dict[str, str]) -> int:
+    """How many of the rows something is wrong with; the others the recipe does not ask about, or they do not fit."""
+    return sum(not reason.startswith(_PASSED_OVER) for reason in skipped.values())
 
 
 def skipped_of_all_ranks(skipped: dict[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from finevit_training.loop.loading import loader_for
 from finevit_training.loop.parts import optimizer_groups
 from finevit_training.loop.position import CurveCallback, PositionCallback
 from finevit_training.loop.printing import PrintCallback
-from finevit_training.loop.skips import SkippedCallback, skipped_of_all_ranks
+from finevit_training.loop.skips import SkippedCallback, add_skip, bad_rows, skipped_of_all_ranks
 from finevit_training.loop.speed import SpeedMeter, Work, WorkCounter
 from finevit_training.loop.stops import LossGuard, StopCallback
 from finevit_training.loop.support import sum_gradients_in_float32
@@ -124,7 +124,7 @@ class PackedTrainer(Trainer):
 
     def _count_rows(self, tried: int, skipped: list[Skip]) -> None:
         for skip in skipped:
-            self.skipped.setdefault(skip.id, skip.reason)
+            add_skip(self.skipped, skip)
         self.bad_rows.add(tried, (skip.reason for skip in skipped if skip.is_bad))
 
     def part_rates(self) -> dict[str, float]:
@@ -307,11 +307,11 @@ class PackedTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the other parts' rates, the speed figures and the number of skipped records to every training log."""
+        """Adds the other parts' rates, the speed figures and the number of bad records to every training log."""
         if "loss" in logs:
             logs |= {f"learning_rate_{part}": rate for part, rate in self.rates.items()}
             logs |= self._imbalance() | self.meter.read(self.args.world_size)
-            logs["skipped_records"] = float(len(skipped_of_all_ranks(self.skipped)))
+            logs["skipped_records"] = float(bad_rows(skipped_of_all_ranks(self.skipped)))
         if "loss" in logs or "eval_loss" in logs:
             logs["elapsed_seconds"] = self.progress.elapsed
             logs["samples_seen"] = self.loader.position.samples

@@ -17,8 +17,8 @@ from finevit_training.data.reader import Examples, Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.loading import loader_for
-from finevit_training.loop.position import refuse_other_packs
-from finevit_training.loop.skips import SKIPPED_FILE, load_skipped, skipped_of_all_ranks, write_skipped
+from finevit_training.loop.position import StageCallback, refuse_other_packs, refuse_other_stage
+from finevit_training.loop.skips import SKIPPED_FILE, bad_rows, load_skipped, skipped_of_all_ranks, write_skipped
 from finevit_training.process import prepare_process
 from finevit_training.receipt import training_receipt
 from finevit_training.recipe import Recipe
@@ -49,8 +49,10 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     prepare_process(args.cpu_threads)
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
     trainer = stage.build_trainer(recipe)
+    trainer.add_callback(StageCallback(stage.name))
     if checkpoint:
         refuse_other_model(Path(checkpoint), trainer.accelerator.unwrap_model(trainer.model))
+        refuse_other_stage(Path(checkpoint), stage.name)
         refuse_other_packs(Path(checkpoint), trainer.loader)
     return Run(stage, recipe, trainer, checkpoint)
 
@@ -221,9 +223,19 @@ def finish(run: Run) -> None:
         trainer.state.log_history, skipped, drawings,
         (trainer.encoder, trainer.average.state_dict()) if trainer.average else None,
     )  # fmt: skip
-    if skipped:
-        left_out = "1 row was" if len(skipped) == 1 else f"{len(skipped):,} rows were"
-        print(f"{left_out} left out: {Path(recipe.training.output_dir) / SKIPPED_FILE}", flush=True)
+    _say_left_out(skipped, Path(recipe.training.output_dir) / SKIPPED_FILE)
+
+
+def _say_left_out(skipped: dict[str, str], file: Path) -> None:
+    bad = bad_rows(skipped)
+    if bad:
+        print(f"{counted(bad, 'rows')} left out, because something is wrong with them: {file}", flush=True)
+    if fine := len(skipped) - bad:
+        print(
+            f"{counted(fine, 'rows')} passed over, in whole or in part, because the recipe asks nothing about them "
+            f"or they do not fit it: {file}",
+            flush=True,
+        )
 
 
 def data_facts(specs: Sequence[Any], split: str, reader: Reader) -> dict[str, Any]:

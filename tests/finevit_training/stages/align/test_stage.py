@@ -12,6 +12,7 @@ from finevit_training.recipe import parse_recipe
 from finevit_training.stages.align.stage import STAGE
 from finevit_training.stages.mim import stage as mim
 from finevit_training.stages.running import prepare_run, train
+from finevit_training.stages.sft import stage as sft
 from finevit_training.stages.sft.arguments import ModelArguments
 from finevit_vl import FineViTVLConfig, FineViTVLForConditionalGeneration, FineViTVLProcessor, build_qwen_tokenizer
 from modeling_finevit import (
@@ -23,6 +24,7 @@ from modeling_finevit import (
     FineViTImageProcessorPil,
     FineViTModel,
 )
+from tests.support.cards import run_snippet
 from tests.support.mim_runs import mim_recipe
 
 LAYERS = {"num_hidden_layers": 2, "initializer_range": 0.06}
@@ -109,11 +111,23 @@ def test_the_encoder_has_a_folder_of_its_own_and_is_the_tower_of_the_whole(align
     assert not same(encoder, FineViTModel.from_pretrained(out / "ema")), "the average is another one"
     inputs = AutoImageProcessor.from_pretrained(out / "encoder")(Image.new("RGB", (90, 60)), return_tensors="pt")
     assert encoder(**inputs).last_hidden_state.isfinite().all()
-    card = (out / "README.md").read_text()
-    assert "$" not in card
-    assert f"{out.name}/encoder" in card
     receipt = json.loads((out / "receipt.json").read_text())
     assert receipt["model"]["parameters"] == sum(parameter.numel() for parameter in whole.parameters())
+
+
+def test_whole_encoder_and_average_have_cards_whose_code_runs_where_the_run_s_folder_lies(align_recipe, monkeypatch):
+    out = train(prepare_run(STAGE, align_recipe(ema_decay=0.5)))
+    encoder, average = (FineViTModel.from_pretrained(out / name) for name in ("encoder", "ema"))
+    for folder, of in ((out, encoder), (out / "encoder", encoder), (out / "ema", average)):
+        said = run_snippet(folder / "README.md", out.parent, monkeypatch)
+        assert same(said["encoder"], of)
+        assert said["features"].shape == (24, of.config.hidden_size)
+    assert not same(encoder, average)
+    cards = [(out / name / "README.md").read_text() for name in ("", "encoder", "ema")]
+    assert not any("$" in card for card in cards)
+    size = f"{sum(parameter.numel() for parameter in encoder.parameters()):,} parameters"
+    assert f"The encoder of `out`, as the training left it: FineViT, 2 layers, width 128, {size}" in cards[1]
+    assert "The encoder of `out`, its weights averaged over the steps (`ema_decay`)" in cards[2]
 
 
 def test_a_frozen_encoder_leaves_as_it_came(align_recipe, vision):
@@ -198,6 +212,26 @@ def test_a_checkpoint_of_another_stage_is_refused(align_recipe, nano_corpus, tmp
     train(prepare_run(mim.STAGE, mim_recipe(data=nano_corpus, output_dir=tmp_path / "out", **flags)))
     with pytest.raises(ValueError, match="is of a FineViTForMaskedImageModeling"):
         prepare_run(STAGE, align_recipe(output_dir=tmp_path / "out", resume_from_checkpoint="last"))
+
+
+def test_a_checkpoint_of_the_fine_tuning_is_none_of_the_alignment_and_the_other_way_round(align_recipe):
+    begun = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    again = {"max_steps": 2, "resume_from_checkpoint": "last"}
+    for name, stage, other in (("vl_sft", sft.STAGE, STAGE), ("align", STAGE, sft.STAGE)):
+        train(prepare_run(stage, align_recipe(**begun)))
+        prepare_run(stage, align_recipe(**again))
+        with pytest.raises(ValueError, match=f"checkpoint-1 is of {name}, and this is {other.name}: give the run an"):
+            prepare_run(other, align_recipe(**again))
+
+
+def test_a_checkpoint_that_says_no_stage_is_taken(align_recipe, tmp_path):
+    """As earlier versions wrote it."""
+    train(prepare_run(STAGE, align_recipe(max_steps=1, save_strategy="steps", save_steps=1)))
+    state = tmp_path / "out/checkpoint-1/trainer_state.json"
+    saved = json.loads(state.read_text())
+    del saved["stateful_callbacks"]["StageCallback"]
+    state.write_text(json.dumps(saved))
+    prepare_run(sft.STAGE, align_recipe(max_steps=2, resume_from_checkpoint="last"))
 
 
 def test_the_papers_recipe_holds_the_papers_values(nano_corpus):

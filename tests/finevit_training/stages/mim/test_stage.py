@@ -1,6 +1,7 @@
 """Stage I from a recipe to a finished folder, and what it refuses."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import (
     ResNetConfig,
     ResNetModel,
     TrainerCallback,
+    pipeline,
 )
 
 from finevit_training.checkpoint import find_checkpoint
@@ -22,6 +24,7 @@ from finevit_training.stages.mim.stage import STAGE, build_trainer
 from finevit_training.stages.running import prepare_run, train
 from modeling_finevit import FineViTModel
 from modeling_finevit.patches import pack_images
+from tests.support.cards import run_snippet
 from tests.support.mim_runs import SMALLEST_MIM, losses_of, mim_recipe, save_teacher
 from tests.support.paths import NANO
 from tests.support.tiny_teachers import scaling
@@ -74,6 +77,20 @@ def test_the_encoder_and_its_processor_are_read_from_the_folder(pixels):
     inputs = AutoImageProcessor.from_pretrained(pixels)(Image.new("RGB", (300, 200)), return_tensors="pt")
     assert inputs["image_grid_thw"].prod() <= 64  # 112² pixels
     assert encoder(**inputs).last_hidden_state.isfinite().all()
+
+
+def test_the_code_of_the_card_and_the_pipeline_that_it_names_give_the_features(pixels, monkeypatch):
+    said = run_snippet(pixels / "README.md", pixels.parent, monkeypatch)
+    assert torch.equal(weights(said["encoder"]), weights(AutoModel.from_pretrained(pixels)))
+    card = (pixels / "README.md").read_text()
+    named = re.search(r'pipeline\("(.*?)", "(.*?)"\)', card).groups()
+    extract = pipeline(*named)
+    assert torch.equal(extract("picture.png", return_tensors=True), said["features"])
+    both = extract(["picture.png", "picture.png"], return_tensors=True)
+    assert torch.equal(both[1], said["features"])
+    # What the card warns of: transformers would have to know that patches are packed.
+    wrong = extract(["picture.png", "picture.png"], return_tensors=True, batch_size=2)
+    assert wrong[1].shape != said["features"].shape
 
 
 def test_with_a_teacher_its_share_of_the_time_is_said_and_only_the_student_is_saved(features, capsys):

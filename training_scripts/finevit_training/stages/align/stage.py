@@ -2,4 +2,4 @@
 
 from finevit_training.stages.sft import stage as sft
 
-STAGE = sft.STAGE._replace(card="align.md", folders={"encoder": "model.vision_tower"})
+STAGE = sft.STAGE._replace(name="align", card="align.md", folders={"encoder": "model.vision_tower"})

@@ -57,4 +57,4 @@ def model_facts(model: FineViTDualModel) -> dict[str, Any]:
     }
 
 
-STAGE = Stage(build_trainer, model_facts, card="dual.md", loss="sigmoid loss per picture")
+STAGE = Stage("contrastive", build_trainer, model_facts, card="dual.md", loss="sigmoid loss per picture")

@@ -142,4 +142,4 @@ def draw(trainer: MaskedTrainer) -> dict[str, Image.Image]:
     return {DRAWING: draw_features(shown) if trainer.teacher else draw_pixels(shown, scaling)}
 
 
-STAGE = Stage(build_trainer, model_facts, card="mim.md", loss="squared error per patch", draw=draw)
+STAGE = Stage("mim", build_trainer, model_facts, card="mim.md", loss="squared error per patch", draw=draw)

@@ -90,4 +90,4 @@ def open_plan(recipe: Recipe, reader: Reader) -> WrittenPlan:
     return plan
 
 
-STAGE = Stage(build_trainer, model_facts, card="vl.md", loss="nats per supervised token")
+STAGE = Stage("vl_sft", build_trainer, model_facts, card="vl.md", loss="nats per supervised token")

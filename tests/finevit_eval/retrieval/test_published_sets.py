@@ -13,6 +13,7 @@ from finevit_eval.retrieval.protocols.table import PROTOCOLS
 from finevit_eval.run import evaluate
 from tests.support.picture_text_models import save_dual, save_siglip
 from tests.support.published_sets import WRITERS
+from tests.support.report_pictures import lacks_pictures
 
 PICTURES = 12
 SETTINGS = Settings(batch_size=8)
@@ -51,6 +52,7 @@ def oracle(monkeypatch):
 @pytest.mark.parametrize("suite", WRITERS)
 def test_an_oracle_finds_everything_and_nothing_when_shuffled(suite, oracle, siglip, folders, tmp_path):
     results = evaluate(siglip, folders[suite], tmp_path, [suite], SETTINGS)
+    assert lacks_pictures(tmp_path) == {}
     assert set(results["tasks"]) == {
         f"{name}_{way}" for name, one in PROTOCOLS.items() if one.suite == suite for way in ("t2i", "i2t")
     }
