@@ -83,7 +83,7 @@ def _probes(names: Sequence[str], model: str, data: Path | None, out: Path, sett
 
 
 def _published(names: Sequence[str], model: str, data: Path | None, out: Path, settings: Settings) -> Measured:
-    from finevit_eval.retrieval.published import retrieve_published
+    from finevit_eval.retrieval.published_sets import retrieve_published
 
     return retrieve_published(names, model, given(data), out, settings)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from lmms_eval.tasks import TaskManager
 
-from finevit_eval.questions.asking import Asked, Place, ask, asked_rows, loaded_model
-from finevit_eval.questions.easyvqa import prior_score, write_easyvqa
 from finevit_eval.questions.export import build_tasks, task_name
+from finevit_eval.questions.harness import Asked, Place, ask, asked_rows, loaded_model
+from finevit_eval.questions.hub_tasks import load_published
 from finevit_eval.questions.kinds import KINDS
-from finevit_eval.questions.published import load_published
+from finevit_eval.questions.whole_easyvqa import prior_score, write_easyvqa
 from finevit_eval.result import Measured, Settings
 
 
@@ -47,7 +47,7 @@ def ask_published(names: Sequence[str], model: str, data: Path, out: Path, setti
     """Ask a FineViT-VL the questions of published data, by lmms-eval's own tasks.
 
     Args:
-        names: Of `finevit_eval.questions.published.PUBLISHED`.
+        names: Of `finevit_eval.questions.hub_tasks.PUBLISHED`.
         model: Folder of model and processor, or a Hub id.
         data: Holds copies of the datasets, in folders that are named like them on the Hub.
         out: What lmms-eval writes itself (submissions) goes to `<out>/lmms_eval`.

@@ -12,7 +12,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from finevit_eval.retrieval.protocols.reading import Captioned
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
-from finevit_eval.retrieval.published import read_pool
+from finevit_eval.retrieval.published_sets import read_pool
 
 
 def published_task(name: str, data: str | Path) -> AbsTaskRetrieval:

@@ -107,13 +107,14 @@ def reading(monkeypatch):
 
 
 def test_an_oracle_reads_and_finds_everything_and_nothing_blind(reading, model_dir, tmp_path):
-    seeing = evaluate(model_dir, None, tmp_path / "seeing", ["offline"])["tasks"]
-    assert list(seeing) == ["pdf_words", "pdf_boxes", "photo_words"]
+    names = ["pdf_words", "pdf_boxes", "photo_words"]
+    seeing = evaluate(model_dir, None, tmp_path / "seeing", names)["tasks"]
+    assert list(seeing) == names
     for task in seeing.values():
         assert (task["score"], task["n"]) == (1.0, SIZE)
         assert task["controls"]["shuffled"] < 0.2
     assert seeing["pdf_words"]["controls"]["most_common"] == 1 / SIZE
-    blind = evaluate(model_dir, None, tmp_path / "blind", ["offline"], Settings(blind=True))["tasks"]
+    blind = evaluate(model_dir, None, tmp_path / "blind", names, Settings(blind=True))["tasks"]
     assert all(task["score"] == 0.0 for task in blind.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from finecap.corpus import easyvqa
-from finevit_eval.questions.easyvqa import prior_score
+from finevit_eval.questions.whole_easyvqa import prior_score
 from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
 from finevit_eval.suite import EVALUATIONS

@@ -20,6 +20,7 @@ from tests.support.picture_text_models import save_dual, save_siglip
 from tests.support.published_sets import WRITERS, colour
 
 PICTURES = 12
+pytestmark = pytest.mark.slow  # the import of mteb alone takes ten seconds
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_an_oracle_finds_everything_and_nothing_when_shuffled_or_blind(oracle, s
     assert lacks_pictures(tmp_path / "blind") == {}
     confused = [sample for sample in samples(tmp_path / "blind", "t2i_short") if "confused" in sample]
     assert confused
-    assert all(sample["confused"] == [sample["prediction"]] != [sample["group"]] for sample in confused)
+    assert all(sample["group"] not in sample["confused"] for sample in confused)
     wrong = next(sample for sample in samples(tmp_path / "blind", "i2t_short") if sample["score"] < 1)
     assert (wrong["question"][0], wrong["truth"].split()[0]) == ("r", "short")
 

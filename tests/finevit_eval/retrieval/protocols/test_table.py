@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finevit_eval.retrieval.protocols.table import PROTOCOLS
-from finevit_eval.retrieval.published import read_pool
+from finevit_eval.retrieval.published_sets import read_pool
 from finevit_eval.suite import EVALUATIONS
 from tests.support.published_sets import WRITERS
 

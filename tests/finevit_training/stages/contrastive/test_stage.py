@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoProcessor, Siglip2Config, Siglip2Model
 
+from finevit_training.recipe import read_recipe
 from finevit_training.stages.contrastive.model import build_model, build_processor
 from finevit_training.stages.contrastive.stage import STAGE, build_trainer, model_facts
 from finevit_training.stages.running import prepare_run, train
@@ -196,6 +197,14 @@ def test_data_without_any_caption_ends_with_one_clear_sentence(records, tmp_path
 def test_an_empty_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no"):
         build_trainer(dual_recipe(data=write_records([], tmp_path / "data"), output_dir=tmp_path / "out", max_steps=1))
+
+
+def test_the_nano_recipe_cuts_no_caption_of_the_nano_corpus(records):
+    recipe = read_recipe("contrastive/nano_cpu")
+    _, processor = built(vocab_size=recipe["vocab_size"], text_length=recipe["text_length"])
+    texts = [caption["text"] for record in records for caption in record["captions"] or []]
+    lengths = [len(processor.tokenizer(text, padding=False, truncation=False)["input_ids"]) for text in texts]
+    assert 64 < max(lengths) <= recipe["text_length"]
 
 
 def test_the_papers_recipe_says_what_the_paper_says():

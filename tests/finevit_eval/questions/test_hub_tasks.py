@@ -1,5 +1,6 @@
 """lmms-eval's own tasks, their YAML untouched, over small copies of the public data sets: offline, without a token."""
 
+import io
 import json
 import re
 import statistics
@@ -9,16 +10,20 @@ import huggingface_hub
 import pyarrow.parquet as pq
 import pytest
 from lmms_eval.api.task import ConfigurableTask
+from PIL import Image
 from tenacity import wait_none
 
 from finecap.boxes import format_box
-from finevit_eval.questions.published import PUBLISHED
+from finevit_eval.questions.hub_tasks import PUBLISHED
 from finevit_eval.result import Settings
 from finevit_eval.run import evaluate
+from finevit_eval.shown import kept_pictures, pictures_file
 from finevit_eval.suite import EVALUATIONS
 from tests.support.hub_folders import (
     BOXES,
     HEIGHT,
+    PICKS,
+    REDS,
     REFCOCO,
     WIDTH,
     refcoco_rows,
@@ -118,6 +123,9 @@ def test_a_sample_tells_its_picture_its_row_and_what_was_asked(answering, model_
     assert of_box[3]["prediction"] == pytest.approx(BOXES[1], abs=0.1)
     assert of_box[5]["group"] == of_box[6]["group"], "two expressions for one picture"
     assert len({sample["id"] for sample in of_box}) == len(of_box) == 7
+    kept = kept_pictures(pictures_file(tmp_path, "refcoco_bbox_rec_val"))
+    reds = [Image.open(io.BytesIO(kept[sample["group"]].data)).getpixel((0, 0))[0] for sample in of_box]
+    assert reds == [REDS[pick] for pick in (*PICKS, PICKS[-1])]
 
 
 def test_a_second_run_gives_the_same_digits(answering, model_dir, hub, tmp_path):

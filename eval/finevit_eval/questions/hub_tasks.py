@@ -18,7 +18,7 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.tasks import TaskManager
 from tenacity import RetryError
 
-from finevit_eval.questions.asking import Asked, Place, asked_rows, picture_bytes
+from finevit_eval.questions.harness import Asked, Place, asked_rows, picture_bytes
 from finevit_eval.questions.scoring import Scoring, box_scoring
 from finevit_eval.result import Settings
 
