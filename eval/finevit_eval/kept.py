@@ -15,7 +15,7 @@ KEPT_FILE = "kept.sqlite"
 class Kept:
     """Bytes by their keys in one file; what was put there survives a kill at any moment.
 
-    Use it as a context manager. What was kept under other conditions is dropped when it is opened.
+    Use it as a context manager. What was kept under other conditions is not seen: several runners share the file.
 
     Args:
         path: The file; made where there is none.
@@ -28,8 +28,8 @@ class Kept:
         self._database = sqlite3.connect(path)
         digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode()).hexdigest()
         with self._database as database:
-            database.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB, digest TEXT)")
-            database.execute("DELETE FROM kept WHERE digest != ?", (digest,))
+            columns = "key TEXT, value BLOB, digest TEXT, PRIMARY KEY (key, digest)"
+            database.execute(f"CREATE TABLE IF NOT EXISTS kept ({columns})")
         self._digest = digest
 
     def __enter__(self) -> Self:
@@ -42,7 +42,8 @@ class Kept:
 
     def get(self, keys: Iterable[str]) -> dict[str, bytes]:
         """What is kept of some keys."""
-        asked = (self._database.execute("SELECT key, value FROM kept WHERE key = ?", (key,)) for key in keys)
+        query = "SELECT key, value FROM kept WHERE key = ? AND digest = ?"
+        asked = (self._database.execute(query, (key, self._digest)) for key in keys)
         return {key: value for rows in asked for key, value in rows}
 
     def put(self, found: Mapping[str, bytes]) -> None:
