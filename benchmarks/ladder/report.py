@@ -31,9 +31,12 @@ KEPT = ("steps", "samples", "flops", "minutes", "images_per_second", "last_loss"
 def write_report(out: Path, size: str, ladders: Sequence[Ladder]) -> None:
     """Writes `<size>.json`, `<size>.md` and `<size>_readings.png` of what is there so far.
 
-    Seeds that an earlier report there tells of, and that are not among these ladders, stay.
+    Runs that an earlier report there tells of, and that are not in these ladders' folders, stay.
     """
-    seeds = earlier_seeds(out, size) | {ladder.seed: figures(ladder) for ladder in ladders}
+    seeds = earlier_seeds(out, size)
+    for ladder in ladders:
+        runs = seeds.get(ladder.seed, {}) | figures(ladder)
+        seeds[ladder.seed] = {name: runs[name] for name in ladder.runs if name in runs}
     seeds = dict(sorted(seeds.items()))
     scored = [{name: run["scores"]["tasks"] for name, run in runs.items() if run["scores"]} for runs in seeds.values()]
     found = [entry for claim in CLAIMS if (entry := judged(claim, scored))]

@@ -127,6 +127,16 @@ def test_seeds_of_an_earlier_report_stay(tmp_path, monkeypatch):
     assert [len(claim["scores"]["more"]) for claim in written["claims"]] == [3] * len(CLAIMS)
 
 
+def test_a_few_runs_of_a_seed_leave_its_others_in_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: made_up(0))
+    write_report(tmp_path, "nano", [Ladder("nano", 0, tmp_path / "one")])
+    again = {name: made_up(0.1)[name] for name in ("pages_native", "sft_I")}
+    monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: again)
+    write_report(tmp_path, "nano", [Ladder("nano", 0, tmp_path / "another machine")])
+    runs = json.loads((tmp_path / "nano.json").read_text())["runs"]["0"]
+    assert runs == made_up(0) | again
+
+
 def test_runs_of_an_earlier_report_with_other_recipes_do_not_count(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.ladder.report.figures", lambda ladder: made_up(ladder.seed / 1000))
     write_report(tmp_path, "nano", [Ladder("nano", 0, tmp_path)])
