@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="build a corpus, train a nano model, evaluate it, write a report")
     demo.add_argument("--out", type=Path, default=Path("outputs/demo"), help="a new folder, or a demo's; outputs/demo")
     demo.set_defaults(run=_demo)
+    doctor = commands.add_parser("doctor", help="say what this machine has and can do, and what to mend")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -253,3 +255,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     from finevit.demo import run_demo
 
     return run_demo(arguments.out)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from transformers.utils import logging
+
+    from finevit.doctor import doctor
+
+    logging.set_verbosity_error()  # the findings say what it would warn of
+    return doctor()

@@ -103,7 +103,13 @@ def corpus(finevit, tmp_path_factory) -> Path:
 def test_every_file_of_the_packages_is_in_the_wheel_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if ".dist-info/" not in name} == sources()
-    needed = ("recipes/sft/gpu_1x.yaml", "recipes/caption_offline.yaml", "card_templates/vl.md", "chat_template.jinja")
+    needed = (
+        "recipes/sft/gpu_1x.yaml",
+        "recipes/caption_offline.yaml",
+        "card_templates/vl.md",
+        "chat_template.jinja",
+        "finevit_vl/py.typed",
+    )
     assert all(any(name.endswith(end) for name in names) for end in needed)
 
 
