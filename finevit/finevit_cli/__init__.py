@@ -13,6 +13,7 @@ from pathlib import Path
 
 from finecap.corpus.levels import DIFFICULTIES
 from finecap.errors import StopRun
+from finevit_cli.completing import add_completion
 from finevit_cli.data import add_data
 from finevit_cli.dense import add_features
 from finevit_cli.measuring import add_measuring
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser("doctor", help="say what this machine has and can do, and what to mend")
     doctor.set_defaults(run=_doctor)
+    add_completion(commands, parser)
     return parser
 
 
