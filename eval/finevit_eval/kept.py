@@ -25,12 +25,14 @@ class Kept:
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path)
-        digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode()).hexdigest()
-        with self._database as database:
-            columns = "key TEXT, value BLOB, digest TEXT, PRIMARY KEY (key, digest)"
-            database.execute(f"CREATE TABLE IF NOT EXISTS kept ({columns})")
-        self._digest = digest
+        try:
+            self._database = _opened(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # it is in use, or cannot be written
+                raise
+            path.unlink()  # damaged; what it held is found again
+            self._database = _opened(path)
+        self._digest = hashlib.sha256(json.dumps(conditions, sort_keys=True, default=str).encode()).hexdigest()
 
     def __enter__(self) -> Self:
         return self
@@ -51,3 +53,12 @@ class Kept:
         rows = [(key, value, self._digest) for key, value in found.items()]
         with self._database as database:
             database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", rows)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS kept (key TEXT, value BLOB, digest TEXT, PRIMARY KEY (key, digest))"
+        )
+    return database

@@ -45,6 +45,8 @@ def evaluate(
     """
     check_model_folder(model)
     out = Path(out)
+    if out.is_file():
+        raise ValueError(f"{out} is a file; the results need a folder.")
     names = choose(names, model, model_kind(model), data is not None)
     place = None if data is None else local_data(data)
     for old in (out / RESULTS_FILE, *out.glob("samples_*.jsonl"), *out.glob("pictures_*.parquet")):

@@ -2,8 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from functools import partial
+
+import pytest
 
 from finevit_eval.kept import Kept
 
@@ -40,3 +44,25 @@ def test_a_kill_leaves_what_was_put_before(tmp_path):
     assert done.returncode == -signal.SIGKILL
     with Kept(tmp_path / "k", HERE) as kept:
         assert kept.get(["a", "b"]) == {"a": b"1"}
+
+
+def test_a_damaged_file_is_begun_anew(tmp_path):
+    (tmp_path / "k").write_bytes(bytes(range(256)) * 40)
+    with Kept(tmp_path / "k", HERE) as kept:
+        assert kept.get(["a"]) == {}
+        kept.put({"a": b"1"})
+    with Kept(tmp_path / "k", HERE) as kept:
+        assert kept.get(["a"]) == {"a": b"1"}
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path, monkeypatch):
+    with Kept(tmp_path / "k", HERE) as kept:
+        kept.put({"a": b"1"})
+    with sqlite3.connect(tmp_path / "k") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr("finevit_eval.kept.sqlite3.connect", partial(sqlite3.connect, timeout=0))
+        with pytest.raises(sqlite3.OperationalError):
+            Kept(tmp_path / "k", HERE)
+    monkeypatch.undo()
+    with Kept(tmp_path / "k", HERE) as kept:
+        assert kept.get(["a"]) == {"a": b"1"}

@@ -159,6 +159,13 @@ def test_an_unknown_evaluation_and_a_model_of_another_kind_are_refused(model_dir
         evaluate(tmp_path, corpus, tmp_path / "out", ["doc"])
 
 
+def test_results_are_not_put_in_the_place_of_a_file(model_dir, corpus, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="notes is a file"):
+        evaluate(model_dir, corpus, tmp_path / "notes", ["doc"])
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 def test_a_suite_stands_for_what_the_model_can_do_of_it():
     assert choose(["questions"], "m", VISION_LANGUAGE, with_data=True) == list(KINDS)
     assert choose(["chart", "questions"], "m", VISION_LANGUAGE, with_data=True)[0] == "chart"
