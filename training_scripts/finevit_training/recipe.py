@@ -8,11 +8,13 @@ in receipt.json.
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import yaml
@@ -28,6 +30,8 @@ Parts = tuple[Any, Any, Any]
 _NOT_GIVEN: Any = object()
 # What says where this process goes on from belongs to a command, not to the recipe; a token belongs to nobody else.
 NOT_IN_RECIPES = ("resume_from_checkpoint", "dry_run", "hub_token")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+_OR_BOOL = ("bf16", "compile_blocks", "resume_from_checkpoint", "fsdp")  # texts that are words of YAML, too
 
 
 class Recipe(NamedTuple):
@@ -75,10 +79,10 @@ def parse_recipe(argv: Sequence[str], parts: Parts = SFT_PARTS) -> Recipe:
                 f"unknown keys in the recipe {flags['recipe']}: {unknown}; see `--help` for the keys of this stage"
                 f"{did_you_mean(unknown, fields)}"
             )
-        _check_lists(values, parts)
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
                 values[name] = "no"  # what it is in YAML
+        _check_kinds(values, parts)
         for name, idle in ENDS_OTHERWISE.items():
             if name in flags:
                 values = {key: value for key, value in values.items() if key not in idle}
@@ -162,12 +166,30 @@ def _default(item: dataclasses.Field) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _check_lists(values: Mapping[str, Any], parts: Parts) -> None:
+def _check_kinds(values: Mapping[str, Any], parts: Parts) -> None:
+    """Refuses values of a recipe's file that are of no kind that their key takes. Texts are left to the parser, which
+    reads them as it reads flags, and mappings to the keys that take them.
+    """
     hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
     for name, value in values.items():
-        union = typing.get_origin(hints[name]) in (typing.Union, types.UnionType)
-        kinds = [
-            typing.get_origin(kind) or kind for kind in (typing.get_args(hints[name]) if union else (hints[name],))
-        ]
-        if isinstance(value, str) and list in kinds and str not in kinds:
-            raise ValueError(f"{name} is the text {value!r} in the recipe; expected a list: {name}: [{value}]")
+        kinds = _kinds(hints[name])
+        if isinstance(value, str):
+            if list in kinds and str not in kinds:
+                raise ValueError(f"{name} is the text {value!r} in the recipe; expected a list: {name}: [{value}]")
+            continue
+        known = [kind for kind in kinds if kind in _KINDS]
+        is_free = not known or {dict, typing.Literal} & set(kinds) or (isinstance(value, bool) and name in _OR_BOOL)
+        if not (is_free or (value is None and NoneType in kinds) or any(_is_one(value, kind) for kind in known)):
+            expected = " or ".join(_KINDS[kind] for kind in known)
+            raise ValueError(f"{name} is {value!r} in the recipe; expected {expected}, or leave it out")
+
+
+def _kinds(hint: Any) -> list[Any]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else (hint,))]
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and not math.isnan(value)
+    return type(value) is kind  # true is no number
