@@ -159,6 +159,20 @@ def test_the_zero_shot_pipeline_ranks_as_the_model_called_by_hand(folder):
         assert [one["score"] for one in found] == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_the_zero_shot_pipeline_gives_the_same_in_batches_of_ragged_pictures(folder, batch_size):
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    labels = ["A Red Square", "two dogs on a mat", "17"]
+    pictures = [picture(0), picture(90, (61, 140)), picture(0), picture(30, (196, 56)), picture(200)]
+    inputs = processor(images=pictures, text=labels, return_tensors="pt")
+    expected = model(**inputs).logits_per_image.softmax(-1)
+    classify = pipeline("zero-shot-image-classification", model=str(folder))
+    found = classify(pictures, candidate_labels=labels, hypothesis_template="{}", batch_size=batch_size)
+    scores = [{one["label"]: one["score"] for one in of_picture} for of_picture in found]
+    torch.testing.assert_close(torch.tensor([[one[label] for label in labels] for one in scores]), expected)
+    assert len({round(one["17"], 4) for one in scores}) == 4  # of four pictures, one of which comes twice
+
+
 def test_attention_implementations_agree(processor):
     pairs = make_pairs(processor)
     expected = make_dual(processor, "eager")(**pairs).logits_per_image
