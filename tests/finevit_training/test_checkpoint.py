@@ -74,6 +74,15 @@ def test_a_run_that_would_not_go_on_as_it_began_is_refused_before_it_starts(reci
         prepare_run(STAGE, recipe_for(**(again | changed)))
 
 
+def test_a_run_that_goes_on_says_from_where(recipe_for, capsys):
+    begun = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    train(prepare_run(STAGE, recipe_for(**begun)))
+    assert "going on" not in capsys.readouterr().out
+    again = prepare_run(STAGE, recipe_for(**begun | {"max_steps": 2, "resume_from_checkpoint": "last-or-start"}))
+    train(again)
+    assert f"going on from {again.checkpoint}\n" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def finished(nano_corpus, tmp_path_factory):
     """A run of three steps over a folder that holds the shards of a former, larger model."""
