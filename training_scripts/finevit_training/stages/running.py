@@ -98,8 +98,9 @@ def train(run: Run) -> Path | None:
         args, data = trainer.args, recipe.data
         if checkpoint:
             print(f"going on from {checkpoint}", flush=True)
-        length = f"{args.max_minutes:g} minutes" if args.max_minutes else counted(args.max_steps, "steps")
-        _say_data(data_facts(data.data, data.split, trainer.loader.reader), f"{length}, bf16 {args.bf16}")
+        ends = [counted(args.max_steps, "steps")] if args.max_steps < _UNBOUNDED_STEPS else []
+        ends += [f"{args.max_minutes:g} minutes"] if args.max_minutes else []
+        _say_data(data_facts(data.data, data.split, trainer.loader.reader), f"{' or '.join(ends)}, bf16 {args.bf16}")
         for source in trainer.loader.reader.sources:
             if unread := not_read(source):
                 print(f"{source.name} ({source.kind}): {unread}", flush=True)
