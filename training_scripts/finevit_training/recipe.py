@@ -13,15 +13,13 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-import yaml
 from transformers import HfArgumentParser
 
-from finecap.nearest import did_you_mean
-from finecap.recipe_files import find_recipe, without_secrets
+from finecap.recipe_files import without_secrets
+from finevit_training.early import read_recipe, refuse_unknown_flags, refuse_unknown_keys
 from finevit_training.refused import refuse_options
 from finevit_training.stages.sft.arguments import SFT_PARTS
 
@@ -74,11 +72,7 @@ def parse_recipe(argv: Sequence[str], parts: Parts = SFT_PARTS) -> Recipe:
     flags = _parse(parser, argv)
     if "recipe" in flags:
         values = read_recipe(flags["recipe"])
-        if unknown := sorted(set(values) - set(fields)):
-            raise ValueError(
-                f"unknown keys in the recipe {flags['recipe']}: {unknown}; see `--help` for the keys of this stage"
-                f"{did_you_mean(unknown, fields)}"
-            )
+        refuse_unknown_keys(flags["recipe"], values, fields)
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
                 values[name] = "no"  # what it is in YAML
@@ -110,27 +104,8 @@ def _parse(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
         flags, rest = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see `--help` for the flags there are") from error
-    if rest:
-        known = [f"--{name}" for name in {*vars(flags), "recipe"}]
-        wrong = [word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in rest]
-        raise ValueError(f"unknown flags: {rest}; see `--help` for the flags there are{did_you_mean(wrong, known)}")
+    refuse_unknown_flags(rest, vars(flags))
     return {name: value for name, value in vars(flags).items() if value is not _NOT_GIVEN}
-
-
-def read_recipe(given: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file, given by its path or by the name of a shipped one.
-
-    Raises:
-        ValueError: there is no such recipe, or it is no YAML mapping.
-    """
-    path = find_recipe(given, "finevit_training")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"recipe {path} must hold a mapping of keys to values, got {type(values).__name__}")
-    return values
 
 
 def asked_recipe(recipe: Recipe) -> dict[str, Any]:
