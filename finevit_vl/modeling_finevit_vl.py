@@ -97,7 +97,9 @@ class FineViTVLModel(FineViTVLPreTrainedModel):
             `(merged patches, text width)` tensor a picture.
         """
         kwargs["return_dict"] = True
-        image_grid_thw = image_grid_thw.cpu()  # once, for the tower and for the sizes: each look is a synchronisation
+        image_grid_thw = torch.as_tensor(
+            image_grid_thw
+        ).cpu()  # once, for the tower and for the sizes: each look is a synchronisation
         # A tower without trainable weights must not build a graph: gradient checkpointing under PEFT makes even the
         # patch embedding's output require grad.
         trainable = pixel_values.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -182,7 +183,7 @@ class FineViTModel(FineViTPreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | np.ndarray | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
@@ -191,7 +192,8 @@ class FineViTModel(FineViTPreTrainedModel):
             pixel_values (`torch.FloatTensor`): packed patches `(sum_patches, channels * patch_size²)` in merge order,
                 or a plain batch `(batch, channels, height, width)` with sides in multiples of 28 pixels.
             image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): frames, rows and columns of patches of each
-                image; not needed for a plain batch. Leave it on the CPU to spare the GPU a synchronisation.
+                image; not needed for a plain batch. Leave it on the CPU to spare the GPU a synchronisation, or give it
+                as an array of NumPy, which DDP and FSDP do not move to the GPU.
             inputs_embeds (`torch.FloatTensor` of shape `(sum_patches, hidden_size)`, *optional*): embedded patches
                 instead of `pixel_values`.
 
@@ -233,7 +235,7 @@ class FineViTModel(FineViTPreTrainedModel):
     @torch.compiler.disable
     @torch.no_grad()
     def get_layouts(
-        self, image_grid_thw: torch.Tensor | None, inputs_embeds: torch.Tensor
+        self, image_grid_thw: torch.Tensor | np.ndarray | None, inputs_embeds: torch.Tensor
     ) -> tuple[list[AttentionLayout], torch.Tensor, torch.Tensor]:
         """The attention layout of every layer, the image of each patch `(sum_patches,)` and the number of patches of
         each image `(num_images,)`; one host synchronisation if the grid lies on a GPU, none if it lies on the CPU."""
@@ -254,10 +256,10 @@ class FineViTModel(FineViTPreTrainedModel):
         lengths = grid_thw.prod(-1)
         return layouts, torch.repeat_interleave(lengths).to(device), lengths.to(device)
 
-    def _checked_grid(self, image_grid_thw: torch.Tensor | None, num_patches: int) -> torch.Tensor:
+    def _checked_grid(self, image_grid_thw: torch.Tensor | np.ndarray | None, num_patches: int) -> torch.Tensor:
         if image_grid_thw is None or image_grid_thw.ndim != 2 or image_grid_thw.shape[1] != 3:
             raise ValueError("Packed patches need image_grid_thw of shape (num_images, 3): frames, rows, columns.")
-        grid_thw = image_grid_thw.detach().to("cpu", torch.long)
+        grid_thw = torch.as_tensor(image_grid_thw).detach().to("cpu", torch.long)
         merge_size = self.config.spatial_merge_size
         if bool((grid_thw < 1).any()) or bool((grid_thw[:, 1:] % merge_size).any()):
             raise ValueError(

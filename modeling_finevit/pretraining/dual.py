@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -144,7 +145,7 @@ class FineViTDualModel(PreTrainedModel):
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        image_grid_thw: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | np.ndarray | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
@@ -216,7 +217,7 @@ class FineViTDualModel(PreTrainedModel):
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor,
-        image_grid_thw: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | np.ndarray | None = None,
         attention_mask: torch.Tensor | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
@@ -266,7 +267,7 @@ class FineViTDualModel(PreTrainedModel):
     def _packed(self, pixel_values: torch.Tensor, image_grid_thw: Any) -> tuple[torch.Tensor, Any]:
         """Packed patches and their grid, also of a plain batch; the encoder checks them."""
         if pixel_values.ndim != 4:
-            return pixel_values, image_grid_thw
+            return pixel_values, None if image_grid_thw is None else torch.as_tensor(image_grid_thw)
         vision = self.config.vision_config
         return pack_images(pixel_values, vision.patch_size, vision.spatial_merge_size)
 

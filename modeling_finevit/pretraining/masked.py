@@ -6,6 +6,7 @@ Shape suffixes: T packed patches of all images, D width of the targets.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -77,7 +78,7 @@ class FineViTForMaskedImageModeling(FineViTPreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        image_grid_thw: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | np.ndarray | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],

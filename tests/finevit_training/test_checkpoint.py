@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 
 import pytest
 import yaml
@@ -72,6 +73,23 @@ def test_a_run_that_would_not_go_on_as_it_began_is_refused_before_it_starts(reci
     prepare_run(STAGE, recipe_for(**again))
     with pytest.raises(ValueError, match=word):
         prepare_run(STAGE, recipe_for(**(again | changed)))
+
+
+def test_a_run_that_goes_on_says_from_where_and_misses_no_tied_weight(recipe_for, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    begun = {"max_steps": 1, "max_minutes": 9, "save_strategy": "steps", "save_steps": 1}
+    train(prepare_run(STAGE, recipe_for(**begun)))
+    said = capsys.readouterr().out
+    assert "going on" not in said
+    assert ", 1 step or 9 minutes, bf16" in said
+    again = prepare_run(STAGE, recipe_for(**begun | {"max_steps": 2, "resume_from_checkpoint": "last-or-start"}))
+    assert again.trainer.model.config.tie_word_embeddings
+    train(again)
+    assert f"going on from {again.checkpoint}\n" in capsys.readouterr().out
+    assert "missing keys" not in caplog.text
+    loaded = again.trainer.model.load_state_dict({}, strict=False)
+    again.trainer._issue_warnings_after_load(loaded)  # what is missing is still said
+    assert "missing keys" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Recipes: flags over file, unknown keys refused, the shipped ones whole, the saved one runs again."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from finecap.recipe_files import without_folders
 from finecap.tasks.mixture import NAMED_MIXTURES
 from finevit_training.arguments import has_bf16
 from finevit_training.recipe import asked_recipe, parse_recipe, read_recipe, resolved_recipe
+from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
+from finevit_training.stages.sft.arguments import SFT_PARTS
 from finevit_vl import FineViTVLForConditionalGeneration
 from finevit_vl.configuration_finevit_vl import FineViTVLConfig
 from modeling_finevit import FineViTConfig
@@ -261,6 +264,32 @@ def test_lora_leaves_the_tower_alone_unless_it_has_adapters(tmp_path):
 def test_values_that_make_no_run_are_refused(flags):
     with pytest.raises(ValueError, match=r"max_minutes|nothing to train"):
         parse_recipe(["--size", "nano", "--data", "x", *flags])
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "expected"),
+    [
+        (CONTRASTIVE_PARTS, {"cache_pairs": math.nan}, "cache_pairs is nan in the recipe; expected a whole number"),
+        (CONTRASTIVE_PARTS, {"cache_pairs": [8]}, r"cache_pairs is \[8\] in the recipe; expected a whole number"),
+        (CONTRASTIVE_PARTS, {"cache_pairs": 8.5}, "cache_pairs is 8.5 in the recipe; expected a whole number"),
+        (CONTRASTIVE_PARTS, {"cache_pairs": "many"}, "argument --cache_pairs.*'many'"),
+        (CONTRASTIVE_PARTS, {"cache_pairs": 0}, "cache_pairs is 0; expected a number of pairs >= 1"),
+        (CONTRASTIVE_PARTS, {"region_weight": None}, "region_weight is None in the recipe; expected a number"),
+        (SFT_PARTS, {"spike_factor": {}}, "spike_factor is {} in the recipe; expected a number"),
+        (SFT_PARTS, {"spike_factor": math.nan}, "spike_factor is nan in the recipe; expected a number"),
+        (SFT_PARTS, {"spike_factor": True}, "spike_factor is True in the recipe; expected a number"),
+        (SFT_PARTS, {"spike_factor": -1}, "spike_factor is -1; expected a finite number > 1"),
+        (SFT_PARTS, {"train_tower": 1}, "train_tower is 1 in the recipe; expected true or false"),
+        (SFT_PARTS, {"max_steps": 2.5}, "max_steps is 2.5 in the recipe; expected a whole number"),
+        (SFT_PARTS, {"output_dir": 2026}, "output_dir is 2026 in the recipe; expected text"),
+        (SFT_PARTS, {"bf16": 2}, "bf16 is 2 in the recipe; expected text"),
+        (SFT_PARTS, {"compile_blocks": "maybe"}, "compile_blocks is 'maybe'; expected true, false or auto"),
+        (SFT_PARTS, {"data": 7}, "data is 7 in the recipe; expected a list"),
+    ],
+)
+def test_values_of_another_kind_are_refused(tmp_path, stage, values, expected):
+    with pytest.raises(ValueError, match=expected):
+        parse_recipe(["--recipe", write(tmp_path, **values)], stage)
 
 
 def test_full_recipe_builds_on_the_meta_device_and_fsdp_wraps_its_layers():

@@ -35,6 +35,12 @@ def test_packed_batch_equals_one_image_at_a_time(implementation, fields):
         assert relative_error(packed.pooler_output[number], hidden.mean(0)) < 1e-5
 
 
+def test_the_grid_may_be_an_array_which_no_wrapper_moves_to_a_device():
+    model, patches = make_model(), make_patches(RAGGED_GRID)
+    expected = model(patches, RAGGED_GRID).last_hidden_state
+    assert torch.equal(model(patches, RAGGED_GRID.numpy()).last_hidden_state, expected)
+
+
 def test_no_image_sees_its_neighbour_but_all_its_patches_see_each_other():
     model, patches = make_model("sdpa"), make_patches(RAGGED_GRID)
     before = model(patches, RAGGED_GRID).last_hidden_state.split(LENGTHS)

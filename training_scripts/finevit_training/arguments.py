@@ -171,6 +171,8 @@ class LoopArguments:
             parse_hardware(self.dry_run)
         if self.on_bad_loss not in ("stop", "skip"):
             raise ValueError(f"on_bad_loss is {self.on_bad_loss!r}; expected stop or skip")
+        if str(self.compile_blocks).lower() not in ("true", "false", "auto"):
+            raise ValueError(f"compile_blocks is {self.compile_blocks!r}; expected true, false or auto")
         trainers: Any = self  # whose fields these are besides
         bf16 = resolve_bf16(self.bf16)
         trainers.bf16 = not trainers.fp16 if bf16 is None else bf16

@@ -1,7 +1,7 @@
 """Every use of what torch, transformers, TRL and huggingface_hub do not promise to keep, so that updates are checked
 in one place.
 
-`FineViTSFTTrainer._get_learning_rate` is the one private hook that must be overridden where it is.
+The Trainer's private methods that `PackedTrainer` overrides must be overridden there.
 """
 
 from typing import Any

@@ -18,18 +18,20 @@ of a recipe is a flag and every flag a key; flags win. `--resume_from_checkpoint
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from finevit_training.script import run_script
-from finevit_training.stage import Stage
-from finevit_training.stages.contrastive.arguments import CONTRASTIVE_PARTS
+
+if TYPE_CHECKING:
+    from finevit_training.stage import Stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say, see `run_script`."""
-    return run_script("contrastive", CONTRASTIVE_PARTS, _stage, argv)
+    return run_script("contrastive", "finevit_training.stages.contrastive.arguments:CONTRASTIVE_PARTS", _stage, argv)
 
 
-def _stage() -> Stage:
+def _stage() -> "Stage":
     from finevit_training.stages.contrastive.stage import STAGE
 
     return STAGE

@@ -17,18 +17,20 @@ flag and every flag a key; flags win. `--resume_from_checkpoint last` goes on af
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from finevit_training.script import run_script
-from finevit_training.stage import Stage
-from finevit_training.stages.mim.arguments import MIM_PARTS
+
+if TYPE_CHECKING:
+    from finevit_training.stage import Stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say, see `run_script`."""
-    return run_script("mim", MIM_PARTS, _stage, argv)
+    return run_script("mim", "finevit_training.stages.mim.arguments:MIM_PARTS", _stage, argv)
 
 
-def _stage() -> Stage:
+def _stage() -> "Stage":
     from finevit_training.stages.mim.stage import STAGE
 
     return STAGE

@@ -8,18 +8,18 @@ in receipt.json.
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
-import yaml
 from transformers import HfArgumentParser
 
-from finecap.nearest import did_you_mean
-from finecap.recipe_files import find_recipe, without_secrets
+from finecap.recipe_files import without_secrets
+from finevit_training.early import read_recipe, refuse_unknown_flags, refuse_unknown_keys
 from finevit_training.refused import refuse_options
 from finevit_training.stages.sft.arguments import SFT_PARTS
 
@@ -28,6 +28,8 @@ Parts = tuple[Any, Any, Any]
 _NOT_GIVEN: Any = object()
 # What says where this process goes on from belongs to a command, not to the recipe; a token belongs to nobody else.
 NOT_IN_RECIPES = ("resume_from_checkpoint", "dry_run", "hub_token")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+_OR_BOOL = ("bf16", "compile_blocks", "resume_from_checkpoint", "fsdp")  # texts that are words of YAML, too
 
 
 class Recipe(NamedTuple):
@@ -70,15 +72,11 @@ def parse_recipe(argv: Sequence[str], parts: Parts = SFT_PARTS) -> Recipe:
     flags = _parse(parser, argv)
     if "recipe" in flags:
         values = read_recipe(flags["recipe"])
-        if unknown := sorted(set(values) - set(fields)):
-            raise ValueError(
-                f"unknown keys in the recipe {flags['recipe']}: {unknown}; see `--help` for the keys of this stage"
-                f"{did_you_mean(unknown, fields)}"
-            )
-        _check_lists(values, parts)
+        refuse_unknown_keys(flags["recipe"], values, fields)
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if values.get(name) is False:
                 values[name] = "no"  # what it is in YAML
+        _check_kinds(values, parts)
         for name, idle in ENDS_OTHERWISE.items():
             if name in flags:
                 values = {key: value for key, value in values.items() if key not in idle}
@@ -106,27 +104,8 @@ def _parse(parser: HfArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
         flags, rest = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see `--help` for the flags there are") from error
-    if rest:
-        known = [f"--{name}" for name in {*vars(flags), "recipe"}]
-        wrong = [word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in rest]
-        raise ValueError(f"unknown flags: {rest}; see `--help` for the flags there are{did_you_mean(wrong, known)}")
+    refuse_unknown_flags(rest, vars(flags))
     return {name: value for name, value in vars(flags).items() if value is not _NOT_GIVEN}
-
-
-def read_recipe(given: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file, given by its path or by the name of a shipped one.
-
-    Raises:
-        ValueError: there is no such recipe, or it is no YAML mapping.
-    """
-    path = find_recipe(given, "finevit_training")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"recipe {path} must hold a mapping of keys to values, got {type(values).__name__}")
-    return values
 
 
 def asked_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -162,12 +141,30 @@ def _default(item: dataclasses.Field) -> Any:
     return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _check_lists(values: Mapping[str, Any], parts: Parts) -> None:
+def _check_kinds(values: Mapping[str, Any], parts: Parts) -> None:
+    """Refuses values of a recipe's file that are of no kind that their key takes. Texts are left to the parser, which
+    reads them as it reads flags, and mappings to the keys that take them.
+    """
     hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
     for name, value in values.items():
-        union = typing.get_origin(hints[name]) in (typing.Union, types.UnionType)
-        kinds = [
-            typing.get_origin(kind) or kind for kind in (typing.get_args(hints[name]) if union else (hints[name],))
-        ]
-        if isinstance(value, str) and list in kinds and str not in kinds:
-            raise ValueError(f"{name} is the text {value!r} in the recipe; expected a list: {name}: [{value}]")
+        kinds = _kinds(hints[name])
+        if isinstance(value, str):
+            if list in kinds and str not in kinds:
+                raise ValueError(f"{name} is the text {value!r} in the recipe; expected a list: {name}: [{value}]")
+            continue
+        known = [kind for kind in kinds if kind in _KINDS]
+        is_free = not known or {dict, typing.Literal} & set(kinds) or (isinstance(value, bool) and name in _OR_BOOL)
+        if not (is_free or (value is None and NoneType in kinds) or any(_is_one(value, kind) for kind in known)):
+            expected = " or ".join(_KINDS[kind] for kind in known)
+            raise ValueError(f"{name} is {value!r} in the recipe; expected {expected}, or leave it out")
+
+
+def _kinds(hint: Any) -> list[Any]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else (hint,))]
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and not math.isnan(value)
+    return type(value) is kind  # true is no number

@@ -1,24 +1,27 @@
 """What the script of every stage does: refuse with one line, train, say how it ended."""
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finevit_training.data.bad_records import UnusableData
-from finevit_training.loop.keeping import checkpoints
-from finevit_training.recipe import Parts, parse_recipe
-from finevit_training.stage import Stage
+from finevit_training.early import refuse_early
+
+if TYPE_CHECKING:
+    from finevit_training.stage import Stage
 
 INTERRUPTED = 130  # 128 + SIGINT
 STOPPED_BY_SIGNAL = 143  # 128 + SIGTERM: what a shell and Slurm see of a process that this signal ended
 
 
-def run_script(name: str, parts: Parts, load_stage: Callable[[], Stage], argv: Sequence[str] | None = None) -> int:
+def run_script(name: str, parts: str, load_stage: Callable[[], "Stage"], argv: Sequence[str] | None = None) -> int:
     """Trains a stage as the flags say.
 
     Args:
         name: of the script.
-        parts: the dataclasses of the stage's recipe.
+        parts: where the dataclasses of the stage's recipe are, as "module:NAME".
         load_stage: imports the stage; called once the recipe is read, because a recipe is refused in half the time
             without what trains it.
         argv: flags; those of the process without it.
@@ -31,7 +34,12 @@ def run_script(name: str, parts: Parts, load_stage: Callable[[], Stage], argv: S
             later raises with its traceback.
     """
     try:
-        recipe = parse_recipe(sys.argv[1:] if argv is None else argv, parts)
+        argv = sys.argv[1:] if argv is None else argv
+        refuse_early(argv, parts)
+        from finevit_training.recipe import parse_recipe  # which brings torch and transformers
+
+        module, _, variable = parts.partition(":")
+        recipe = parse_recipe(argv, getattr(importlib.import_module(module), variable))
         stage = load_stage()
         # Here and not above, for the same reason.
         from finevit_training.stages.running import plan, prepare_run, train
@@ -47,6 +55,8 @@ def run_script(name: str, parts: Parts, load_stage: Callable[[], Stage], argv: S
     except UnusableData as error:
         sys.exit(f"{name}: {error}")
     except KeyboardInterrupt:
+        from finevit_training.loop.keeping import checkpoints
+
         if run.trainer.accelerator.is_main_process:
             saved = checkpoints(Path(run.recipe.training.output_dir))
             left = (

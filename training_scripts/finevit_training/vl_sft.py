@@ -17,18 +17,20 @@ recipe is a flag and every flag a key; flags win. `--resume_from_checkpoint last
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from finevit_training.script import run_script
-from finevit_training.stage import Stage
-from finevit_training.stages.sft.arguments import SFT_PARTS
+
+if TYPE_CHECKING:
+    from finevit_training.stage import Stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say, see `run_script`."""
-    return run_script("vl_sft", SFT_PARTS, _stage, argv)
+    return run_script("vl_sft", "finevit_training.stages.sft.arguments:SFT_PARTS", _stage, argv)
 
 
-def _stage() -> Stage:
+def _stage() -> "Stage":
     from finevit_training.stages.sft.stage import STAGE
 
     return STAGE

@@ -19,6 +19,7 @@ def test_a_row_that_does_not_fit_the_run_is_listed_and_not_counted_unless_it_is_
         skips.add_skip(skipped, skip)
     assert skipped == {"a": "passed over: its first turn does not fit", "b": "unreadable: cut"}
     assert skips.bad_rows(skipped) == 1
+    assert skips.kinds_of_reasons(skipped) == ({"unreadable": 1}, {"its first turn does not fit": 1})
     skips.add_skip(skipped, Skip("a", "unreadable: gone", True))
     skips.add_skip(skipped, Skip("b", "its first turn does not fit", False))
     assert skipped == {"a": "unreadable: gone", "b": "unreadable: cut"}

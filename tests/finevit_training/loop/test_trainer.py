@@ -55,6 +55,13 @@ def without_segments(trainer, batch):
     return {key: value for key, value in inputs_of(trainer, batch).items() if key != "segments"}
 
 
+def test_what_the_model_reads_on_the_host_is_no_tensor(trainer_for):
+    """DDP and FSDP move tensors to the device, and the model would wait for each to come back."""
+    trainer = trainer_for()
+    inputs = inputs_of(trainer, first_batch(trainer))
+    assert all(isinstance(inputs[name], np.ndarray) for name in ("image_grid_thw", "segments"))
+
+
 def test_a_batch_is_what_padding_free_means_in_trl(trainer_for):
     batch = first_batch(trainer_for())
     assert "attention_mask" not in batch

@@ -1,7 +1,10 @@
-"""Nothing in a step of stages I and II asks the device for a number, so the host never waits for it."""
+"""Nothing in a step of stages I and II, wrapped by DDP and FSDP or not, asks the device for a number: the host never
+waits for it.
+"""
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from finevit_training.stages.contrastive.stage import build_trainer as build_contrastive
 from finevit_training.stages.mim.stage import build_trainer as build_mim
@@ -16,8 +19,17 @@ def waits_of_a_step(trainer):
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, torch.device("cpu"))
     (batch,) = batches
     moved = [value for name, value in batch.items() if isinstance(value, torch.Tensor) and name != "image_grid_thw"]
-    with Waits([*trainer.model.parameters(), *moved]) as waits:
+    waits = Waits([*trainer.model.parameters(), *moved])
+
+    def as_ddp_and_fsdp_do(model, arguments, options):
+        """They move every tensor among the arguments."""
+        tensors = [leaf for leaf in tree_leaves((arguments, options)) if isinstance(leaf, torch.Tensor)]
+        waits.on_device.update(dict.fromkeys(tensors, True))
+
+    hook = trainer.model.register_forward_pre_hook(as_ddp_and_fsdp_do, with_kwargs=True)
+    with waits:
         trainer.training_step(trainer.model, batch, items)
+    hook.remove()
     assert len(waits.on_device) > len(moved)
     return waits.seen
 

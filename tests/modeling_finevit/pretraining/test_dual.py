@@ -17,7 +17,7 @@ from transformers import (
 
 from modeling_finevit import FineViTDualConfig, FineViTDualModel, FineViTDualProcessor, FineViTModel, region_features
 from tests.support.dual_cases import CAPTIONS, make_dual, make_pairs, make_processor, plain_sigmoid_loss
-from tests.support.encoder_cases import make_model
+from tests.support.encoder_cases import RAGGED_GRID, make_model
 
 pytestmark = pytest.mark.model
 
@@ -77,6 +77,20 @@ def test_a_plain_batch_of_pictures_gives_the_embeddings_of_packed_ones(processor
     model, images = make_dual(processor), torch.randn(2, 3, 56, 84, generator=torch.Generator().manual_seed(0))
     packed = model.get_image_features(*pack_images(images, 14, 2)).pooler_output
     assert torch.equal(model.get_image_features(images).pooler_output, packed)
+
+
+def test_the_grid_may_be_an_array_which_no_wrapper_moves_to_a_device(processor):
+    model, pairs = make_dual(processor), make_pairs(processor)
+    regions = {
+        "boxes": torch.tensor([[0.0, 0.0, 40.0, 40.0]]),
+        "image_index": torch.tensor([1]),
+        "image_sizes": RAGGED_GRID[:, 1:] * 14,
+        "input_ids": pairs["input_ids"][:1],
+    }
+    expected = model(**pairs, regions=regions)
+    given = model(**pairs | {"image_grid_thw": RAGGED_GRID.numpy()}, regions=regions)
+    assert torch.equal(given.image_embeds, expected.image_embeds)
+    assert torch.equal(given.region_embeds, expected.region_embeds)
 
 
 def test_a_region_is_embedded_by_its_mean_feature_alone(processor):
@@ -143,6 +157,20 @@ def test_the_zero_shot_pipeline_ranks_as_the_model_called_by_hand(folder):
         found = classify(image, candidate_labels=labels, hypothesis_template="{}")
         assert [one["label"] for one in found] == [labels[place] for place in scores.argsort(descending=True)]
         assert [one["score"] for one in found] == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_the_zero_shot_pipeline_gives_the_same_in_batches_of_ragged_pictures(folder, batch_size):
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    labels = ["A Red Square", "two dogs on a mat", "17"]
+    pictures = [picture(0), picture(90, (61, 140)), picture(0), picture(30, (196, 56)), picture(200)]
+    inputs = processor(images=pictures, text=labels, return_tensors="pt")
+    expected = model(**inputs).logits_per_image.softmax(-1)
+    classify = pipeline("zero-shot-image-classification", model=str(folder))
+    found = classify(pictures, candidate_labels=labels, hypothesis_template="{}", batch_size=batch_size)
+    scores = [{one["label"]: one["score"] for one in of_picture} for of_picture in found]
+    torch.testing.assert_close(torch.tensor([[one[label] for label in labels] for one in scores]), expected)
+    assert len({round(one["17"], 4) for one in scores}) == 4  # of four pictures, one of which comes twice
 
 
 def test_attention_implementations_agree(processor):

@@ -104,4 +104,12 @@ class PairBatch(TypedDict):
 def model_inputs(batch: Mapping[str, Any], image_processor: Any) -> dict[str, Any]:
     """The arguments of FineViT-VL's forward for a batch, with `pixel_values` as the image processor scales them."""
     inputs = {key: batch[key] for key in FORWARD_KEYS}
+    inputs["image_grid_thw"] = host_grid(batch)
     return inputs | {"pixel_values": image_processor.from_bytes(inputs["pixel_values"])}
+
+
+def host_grid(batch: Mapping[str, Any]) -> np.ndarray:
+    """`image_grid_thw` of a batch as models get it in training. They read it on the host, and DDP and FSDP move every
+    tensor among the arguments to the device: each forward would wait for the device to read it back.
+    """
+    return batch["image_grid_thw"].cpu().numpy()

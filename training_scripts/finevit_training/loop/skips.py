@@ -1,12 +1,14 @@
 """Which records were left out, why, by all ranks and before a resume as well."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finevit_training.data.bad_records import reason_kind
 from finevit_training.data.reader import Skip
 
 SKIPPED_FILE = "skipped_records.json"
@@ -24,6 +26,16 @@ def add_skip(skipped: dict[str, str], skip: Skip) -> None:
 def bad_rows(skipped: dict[str, str]) -> int:
     """How many of the rows something is wrong with; the others the recipe does not ask about, or they do not fit."""
     return sum(not reason.startswith(_PASSED_OVER) for reason in skipped.values())
+
+
+def kinds_of_reasons(skipped: dict[str, str]) -> tuple[Counter[str], Counter[str]]:
+    """How many rows were left out for each kind of reason: those that something is wrong with, and the others."""
+    bad: Counter[str] = Counter()
+    passed_over: Counter[str] = Counter()
+    for reason in skipped.values():
+        kinds = passed_over if reason.startswith(_PASSED_OVER) else bad
+        kinds[reason_kind(reason.removeprefix(_PASSED_OVER))] += 1
+    return bad, passed_over
 
 
 def skipped_of_all_ranks(skipped: dict[str, str]) -> dict[str, str]:

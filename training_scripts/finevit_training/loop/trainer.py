@@ -172,6 +172,12 @@ class PackedTrainer(Trainer):
             self.average.load(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **options)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As in the Trainer; weights that are tied to others stand in no checkpoint, and nothing is missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def get_train_dataloader(self) -> Any:
         """The batches of the whole run; a resumed run begins at its position and skips nothing."""
         return self.loader

@@ -6,19 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peft import PeftModel
+from transformers.utils.logging import disable_progress_bar
 
 from finecap.recipe_files import without_secrets
 from finecap.sources.look import counted, not_read
 from finevit_training.arguments import SourceArguments, place_of
 from finevit_training.checkpoint import find_checkpoint, refuse_other_model, save_output
 from finevit_training.data.bad_records import UnusableData
+from finevit_training.data.bad_records import counted as counted_kinds
 from finevit_training.data.order import BLOCK, SMALL_WINDOW, RoundKey, by_rounds
 from finevit_training.data.reader import Examples, Reader, parts_hash
 from finevit_training.data.source import open_data
 from finevit_training.data.written_plan import WrittenPlan
 from finevit_training.loop.loading import loader_for
 from finevit_training.loop.position import StageCallback, refuse_other_packs, refuse_other_stage
-from finevit_training.loop.skips import SKIPPED_FILE, bad_rows, load_skipped, skipped_of_all_ranks, write_skipped
+from finevit_training.loop.skips import (
+    SKIPPED_FILE,
+    kinds_of_reasons,
+    load_skipped,
+    skipped_of_all_ranks,
+    write_skipped,
+)
 from finevit_training.process import prepare_process
 from finevit_training.receipt import training_receipt
 from finevit_training.recipe import Recipe
@@ -47,6 +55,8 @@ def prepare_run(stage: Stage, recipe: Recipe) -> Run:
     """
     args = recipe.training
     prepare_process(args.cpu_threads)
+    if args.disable_tqdm:
+        disable_progress_bar()  # of weights that are loaded and saved
     checkpoint = find_checkpoint(Path(args.output_dir), args.resume_from_checkpoint)
     trainer = stage.build_trainer(recipe)
     trainer.add_callback(StageCallback(stage.name))
@@ -86,8 +96,11 @@ def train(run: Run) -> Path | None:
         trainer.skipped |= load_skipped(Path(checkpoint), trainer.args.process_index)
     if trainer.is_world_process_zero():
         args, data = trainer.args, recipe.data
-        length = f"{args.max_minutes:g} minutes" if args.max_minutes else counted(args.max_steps, "steps")
-        _say_data(data_facts(data.data, data.split, trainer.loader.reader), f"{length}, bf16 {args.bf16}")
+        if checkpoint:
+            print(f"going on from {checkpoint}", flush=True)
+        ends = [counted(args.max_steps, "steps")] if args.max_steps < _UNBOUNDED_STEPS else []
+        ends += [f"{args.max_minutes:g} minutes"] if args.max_minutes else []
+        _say_data(data_facts(data.data, data.split, trainer.loader.reader), f"{' or '.join(ends)}, bf16 {args.bf16}")
         for source in trainer.loader.reader.sources:
             if unread := not_read(source):
                 print(f"{source.name} ({source.kind}): {unread}", flush=True)
@@ -99,7 +112,7 @@ def train(run: Run) -> Path | None:
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except UnusableData as error:
-            if not trainer.is_world_process_zero():
+            if not (trainer.skipped and trainer.is_world_process_zero()):
                 raise
             path = write_skipped(Path(recipe.training.output_dir), trainer.skipped)
             raise UnusableData(f"{error}. Rows that were left out are listed in {path}") from error
@@ -227,15 +240,16 @@ def finish(run: Run) -> None:
 
 
 def _say_left_out(skipped: dict[str, str], file: Path) -> None:
-    bad = bad_rows(skipped)
-    if bad:
-        print(f"{counted(bad, 'rows')} left out, because something is wrong with them: {file}", flush=True)
-    if fine := len(skipped) - bad:
-        print(
-            f"{counted(fine, 'rows')} passed over, in whole or in part, because the recipe asks nothing about them "
-            f"or they do not fit it: {file}",
-            flush=True,
-        )
+    bad, passed_over = kinds_of_reasons(skipped)
+    for kinds, what in (
+        (bad, "left out, because something is wrong with them"),
+        (
+            passed_over,
+            "passed over, in whole or in part, because the recipe asks nothing about them or they do not fit it",
+        ),
+    ):
+        if kinds:
+            print(f"{counted(kinds.total(), 'rows')} {what} ({counted_kinds(kinds)}): {file}", flush=True)
 
 
 def data_facts(specs: Sequence[Any], split: str, reader: Reader) -> dict[str, Any]:

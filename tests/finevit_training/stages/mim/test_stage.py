@@ -236,4 +236,4 @@ def test_a_recipe_that_makes_no_run_is_refused_in_one_line(nano_corpus, tmp_path
     values = {**SMALLEST_MIM, "data": nano_corpus, "output_dir": tmp_path, "max_steps": 2, **flags}
     argv = [part for key, value in values.items() if value is not None for part in (f"--{key}", str(value))]
     with pytest.raises(SystemExit, match=message):
-        run_script("mim", MIM_PARTS, lambda: STAGE, argv)
+        run_script("mim", "finevit_training.stages.mim.arguments:MIM_PARTS", lambda: STAGE, argv)

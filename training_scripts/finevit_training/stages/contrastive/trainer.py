@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from finevit_training.data.bad_records import UnusableData
+from finevit_training.data.batch import host_grid
 from finevit_training.loop.flops import DualWork
 from finevit_training.loop.parts import split_parameters
 from finevit_training.loop.trainer import PackedTrainer
@@ -68,7 +69,7 @@ class ContrastiveTrainer(PackedTrainer):
         outputs = model(
             input_ids=batch["input_ids"],
             pixel_values=self.processing_class.image_processor.from_bytes(batch["pixel_values"]),
-            image_grid_thw=batch["image_grid_thw"],
+            image_grid_thw=host_grid(batch),
             regions=_inputs_of(batch["regions"]),
             return_logits=False,
         )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finevit_training.data.batch import host_grid
 from finevit_training.loop.flops import TowerFlops, matrix_elements
 from finevit_training.loop.speed import Work
 from finevit_training.loop.trainer import PackedTrainer
@@ -67,7 +68,7 @@ class MaskedTrainer(PackedTrainer):
                 targets = self.teacher(batch["pixel_values"] if own is None else own, batch["image_grid_thw"])
         outputs = model(
             pixel_values=pixel_values,
-            image_grid_thw=batch["image_grid_thw"],
+            image_grid_thw=host_grid(batch),
             bool_masked_pos=batch["bool_masked_pos"],
             targets=targets,
             **options,
